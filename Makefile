@@ -1,0 +1,56 @@
+# Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format django-suite clean
+
+# Which Python makes .venv; empty: the first one >= 3.11 found.
+PYTHON ?=
+# Where `make demo` serves.
+PORT ?= 8000
+# More arguments for pytest, as in: make test ARGS="tests/unit -k pool"
+ARGS ?=
+# For `make django-suite`: postgresql or sqlite; test modules of Django; 1 runs stock Django anew.
+DB ?= sqlite
+MODULES ?= basic
+REFRESH_STOCK ?=
+
+export PYTHON
+
+help: ## Show this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 # \2/p' Makefile | \
+	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
+	@echo
+	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test),"
+	@echo "  DB=postgresql|sqlite MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
+
+demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
+	@scripts/env demo
+	cd demo && ../.venv/bin/python manage.py migrate --verbosity 0
+	cd demo && ../.venv/bin/python manage.py loadsample
+	cd demo && exec ../.venv/bin/python -m uvicorn magazine_site.asgi:application \
+		--host 127.0.0.1 --port $(PORT)
+
+test: ## Run the tests; they start the servers they need
+	@scripts/env dev
+	.venv/bin/python -m pytest $(ARGS)
+
+lint: ## Check style, formatting and types
+	@scripts/env dev
+	.venv/bin/python -m ruff check .
+	.venv/bin/python -m ruff format --check .
+	.venv/bin/python -m mypy
+
+format: ## Put imports and formatting right
+	@scripts/env dev
+	.venv/bin/python -m ruff check --fix-only .
+	.venv/bin/python -m ruff format .
+
+django-suite: ## Run Django's own tests on the event loop
+	@scripts/env dev
+	.venv/bin/python -m tests.django_suite --db $(DB) \
+		$(if $(REFRESH_STOCK),--refresh-stock) $(MODULES)
+
+clean: ## Remove .venv, caches, builds and the demo's data
+	rm -rf .venv build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -f demo/*.sqlite3 demo/*.sqlite3-*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

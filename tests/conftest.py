@@ -1,0 +1,37 @@
+"""Fixtures for all tests: the servers, started only when a test asks for one.
+
+Django's settings for the tests belong in tests/settings.py, not here.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests import services
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[services.PostgresServer]:
+    """A PostgreSQL of the tests' own: `url`, and `socket_url` where it has a Unix socket."""
+    with services.postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_url(postgres_server: services.PostgresServer) -> str:
+    """The server's maintenance database, as a superuser."""
+    return postgres_server.url
+
+
+@pytest.fixture(scope="module")
+def postgres_database(postgres_url: str) -> Iterator[str]:
+    """The URL of an empty database for the tests of one module."""
+    with services.fresh_database(postgres_url) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def valkey_url() -> Iterator[str]:
+    """The URL of a Valkey of the tests' own."""
+    with services.valkey_server() as url:
+        yield url

