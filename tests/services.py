@@ -167,7 +167,7 @@ def _home(prefix: str) -> Iterator[Path]:
     home = Path(tempfile.mkdtemp(prefix=prefix))
     _give(home)
     try:
-        if not _can_run(["/bin/sh", "-c", ":"], home):
+        if not _can_run(["/bin/sh", "-c", 'test -w "$0"', str(home)], home):
             raise ServiceError(
                 f"The user 'nobody', who runs the test servers for root, cannot reach {home}. "
                 f"Set TMPDIR to a folder that everybody can reach, such as /tmp."

