@@ -1,0 +1,160 @@
+"""The command: ``python -m tests.django_suite --db postgresql|sqlite MODULE ...``.
+
+Owns the order of work: fetch, install what is cheap, run stock where no stored result holds, run
+the loop, compare, report. Exit status 0 means: no difference but the accepted ones, none of those
+stale, nothing blocked on the loop. 1 means otherwise, 2 that the tool itself could not work.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import metadata
+from pathlib import Path
+
+from tests.django_suite import accepted, report, source, stored
+from tests.django_suite.compare import compare
+from tests.django_suite.databases import Server, ServerError
+from tests.django_suite.outcomes import ModuleRun
+from tests.django_suite.processes import ROOT, Job, Workshop
+
+CACHE = ROOT / ".cache" / "django-suite"
+DIFFERENCES = Path(__file__).with_name("differences.toml")
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's parser."""
+    made = argparse.ArgumentParser(prog="python -m tests.django_suite", description=__doc__)
+    made.add_argument("modules", nargs="*", metavar="MODULE", help="folders of Django's tests")
+    made.add_argument("--db", required=True, choices=accepted.DATABASES)
+    made.add_argument("--refresh-stock", action="store_true", help="run stock anew and store it")
+    made.add_argument("--stock-only", action="store_true", help="run and store stock, no loop")
+    made.add_argument("--test", metavar="LABEL", help="only this test, class or module")
+    made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
+    made.add_argument("--time-limit", type=float, default=600.0, metavar="SECONDS")
+    made.add_argument("--fail-fast", action="store_true", help="stop at the first bad module")
+    made.add_argument("--verbose-failures", action="store_true", help="whole tracebacks and logs")
+    made.add_argument(
+        "--package",
+        type=Path,
+        default=ROOT / "src",
+        metavar="FOLDER",
+        help="the folder that holds the package nuages (default: src)",
+    )
+    return made
+
+
+class Call:
+    """One call of the tool."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.modules: list[str] = list(dict.fromkeys(options.modules))
+        if options.test:
+            self.modules = [options.test.split(".")[0]]
+        self.entries = accepted.read(DIFFERENCES)
+        version = metadata.version("django")
+        self.cache = CACHE / version
+        suite = source.fetch(version, self.cache)
+        if unknown := [name for name in self.modules if not (suite / name).is_dir()]:
+            raise source.SourceError(f"Django {version} has no test modules {', '.join(unknown)}")
+        self.missing = self._requirements(suite)
+        self.server = Server.from_environment() if options.db == "postgresql" else None
+        if self.server is not None and (dropped := self.server.drop_leftovers()):
+            print(f"dropped what a killed run left: {', '.join(dropped)}")
+        self.fingerprint = stored.fingerprint(self.missing, self.server)
+        self.workshop = Workshop(
+            suite, options.db, self.server, options.time_limit, options.package.resolve()
+        )
+        self.labels = (options.test,) if options.test else None
+
+    def _requirements(self, suite: Path) -> list[str]:
+        missing = source.missing_requirements(suite, self.options.db)
+        cheap = [name for name in missing if name in source.CHEAP_REQUIREMENTS]
+        if cheap:
+            print(f"installing for Django's tests: {', '.join(cheap)}", flush=True)
+            source.install(cheap)
+            missing = [name for name in missing if name not in cheap]
+        left = ", ".join(missing) or "none"
+        print(f"not installed, so their tests skip or fail on both sides: {left}")
+        return missing
+
+    def stock(self, number: int, module: str) -> ModuleRun:
+        """Return stock's run of ``module``: the stored one if it holds, else a new one."""
+        path = stored.path_of(self.cache, self.options.db, module)
+        if not self.options.refresh_stock and (known := stored.load(path, self.fingerprint)):
+            return known
+        run = self._run("stock", number, module)
+        if self.labels is None:
+            stored.save(path, run, self.fingerprint)
+        return run
+
+    def both(self, numbered: tuple[int, str]) -> report.ModuleReport:
+        """Return the report on one module."""
+        index, module = numbered
+        stock = self.stock(2 * index, module)
+        loop = self._run("loop", 2 * index + 1, module)
+        verdict = compare(
+            stock.outcomes,
+            loop.outcomes,
+            self.entries,
+            module=module,
+            database=self.options.db,
+            label=self.options.test,
+        )
+        return report.ModuleReport(module, stock, loop, verdict)
+
+    def _run(self, side: str, number: int, module: str) -> ModuleRun:
+        run, seconds = self.workshop.run(Job(side, module, number, self.labels or (module,)))
+        numbers = ", ".join(f"{n} {word}" for word, n in report.figures(run.outcomes).items())
+        print(f"{module} {side}: {run.ending} after {seconds:.0f} s: {numbers}", flush=True)
+        return run
+
+    def stock_only(self) -> int:
+        """Run stock alone and print its table; return the exit status."""
+        with ThreadPoolExecutor(self.options.jobs) as executor:
+            runs = list(executor.map(self.stock, range(len(self.modules)), self.modules))
+        print(report.stock_table(dict(zip(self.modules, runs, strict=True))))
+        return int(any(run.ending != "finished" for run in runs))
+
+    def compare_all(self) -> int:
+        """Run and compare every module, print and store the report; return the exit status."""
+        reports: list[report.ModuleReport] = []
+        executor = ThreadPoolExecutor(self.options.jobs)
+        try:
+            for one in executor.map(self.both, enumerate(self.modules)):
+                reports.append(one)
+                if self.options.fail_fast and one.problems():
+                    break
+        finally:
+            executor.shutdown(cancel_futures=True)
+        for one in reports:
+            if text := report.findings(one, verbose=self.options.verbose_failures):
+                print(text)
+        print(f"\nDjango {metadata.version('django')}, {self.options.db}\n{report.table(reports)}")
+        last = CACHE / f"last-{self.options.db}.json"
+        report.store(last, self.options.db, reports, {"fingerprint": self.fingerprint})
+        failing = {one.module: one.problems() for one in reports if one.problems()}
+        total = sum((len(one.verdict.accepted) for one in reports), 0)
+        print(f"\naccepted differences: {total}; everything is in {last.relative_to(ROOT)}")
+        for module, problems in failing.items():
+            print(f"FAILED {module}: {'; '.join(problems)}")
+        return 1 if failing else 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the tool and return its exit status."""
+    options = parser().parse_args(arguments)
+    if not options.modules and not options.test:
+        parser().error("name at least one MODULE, or --test LABEL")
+    try:
+        call = Call(options)
+    except (source.SourceError, accepted.DifferencesError, ServerError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return call.stock_only() if options.stock_only else call.compare_all()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

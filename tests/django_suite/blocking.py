@@ -1,0 +1,143 @@
+"""Finds database calls that block the event loop's own thread, whatever the backend says of
+itself.
+
+Owns the independent witness against the backends' own count. It watches the places where the
+drivers really wait:
+
+- psycopg: every function of ``psycopg.waiting`` that blocks on a socket, and ``cancel()``, which
+  opens a connection of its own. A wait counts when its generator asks to wait at all: one that has
+  its answer already does not block;
+- sqlite3: opening a file, and every statement, through the trace callback, which SQLite calls in
+  the thread that executes the statement.
+
+Only the loop's thread counts, and only while the loop runs the suite: threads that tests start
+block as they please. A call made straight from a test's own file into a driver (a test that opens
+its own connection with psycopg or sqlite3) is the test's doing and is not counted.
+"""
+
+import functools
+import sqlite3
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Generator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+MOST_STACKS = 10
+STACK_DEPTH = 25
+
+_WAITS = ("wait", "wait_conn", "wait_c", "wait_selector", "wait_select", "wait_poll", "wait_epoll")
+
+
+class BlockingWatch:
+    """Counts blocking database calls on one thread, and keeps the stacks of the first few."""
+
+    def __init__(self, suite: Path, report: Callable[[str], None]) -> None:
+        self.blocked = 0
+        self._suite = f"{suite}/"
+        self._report = report
+        self._thread: int | None = None
+        self._transparent = {__file__, sqlite3.__file__, sqlite3.dbapi2.__file__}
+        self._driver_folders: list[str] = []
+
+    def install(self, *, psycopg: bool) -> None:
+        """Wrap the drivers' blocking calls; must come before anything imports them by name."""
+        self._watch_sqlite()
+        if psycopg:
+            self._watch_psycopg()
+
+    def start(self) -> None:
+        """Count from now on, on the calling thread."""
+        self._thread = threading.get_ident()
+
+    def stop(self) -> None:
+        """Count no longer."""
+        self._thread = None
+
+    def note(self, what: str) -> None:
+        """Count one blocking call if it is made on the watched thread."""
+        if threading.get_ident() != self._thread:
+            return
+        frame = sys._getframe(1)
+        if self._is_the_tests_own(frame):
+            return
+        self.blocked += 1
+        if self.blocked <= MOST_STACKS:
+            lines = traceback.format_stack(frame, limit=STACK_DEPTH)
+            self._report(f"{what}\n{''.join(lines)}")
+
+    def _is_the_tests_own(self, frame: FrameType | None) -> bool:
+        while frame is not None:
+            name = frame.f_code.co_filename
+            inside = name in self._transparent or name.startswith(tuple(self._driver_folders))
+            if not inside:
+                return name.startswith(self._suite)
+            frame = frame.f_back
+        return False
+
+    def _watch_psycopg(self) -> None:
+        import psycopg
+        from psycopg import waiting
+
+        self._driver_folders.append(f"{Path(psycopg.__file__).parent}/")
+        for name in _WAITS:
+            original = getattr(waiting, name, None)
+            if original is not None:
+                setattr(waiting, name, self._watched_wait(original, f"psycopg.waiting.{name}"))
+        base: Any = psycopg.Connection.__mro__[1]
+        original_cancel = base.cancel
+
+        @functools.wraps(original_cancel)
+        def cancel(connection: Any) -> None:
+            self.note("psycopg.Connection.cancel")
+            original_cancel(connection)
+
+        base.cancel = cancel
+
+    def _watched_wait(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def wait(gen: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
+            if threading.get_ident() == self._thread:
+                gen = self._noting(gen, what)
+            return original(gen, *arguments, **options)
+
+        return wait
+
+    def _noting(self, gen: Generator[Any, Any, Any], what: str) -> Generator[Any, Any, Any]:
+        """Pass ``gen`` through, and note its first request to wait."""
+        try:
+            wanted = next(gen)
+        except StopIteration as end:
+            return end.value
+        self.note(what)
+        while True:
+            try:
+                ready = yield wanted
+            except GeneratorExit:
+                raise  # psycopg's waits may resume the inner generator later: leave it open
+            except BaseException as error:
+                step = functools.partial(gen.throw, error)
+            else:
+                step = functools.partial(gen.send, ready)
+            try:
+                wanted = step()
+            except StopIteration as end:
+                return end.value
+
+    def _watch_sqlite(self) -> None:
+        original = sqlite3.connect
+
+        @functools.wraps(original)
+        def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+            self.note("sqlite3.connect")
+            connection: sqlite3.Connection = original(*arguments, **options)
+            connection.set_trace_callback(self._trace)
+            return connection
+
+        sqlite3.connect = sqlite3.dbapi2.connect = connect  # type: ignore[assignment]
+
+    def _trace(self, statement: str) -> None:
+        if not statement.startswith("-- "):  # a trigger's inner statement: its outer one counts
+            self.note(f"sqlite3: {statement[:500]}")

@@ -1,0 +1,162 @@
+"""The databases of the runs: where the server is, each process's own names, the settings module.
+
+Owns everything that tells one process's databases from another's. The names carry the process that
+made them, so runs do not meet, and what a killed run left is found and dropped by the next one. On
+SQLite the suite's databases are in memory, as in Django's own settings for it: nothing to drop.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+URL_VARIABLE = "NUAGES_TEST_POSTGRES_URL"
+DEFAULT_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
+
+ENGINES = {
+    ("stock", "postgresql"): "django.db.backends.postgresql",
+    ("stock", "sqlite"): "django.db.backends.sqlite3",
+    ("loop", "postgresql"): "nuages.db.backends.postgresql",
+    ("loop", "sqlite"): "nuages.db.backends.sqlite3",
+}
+
+_PREFIX = "nuages_suite_"
+_OURS = re.compile(rf"^(?:test_)?{_PREFIX}(?P<process>\d+)_")
+
+
+class ServerError(RuntimeError):
+    """PostgreSQL does not answer."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """A PostgreSQL server and the user that both sides run as."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+    maintenance: str
+    options: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_environment(cls) -> "Server":
+        """Return the server named by the environment, else the one on this machine."""
+        return cls.from_url(os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+
+    @classmethod
+    def from_url(cls, url: str) -> "Server":
+        """Return the server of a ``postgresql://user:password@host:port/database?option=`` URL."""
+        parts = urlsplit(url)
+        options = dict(parse_qsl(parts.query))
+        return cls(
+            host=options.pop("host", "") or unquote(parts.hostname or "127.0.0.1"),
+            port=int(options.pop("port", "") or parts.port or 5432),
+            user=unquote(parts.username or "postgres"),
+            password=unquote(parts.password or ""),
+            maintenance=unquote(parts.path.lstrip("/")) or "postgres",
+            options=tuple(sorted(options.items())),
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Return what Django's ``DATABASES`` needs to reach the server."""
+        found: dict[str, Any] = {"HOST": self.host, "PORT": self.port, "USER": self.user}
+        if self.password:
+            found["PASSWORD"] = self.password
+        if self.options:
+            found["OPTIONS"] = dict(self.options)
+        return found
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """Yield a connection in autocommit to the maintenance database."""
+        import psycopg
+
+        try:
+            connection = psycopg.connect(self._conninfo(), autocommit=True)
+        except psycopg.OperationalError as error:
+            raise ServerError(
+                f"no PostgreSQL for the suite at {self.host}:{self.port}: {error}\n"
+                f"Start one, or name another in {URL_VARIABLE}."
+            ) from error
+        with connection:
+            yield connection
+
+    def _conninfo(self) -> str:
+        from psycopg.conninfo import make_conninfo
+
+        return make_conninfo(
+            "",
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password or None,
+            dbname=self.maintenance,
+            **{"connect_timeout": "10", **dict(self.options)},
+        )
+
+    def version(self) -> str:
+        """Return the server's version."""
+        with self.connection() as connection:
+            return str(connection.execute("SHOW server_version").fetchone()[0])
+
+    def create(self, names: tuple[str, ...]) -> None:
+        """Create the databases that a process is configured with; its tests use others."""
+        with self.connection() as connection:
+            for name in names:
+                connection.execute(f'CREATE DATABASE "{name}"')
+
+    def drop(self, names: tuple[str, ...]) -> None:
+        """Drop ``names`` and their test databases, whoever is still connected."""
+        with self.connection() as connection:
+            for name in names:
+                for each in (f"test_{name}", name):
+                    connection.execute(f'DROP DATABASE IF EXISTS "{each}" WITH (FORCE)')
+
+    def drop_leftovers(self) -> list[str]:
+        """Drop the databases of runs whose process is gone; return their names."""
+        with self.connection() as connection:
+            rows = connection.execute("SELECT datname FROM pg_database").fetchall()
+            left = [name for (name,) in rows if is_leftover(name)]
+            for name in left:
+                connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
+        return left
+
+
+def names_for(process: int, number: int) -> tuple[str, str]:
+    """Return the two database names of the ``number``-th run of tool process ``process``."""
+    name = f"{_PREFIX}{process}_{number}"
+    return name, f"{name}_other"
+
+
+def is_leftover(name: str) -> bool:
+    """Tell whether ``name`` was made by a run of this tool whose process is gone."""
+    match = _OURS.match(name)
+    if match is None:
+        return False
+    try:
+        os.kill(int(match["process"]), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def settings_text(side: str, database: str, names: tuple[str, str], server: Server | None) -> str:
+    """Return the settings module of one run: Django's own for SQLite, with our databases."""
+    engine = ENGINES[side, database]
+    databases: dict[str, dict[str, Any]] = {}
+    for alias, name in zip(("default", "other"), names, strict=True):
+        databases[alias] = {"ENGINE": engine}
+        if server is not None:
+            databases[alias] |= {"NAME": name, "TEST": {"NAME": f"test_{name}"}}
+            databases[alias] |= server.settings()
+    return (
+        "from test_sqlite import *  # noqa: F403\n\n"
+        f"DATABASES = {databases!r}\n"
+        'TEST_RUNNER = "nuages_suite_runner.Runner"\n'
+    )

@@ -1,0 +1,126 @@
+"""Runs Django's ``runtests.py`` in this process, on stock's way or on an event loop.
+
+Owns the inside of a test process; started by ``processes`` with the path of a job file. Both sides
+execute the same ``runtests.py`` as ``__main__``, with the same arguments, settings and recording.
+The loop's side differs in three things: the engine in its settings, the seams, and that the whole
+script (set-up of the databases, fixtures, tests, tear-down) is one bridged call on one loop.
+Django wraps an ``async def`` test in ``async_to_sync``; inside the bridge that is an await on the
+same loop.
+"""
+
+import asyncio
+import faulthandler
+import gc
+import json
+import os
+import runpy
+import signal
+import sys
+import traceback
+import types
+from pathlib import Path
+from typing import Any
+
+RUNNER_MODULE = "nuages_suite_runner"
+GREENLET_DEPTH = 30
+
+
+def main(job_file: str) -> int:
+    """Run the job and return the exit status of ``runtests.py``."""
+    job = json.loads(Path(job_file).read_text(encoding="utf-8"))
+    # The stacks of a hang belong in the log before the outer process kills this one.
+    faulthandler.dump_traceback_later(job["time_limit"], exit=False)
+    sys.path.remove(os.getcwd())
+    os.chdir(job["suite"])
+    sys.path[:0] = [job["suite"], job["folder"]]
+    sys.argv = [
+        "runtests.py",
+        f"--settings={job['settings']}",
+        "--parallel=1",
+        "--noinput",
+        *job["labels"],
+    ]
+    status = _run_on_loop(job) if job["side"] == "loop" else _run_stock(job)
+    faulthandler.cancel_dump_traceback_later()
+    return status
+
+
+def _run_stock(job: dict[str, Any]) -> int:
+    from tests.django_suite.recorder import EventFile
+
+    events = EventFile(job["events"])
+    _offer_runner(events, before_tests=lambda: None, after_test=lambda: None)
+    status = _runtests()
+    events.write("finished", status=status)
+    return status
+
+
+def _run_on_loop(job: dict[str, Any]) -> int:
+    from tests.django_suite.blocking import BlockingWatch
+
+    watch = BlockingWatch(Path(job["suite"]), lambda stack: events.write("blocked", stack=stack))
+    watch.install(psycopg=job["database"] == "postgresql")
+
+    from nuages.bridge import on_loop
+    from nuages.db.counters import statistics
+    from tests.django_suite.recorder import EventFile
+
+    events = EventFile(job["events"])
+    signal.signal(signal.SIGUSR1, _write_greenlets)
+
+    def count() -> None:
+        blocked = max(watch.blocked, statistics.blocked)
+        events.write(
+            "counters", bridged=statistics.bridged, worker=statistics.worker, blocked=blocked
+        )
+
+    def install_seams() -> None:
+        from nuages import seams  # as an application's ready() would: Django is set up by now
+
+        seams.install()
+
+    _offer_runner(events, before_tests=install_seams, after_test=count)
+
+    async def on_one_loop() -> int:
+        watch.start()
+        try:
+            return await on_loop(_runtests)()
+        finally:
+            watch.stop()
+
+    status = asyncio.run(on_one_loop())
+    count()
+    events.write("finished", status=status)
+    return status
+
+
+def _write_greenlets(number: int, frame: types.FrameType | None) -> None:
+    """Write where each suspended greenlet waits: no thread's stack shows them."""
+    from greenlet import greenlet
+
+    for found in gc.get_objects():
+        if isinstance(found, greenlet) and found.gr_frame is not None:
+            print(f"\nsuspended {found!r}", file=sys.stderr)
+            traceback.print_stack(found.gr_frame, limit=-GREENLET_DEPTH)
+    sys.stderr.flush()
+
+
+def _runtests() -> int:
+    try:
+        runpy.run_path("runtests.py", run_name="__main__")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    return 0
+
+
+def _offer_runner(events: Any, **hooks: Any) -> None:
+    """Make the recording runner importable under the name that the settings give."""
+    from tests.django_suite.recorder import runner_class
+
+    module = types.ModuleType(RUNNER_MODULE)
+    module.Runner = runner_class(events, **hooks)  # type: ignore[attr-defined]
+    sys.modules[RUNNER_MODULE] = module
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

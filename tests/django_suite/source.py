@@ -1,0 +1,127 @@
+"""The suite of the installed Django: its files, and the packages that its tests can use.
+
+Owns ``.cache/django-suite/<version>/``. The source distribution comes from the package index by
+pip itself, so that the user's index, proxy and credentials apply; the tests are unpacked once and
+never changed.
+"""
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import venv
+from collections.abc import Iterable
+from importlib import metadata, util
+from pathlib import Path
+
+# What the tests skip without, and a wheel of a few MB brings: image fields, YAML serializers, the
+# second template engine, psycopg's own pool. Databases' drivers, memcached, GeoIP,
+# watchman and browsers stay the user's choice; the tests that need them skip on both sides.
+CHEAP_REQUIREMENTS = ("jinja2", "Pillow", "psycopg-pool", "PyYAML", "tblib", "tzdata")
+
+_REQUIREMENTS_OF = {"postgresql": ["postgres.txt"], "sqlite": []}
+
+_NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+class SourceError(RuntimeError):
+    """Django's tests could not be had."""
+
+
+def fetch(version: str, cache: Path) -> Path:
+    """Return the ``tests`` folder of Django ``version``, fetched into ``cache`` when not there."""
+    suite = cache / "tests"
+    if (suite / "runtests.py").is_file():
+        return suite
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as work:
+        archive = _download(version, Path(work))
+        unpacked = _unpack(archive, Path(work) / "unpacked")
+        try:
+            unpacked.rename(suite)
+        except OSError:  # another run of this tool was quicker
+            if not (suite / "runtests.py").is_file():
+                raise
+    return suite
+
+
+def missing_requirements(suite: Path, database: str) -> list[str]:
+    """Return the packages that the suite's own lists name and that are not installed."""
+    names: dict[str, None] = {}
+    for file in ("py3.txt", *_REQUIREMENTS_OF[database]):
+        text = (suite / "requirements" / file).read_text(encoding="utf-8")
+        names |= dict.fromkeys(requirement_names(text))
+    return [name for name in names if not _installed(name)]
+
+
+def requirement_names(text: str) -> list[str]:
+    """Return the names in a requirements file, less those of other platforms."""
+    names = []
+    for line in text.splitlines():
+        match = _NAME.match(line.strip())
+        if match and "sys_platform == 'win32'" not in line:
+            names.append(match[0])
+    return names
+
+
+def install(names: Iterable[str]) -> None:
+    """Install ``names`` into the environment that runs this tool."""
+    if util.find_spec("pip"):
+        command = [sys.executable, "-m", "pip", "install", "--quiet"]
+    elif uv := shutil.which("uv"):
+        command = [uv, "pip", "install", "--quiet", "--python", sys.executable]
+    else:
+        raise SourceError(f"neither pip nor uv is there to install {', '.join(names)}")
+    _run([*command, *names])
+
+
+def _installed(name: str) -> bool:
+    try:
+        metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+def _download(version: str, work: Path) -> Path:
+    # pip reads an sdist's metadata before it keeps the file, in a build environment of its own.
+    # Only Django is asked for as source: its build tool may come as a wheel.
+    _run(
+        [
+            *(_python_with_pip(work), "-m", "pip", "download", "--quiet", "--no-deps"),
+            *("--no-binary", "django", "--dest", str(work), f"django=={version}"),
+        ]
+    )
+    archives = list(work.glob("[dD]jango-*.tar.gz"))
+    if len(archives) != 1:
+        raise SourceError(f"expected one source archive of Django {version}, got {archives}")
+    return archives[0]
+
+
+def _python_with_pip(work: Path) -> str:
+    if util.find_spec("pip"):
+        return sys.executable
+    environment = work / "pip"  # an environment made by uv has no pip
+    venv.create(environment, with_pip=True)
+    return str(environment / "bin" / "python")
+
+
+def _unpack(archive: Path, target: Path) -> Path:
+    with tarfile.open(archive) as bundle:
+        top = bundle.next()
+        if top is None:
+            raise SourceError(f"{archive.name} is empty")
+        prefix = f"{top.name.split('/')[0]}/tests/"
+        members = [member for member in bundle.getmembers() if member.name.startswith(prefix)]
+        if not members:
+            raise SourceError(f"{archive.name} carries no tests")
+        bundle.extractall(target, members=members, filter="data")
+    return target / prefix
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SourceError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")

@@ -1,0 +1,70 @@
+"""Stock's results, kept between runs: ``stock-<database>-<module>.json``.
+
+Owns when a stored result still holds: it does as long as its fingerprint (interpreter, Django,
+driver, server and the optional packages that are there) is that of now.
+"""
+
+import json
+import platform
+import sqlite3
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tests.django_suite.databases import Server
+from tests.django_suite.outcomes import Ending, Kind, ModuleRun, Outcome
+
+Fingerprint = dict[str, Any]
+
+
+def fingerprint(missing: list[str], server: Server | None) -> Fingerprint:
+    """Return what stock's results depend on."""
+    found: Fingerprint = {
+        "python": platform.python_version(),
+        "django": metadata.version("django"),
+        "asgiref": metadata.version("asgiref"),
+        "missing": sorted(missing),
+    }
+    if server is None:
+        return found | {"sqlite": sqlite3.sqlite_version}
+    return found | {
+        "psycopg": metadata.version("psycopg"),
+        "server": server.version(),
+        "host": server.host,
+        "port": server.port,
+        "user": server.user,
+    }
+
+
+def path_of(cache: Path, database: str, module: str) -> Path:
+    """Return where the module's results are stored."""
+    return cache / f"stock-{database}-{module}.json"
+
+
+def load(path: Path, now: Fingerprint) -> ModuleRun | None:
+    """Return the stored run, or None if there is none that still holds."""
+    if not path.exists():
+        return None
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    if stored["fingerprint"] != now:
+        return None
+    return ModuleRun(
+        outcomes={
+            test: Outcome(Kind(kind), detail) for test, (kind, detail) in stored["tests"].items()
+        },
+        databases=stored["databases"],
+    )
+
+
+def save(path: Path, run: ModuleRun, now: Fingerprint) -> None:
+    """Store a run that came to its end; another one is no measure."""
+    if run.ending is not Ending.FINISHED:
+        return
+    document = {
+        "fingerprint": now,
+        "databases": run.databases,
+        "tests": {test: [one.kind, one.detail] for test, one in sorted(run.outcomes.items())},
+    }
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(document, indent=1), encoding="utf-8")
+    part.replace(path)
