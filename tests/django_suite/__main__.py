@@ -59,26 +59,25 @@ class Call:
         suite = source.fetch(version, self.cache)
         if unknown := [name for name in self.modules if not (suite / name).is_dir()]:
             raise source.SourceError(f"Django {version} has no test modules {', '.join(unknown)}")
-        self.missing = self._requirements(suite)
+        requirements = self._requirements(suite)
         self.server = Server.from_environment() if options.db == "postgresql" else None
         if self.server is not None and (dropped := self.server.drop_leftovers()):
             print(f"dropped what a killed run left: {', '.join(dropped)}")
-        self.fingerprint = stored.fingerprint(self.missing, self.server)
+        self.fingerprint = stored.fingerprint(requirements, self.server)
         self.workshop = Workshop(
             suite, options.db, self.server, options.time_limit, options.package.resolve()
         )
         self.labels = (options.test,) if options.test else None
 
-    def _requirements(self, suite: Path) -> list[str]:
-        missing = source.missing_requirements(suite, self.options.db)
-        cheap = [name for name in missing if name in source.CHEAP_REQUIREMENTS]
-        if cheap:
+    def _requirements(self, suite: Path) -> dict[str, str | None]:
+        found = source.requirements(suite, self.options.db)
+        if cheap := [name for name in source.CHEAP_REQUIREMENTS if found.get(name, "") is None]:
             print(f"installing for Django's tests: {', '.join(cheap)}", flush=True)
             source.install(cheap)
-            missing = [name for name in missing if name not in cheap]
-        left = ", ".join(missing) or "none"
+            found = source.requirements(suite, self.options.db)
+        left = ", ".join(name for name, version in found.items() if version is None) or "none"
         print(f"not installed, so their tests skip or fail on both sides: {left}")
-        return missing
+        return found
 
     def stock(self, number: int, module: str) -> ModuleRun:
         """Return stock's run of ``module``: the stored one if it holds, else a new one."""

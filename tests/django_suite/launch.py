@@ -29,7 +29,7 @@ def main(job_file: str) -> int:
     """Run the job and return the exit status of ``runtests.py``."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     # The stacks of a hang belong in the log before the outer process kills this one.
-    faulthandler.dump_traceback_later(job["time_limit"], exit=False)
+    faulthandler.dump_traceback_later(max(job["time_limit"] - 1, 0.1), exit=False)
     sys.path.remove(os.getcwd())
     os.chdir(job["suite"])
     sys.path[:0] = [job["suite"], job["folder"]]
@@ -96,10 +96,10 @@ def _run_on_loop(job: dict[str, Any]) -> int:
 
 def _write_greenlets(number: int, frame: types.FrameType | None) -> None:
     """Write where each suspended greenlet waits: no thread's stack shows them."""
-    from greenlet import greenlet
+    from greenlet import greenlet  # type: ignore[import-untyped]
 
     for found in gc.get_objects():
-        if isinstance(found, greenlet) and found.gr_frame is not None:
+        if issubclass(type(found), greenlet) and found.gr_frame is not None:
             print(f"\nsuspended {found!r}", file=sys.stderr)
             traceback.print_stack(found.gr_frame, limit=-GREENLET_DEPTH)
     sys.stderr.flush()

@@ -91,8 +91,9 @@ def stock_table(runs: Mapping[str, ModuleRun]) -> str:
 def findings(report: ModuleReport, *, verbose: bool) -> str:
     """Return what there is to say of one module beyond its row; empty when there is nothing."""
     lines: list[str] = []
-    for difference in report.verdict.differences:
-        lines += _describe(difference, verbose=verbose)
+    if report.loop.outcomes:
+        for difference in report.verdict.differences:
+            lines += _describe(difference, verbose=verbose)
     lines += [f"  accepted: {one.test} ({one.loop})" for one in report.verdict.accepted]
     lines += [f"  stale entry, remove it: {text}" for text in report.verdict.stale]
     stacks = report.loop.blocked_stacks
@@ -145,6 +146,8 @@ def _line(cells: Iterable[Any]) -> str:
 
 def _describe(difference: Difference, *, verbose: bool) -> list[str]:
     head = f"  {difference.test}: {difference.stock} on stock, {difference.loop} on the loop"
+    if difference.loop is Kind.MISSING:
+        return [head]
     detail = difference.detail if verbose else _short(difference.detail, SHORT_TRACEBACK)
     return [head, _indented(detail)] if detail else [head]
 

@@ -47,13 +47,13 @@ def fetch(version: str, cache: Path) -> Path:
     return suite
 
 
-def missing_requirements(suite: Path, database: str) -> list[str]:
-    """Return the packages that the suite's own lists name and that are not installed."""
+def requirements(suite: Path, database: str) -> dict[str, str | None]:
+    """Return the packages that the suite's own lists name, with the version installed or None."""
     names: dict[str, None] = {}
     for file in ("py3.txt", *_REQUIREMENTS_OF[database]):
         text = (suite / "requirements" / file).read_text(encoding="utf-8")
         names |= dict.fromkeys(requirement_names(text))
-    return [name for name in names if not _installed(name)]
+    return {name: _version(name) for name in names}
 
 
 def requirement_names(text: str) -> list[str]:
@@ -77,12 +77,11 @@ def install(names: Iterable[str]) -> None:
     _run([*command, *names])
 
 
-def _installed(name: str) -> bool:
+def _version(name: str) -> str | None:
     try:
-        metadata.version(name)
+        return metadata.version(name)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
 def _download(version: str, work: Path) -> Path:

@@ -1,12 +1,13 @@
 """Stock's results, kept between runs: ``stock-<database>-<module>.json``.
 
 Owns when a stored result still holds: it does as long as its fingerprint (interpreter, Django,
-driver, server and the optional packages that are there) is that of now.
+driver, server and the packages that the tests can use) is that of now.
 """
 
 import json
 import platform
 import sqlite3
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,13 @@ from tests.django_suite.outcomes import Ending, Kind, ModuleRun, Outcome
 Fingerprint = dict[str, Any]
 
 
-def fingerprint(missing: list[str], server: Server | None) -> Fingerprint:
+def fingerprint(packages: Mapping[str, str | None], server: Server | None) -> Fingerprint:
     """Return what stock's results depend on."""
     found: Fingerprint = {
         "python": platform.python_version(),
         "django": metadata.version("django"),
         "asgiref": metadata.version("asgiref"),
-        "missing": sorted(missing),
+        "packages": dict(packages),
     }
     if server is None:
         return found | {"sqlite": sqlite3.sqlite_version}
