@@ -1,0 +1,25 @@
+"""Connections, transactions and raw SQL in async code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["aatomic", "acursor", "aon_commit", "detached", "hold_connection"]
+
+_WHERE = {
+    "aatomic": "transaction",
+    "aon_commit": "transaction",
+    "detached": "transaction",
+    "hold_connection": "transaction",
+    "acursor": "cursor",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # A backend of this package is imported while Django's models load; the names below need
+    # Django's connections, so they are looked up when first used.
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"nuages.db.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,457 @@
+"""What the wrappers of all our backends share.
+
+`LoopWrapper` is mixed in before Django's `DatabaseWrapper` of a vendor. A wrapper has a role:
+
+* ``plain``: outside a loop, and copies; a connection of its own, exactly as in Django.
+* ``lease``: of a chain of calls on the loop; its connection comes from the pool at the first
+  I/O and goes back as soon as it is idle.
+* ``facade``: for bare coroutine code; does no I/O.
+
+A backend adds a raw connection class that fulfils `RawConnection`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from nuages.bridge import current_bridge, on_loop
+from nuages.db import instrumentation
+from nuages.db.connections import Chain, current_chain, take_turn
+from nuages.db.pool import Pool, PoolOptions, Session, pool_for
+from nuages.db.scope import Node, current_node
+from nuages.exceptions import SyncInCoroutine
+
+if TYPE_CHECKING:
+    _Base = BaseDatabaseWrapper
+else:
+    _Base = object
+
+Verdict = Literal["reuse", "reset", "close"]
+
+
+class RawConnection(Protocol):
+    """What the pool and the wrapper ask of a driver connection."""
+
+    wrapper: LoopWrapper | None
+    """The wrapper that uses it now."""
+
+    def is_alive(self) -> bool:
+        """Tell, without a round trip, whether it may be used."""
+
+    def is_idle(self) -> bool:
+        """Whether nothing is under way on it: no statement, transaction or open cursor."""
+
+    def inspect(self) -> Verdict:
+        """What must be done before another user gets it."""
+
+    def attach(self, pool: Pool) -> None:
+        """Prepare for waiting on the pool's loop."""
+
+    def detach(self) -> None:
+        """Prepare for use by a thread."""
+
+    def terminate(self) -> None:
+        """Close at once, without waiting."""
+
+
+def may_do_io() -> bool:
+    """Whether sync database code may run here: in a bridge, or with no loop in this thread."""
+    return (
+        asyncio._get_running_loop() is None
+        or current_bridge() is not None
+        or bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
+    )
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Rebuild a method that Django marks `@async_unsafe`: allowed inside a bridge."""
+    inner = function.__wrapped__  # type: ignore[attr-defined]
+
+    @functools.wraps(inner)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        if asyncio._get_running_loop() is not None and not may_do_io():
+            raise SyncInCoroutine()
+        return inner(*args, **kwargs)
+
+    return method
+
+
+class LoopWrapper(_Base):
+    """Mixin for Django's `DatabaseWrapper` classes."""
+
+    role: Literal["plain", "lease", "facade"] = "plain"
+    session: Session | None = None
+    node: Node | None = None
+    """The root of the scope that this wrapper's connection belongs to."""
+    blocks: list[Node]
+    """The open atomic blocks of the scope, outermost first."""
+    ending: Chain | None = None
+    """The chain that is ending the scope's block, whose statements need no turn."""
+    opening_block = False
+    """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
+
+    # Django's methods that refuse to run where a loop runs.
+    _connect = guarded(BaseDatabaseWrapper.connect)
+    ensure_connection = guarded(BaseDatabaseWrapper.ensure_connection)
+    cursor = guarded(BaseDatabaseWrapper.cursor)
+    commit = guarded(BaseDatabaseWrapper.commit)
+    rollback = guarded(BaseDatabaseWrapper.rollback)
+    savepoint = guarded(BaseDatabaseWrapper.savepoint)
+    savepoint_rollback = guarded(BaseDatabaseWrapper.savepoint_rollback)
+    savepoint_commit = guarded(BaseDatabaseWrapper.savepoint_commit)
+    clean_savepoints = guarded(BaseDatabaseWrapper.clean_savepoints)
+    _close_wrapper = guarded(BaseDatabaseWrapper.close)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.blocks = []
+
+    def pool_options(self) -> PoolOptions:
+        """Return the pool's options; raises ImproperlyConfigured."""
+        return PoolOptions.parse(self.alias, self.settings_dict)
+
+    # Opening: from the pool for a lease
+
+    def connect(self) -> None:
+        """Connect; a lease checks a connection out of the pool of its loop."""
+        chain = current_chain() if self.role == "lease" else None
+        if chain is None:
+            self._connect()
+            self._bound()
+        else:
+            self._check_out(chain)
+
+    def _check_out(self, chain: Chain) -> None:
+        self._drop_session()
+        pool = pool_for(self, chain.loop)
+        while True:
+            session = self.session = _acquire(pool, chain.loop)
+            try:
+                if session.raw is None:
+                    self._open(session)
+                elif not self._reuse(session):
+                    continue
+            except BaseException:
+                raw, self.connection = self.connection, None
+                if raw is not None and session.raw is None:
+                    session.opened(raw)
+                self._drop_session()
+                raise
+            break
+        chain.active.append(self)
+
+    def _open(self, session: Session) -> None:
+        self._connect()
+        session.opened(self.connection)
+        session.pool.opened += 1
+        self._bound()
+        if current_bridge() is not None:
+            self.connection.attach(session.pool)
+
+    def _reuse(self, session: Session) -> bool:
+        self._forget_transaction()
+        self.closed_in_transaction = False
+        self.errors_occurred = False
+        self.close_at = None
+        self.connection = session.raw
+        self.autocommit = True
+        self._bound()
+        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
+        self.health_check_done = True
+        if self.health_check_enabled and not self.is_usable():
+            self.connection = None
+            self._drop_session()
+            return False
+        return True
+
+    def _bound(self) -> None:
+        self.connection.wrapper = self
+
+    def _forget_transaction(self) -> None:
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        self.run_on_commit = []
+
+    # Giving back
+
+    def is_idle(self) -> bool:
+        """Whether the connection could serve somebody else right now."""
+        return (
+            self.node is None
+            and not self.in_atomic_block
+            and self.autocommit
+            and (self.connection is None or self.connection.is_idle())
+        )
+
+    def release(self) -> None:
+        """Give the lease's connection back to the pool, reset or closed where need be."""
+        session, raw = self.session, self.connection
+        self.session = self.connection = None
+        self._forget_transaction()
+        if session is None:
+            return
+        if raw is None:
+            _on_loop_of(session.pool, session.pool.discard, session)
+            return
+        raw.wrapper = None
+        verdict: Verdict = "close" if not self.autocommit else raw.inspect()
+        _on_loop_of(session.pool, _take_back, session, verdict, type(self), self.settings_dict)
+
+    def _drop_session(self) -> None:
+        session, self.session = self.session, None
+        if session is not None:
+            _on_loop_of(session.pool, session.pool.discard, session)
+
+    def close(self) -> None:
+        """Close the connection to the database (a lease's too, not only give it back)."""
+        self._close_wrapper()
+        self.forget_closed()
+
+    def forget_closed(self) -> None:
+        """Give up the pool's place of a connection that was closed."""
+        if self.connection is None and self.session is not None:
+            chain = current_chain()
+            if chain is not None and self in chain.active:
+                chain.active.remove(self)
+            self._drop_session()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """As in Django; a lease's age is the pool's business."""
+        if self.role != "lease":
+            super().close_if_unusable_or_obsolete()
+        elif self.connection is not None and self.errors_occurred and self.is_idle():
+            if self.is_usable():
+                self.errors_occurred = False
+            else:
+                self.close()
+
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        """As in Django; a lease goes back to the pool instead of being closed."""
+        opened = self.connection is None
+        try:
+            with self.cursor() as cursor:
+                yield cursor
+        finally:
+            if opened and self.role == "lease":
+                chain = current_chain()
+                if chain is not None and self in chain.active and self.is_idle():
+                    chain.active.remove(self)
+                    self.release()
+            elif opened:
+                self.close()
+
+    def reset_session(self) -> None:
+        """Bring the session back to the state of a fresh one, before another user gets it."""
+        raise NotImplementedError
+
+    # Transactions
+
+    def _commit(self) -> None:
+        bridge = current_bridge()
+        if bridge is None:
+            super()._commit()
+            return
+        # The outcome of a COMMIT must be known before a cancellation is delivered: it decides
+        # whether the on-commit hooks run.
+        with bridge.shield():
+            super()._commit()
+
+    def set_autocommit(
+        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
+    ) -> None:
+        """As in Django; off, it makes a scope of a lease."""
+        if self.role != "lease":
+            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+            return
+        if autocommit and self.ending is not None and self._is_dead():
+            # The end of a block on a connection that is gone: no I/O, and no new connection.
+            self.connection = None
+            self.autocommit = True
+            self.run_on_commit = []
+            self.run_commit_hooks_on_set_autocommit_on = False
+            return
+        super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        if not self.opening_block and self.ending is None:
+            from nuages.db import transaction
+
+            transaction.manual_mode(self, on=not autocommit)
+
+    def _is_dead(self) -> bool:
+        return self.connection is None or not self.connection.is_alive()
+
+    def run_and_clear_commit_hooks(self) -> None:
+        """As in Django; the hooks run after the scope, in autocommit."""
+        if self.node is not None and not self.in_atomic_block:
+            from nuages.db import transaction
+
+            transaction.leave_scope(self)
+        super().run_and_clear_commit_hooks()
+
+    def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
+        """As in Django; in coroutine code outside a transaction `func` runs at once."""
+        if self.role == "facade" and not may_do_io():
+            if not callable(func):
+                raise TypeError("on_commit()'s callback must be a callable.")
+            self.autocommit = True
+            self.get_autocommit = lambda: True  # type: ignore[method-assign]
+        super().on_commit(func, robust)
+
+    # Who may use it
+
+    def validate_thread_sharing(self) -> None:
+        """As in Django for plain wrappers; leases are guarded by their scope instead."""
+        if self.role == "plain":
+            node = current_node(self.alias)
+            if node is None or node.wrapper is not self:
+                super().validate_thread_sharing()
+
+    def take_turn(self) -> Node | None:
+        """Wait until the calling code may send a statement (`connections.take_turn`)."""
+        return take_turn(self)
+
+    # Query capture: in the context, not on one of many wrappers
+
+    def _record(self) -> instrumentation.Record | None:
+        return None if self.role == "plain" else instrumentation.record(self.alias)
+
+    def _begin_record(self) -> instrumentation.Record | None:
+        if self.role == "plain":
+            return None
+        return instrumentation.begin(self.alias, self.queries_limit)
+
+    @property
+    def queries_log(self) -> deque[Any]:
+        """The context's log of queries."""
+        record = self._begin_record()
+        return self._queries_log if record is None else record.queries_log
+
+    @queries_log.setter
+    def queries_log(self, value: deque[Any]) -> None:
+        self._queries_log = value
+
+    @property
+    def force_debug_cursor(self) -> bool:
+        """Whether queries are logged in this context."""
+        record = self._record()
+        return self._force_debug_cursor if record is None else record.force_debug_cursor
+
+    @force_debug_cursor.setter
+    def force_debug_cursor(self, value: bool) -> None:
+        record = self._begin_record()
+        if record is None:
+            self._force_debug_cursor = value
+        else:
+            record.force_debug_cursor = value
+
+    @property
+    def execute_wrappers(self) -> list[Any]:
+        """The context's stack of execute wrappers."""
+        record = self._record()
+        return self._execute_wrappers if record is None else record.execute_wrappers
+
+    @execute_wrappers.setter
+    def execute_wrappers(self, value: list[Any]) -> None:
+        self._execute_wrappers = value
+
+    @contextmanager
+    def execute_wrapper(self, wrapper: Any) -> Iterator[None]:
+        """Install `wrapper` around the queries of this context."""
+        record = self._begin_record()
+        wrappers = self._execute_wrappers if record is None else record.execute_wrappers
+        wrappers.append(wrapper)
+        try:
+            yield
+        finally:
+            wrappers.pop()
+
+
+def _acquire(pool: Pool, loop: asyncio.AbstractEventLoop) -> Session:
+    bridge = current_bridge()
+    if bridge is None:
+        return asyncio.run_coroutine_threadsafe(_acquire_for_thread(pool), loop).result()
+    pool.requests += 1
+    session = pool.acquire_nowait()
+    if session is None:
+        future = pool.enqueue()
+        try:
+            session = bridge.wait(future)
+        except BaseException:
+            pool.withdraw(future)
+            raise
+    return session
+
+
+async def _acquire_for_thread(pool: Pool) -> Session:
+    session = await pool.acquire()
+    if session.raw is not None:
+        session.raw.detach()
+    return session
+
+
+def _on_loop_of(pool: Pool, function: Callable[..., Any], *args: Any) -> None:
+    if asyncio._get_running_loop() is pool.loop or pool.loop.is_closed():
+        function(*args)
+    else:
+        pool.loop.call_soon_threadsafe(function, *args)
+
+
+def _take_back(
+    session: Session, verdict: Verdict, wrapper_class: type[Any], settings_dict: dict[str, Any]
+) -> None:
+    pool = session.pool
+    if verdict == "reset" and not pool.closed and not pool.loop.is_closed():
+        pool.run_in_background(
+            functools.partial(_reset, session, wrapper_class, settings_dict)
+        )
+        return
+    if verdict == "reuse" and not pool.closed:
+        session.raw.attach(pool)
+    pool.release(session, reusable=verdict == "reuse")
+
+
+async def _reset(
+    session: Session, wrapper_class: type[Any], settings_dict: dict[str, Any]
+) -> None:
+    pool = session.pool
+
+    def reset() -> None:
+        chain = current_chain()
+        assert chain is not None
+        wrapper = wrapper_class(settings_dict, pool.alias)
+        wrapper.role = "lease"
+        # Receivers and type look-ups find this wrapper by its alias.
+        chain.wrappers[pool.alias] = wrapper
+        session.raw.attach(pool)
+        wrapper._reuse(session)
+        try:
+            wrapper.reset_session()
+        finally:
+            wrapper.connection = None
+            session.raw.wrapper = None
+
+    try:
+        await on_loop(reset)()
+    except BaseException as error:
+        pool.discard(session)
+        if not isinstance(error, Exception):
+            raise
+        _log_failed_reset(pool, error)
+    else:
+        pool.release(session)
+
+
+def _log_failed_reset(pool: Pool, error: Exception) -> None:
+    from nuages.db.pool import logger
+
+    logger.warning("closed a connection of %r that could not be reset: %s", pool.alias, error)

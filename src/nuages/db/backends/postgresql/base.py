@@ -1,0 +1,227 @@
+"""Django's PostgreSQL backend over a connection that awaits on the event loop.
+
+`ENGINE = "nuages.db.backends.postgresql"`. Everything but the wait is Django's; psycopg 3 is
+needed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+try:
+    import psycopg
+except ImportError as error:
+    raise ImproperlyConfigured(
+        'The engine "nuages.db.backends.postgresql" needs psycopg 3: '
+        'pip install "nuages[postgresql]".'
+    ) from error
+
+if tuple(map(int, psycopg.__version__.split(".")[:2])) < (3, 3):
+    raise ImproperlyConfigured(
+        'The engine "nuages.db.backends.postgresql" needs psycopg 3.3 or newer; you have '
+        f'{psycopg.__version__}: pip install -U "nuages[postgresql]".'
+    )
+
+from django.db.backends.postgresql import base as django_base
+from django.db.utils import OperationalError
+
+from nuages.bridge import current_bridge
+from nuages.db.backends.base import LoopWrapper, guarded
+from nuages.db.backends.postgresql.connection import Connection, leaves_state
+from nuages.exceptions import OutcomeUnknown
+
+# Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
+Database: Any = types.ModuleType("psycopg")
+Database.__dict__.update(psycopg.__dict__)
+Database.connect = Connection.connect
+Database.Connection = Connection
+
+
+class _NotesState:
+    """Cursor mixin: tells the connection which statement left state in its session."""
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super().execute(query, *args, **kwargs)  # type: ignore[misc]
+        connection = self._conn  # type: ignore[attr-defined]
+        if not connection.session_state:
+            for answer in self._results:  # type: ignore[attr-defined]
+                tag = answer.command_status
+                if tag and leaves_state(tag, self._query.query):  # type: ignore[attr-defined]
+                    text = self._query.query  # type: ignore[attr-defined]
+                    connection.session_state = text[:200].decode("utf-8", "replace")
+        return result
+
+
+class Cursor(_NotesState, django_base.Cursor):  # type: ignore[misc]
+    """Django's client-side binding cursor."""
+
+
+class ServerBindingCursor(_NotesState, django_base.ServerBindingCursor):  # type: ignore[misc]
+    """Django's server-side binding cursor."""
+
+
+class _Tracked:
+    """Named cursor mixin: the connection knows which cursors are open on the server."""
+
+    def execute(self, *args: Any, **kwargs: Any) -> Any:
+        self._conn.open_cursors.add(self.name)  # type: ignore[attr-defined]
+        try:
+            return super().execute(*args, **kwargs)  # type: ignore[misc]
+        except psycopg.Error:
+            self._conn.open_cursors.discard(self.name)  # type: ignore[attr-defined]
+            raise
+
+    def close(self) -> None:
+        connection = self._conn  # type: ignore[attr-defined]
+        bridge = current_bridge()
+        if asyncio._get_running_loop() is not None and (
+            bridge is None or bridge.closing or connection.wrapper is None
+        ):
+            # Finalised outside a bridge: no I/O here. The cursor is closed on the server when
+            # the connection is given back.
+            connection.orphaned_cursors.add(self.name)  # type: ignore[attr-defined]
+            self._closed = True
+            return
+        super().close()  # type: ignore[misc]
+        connection.open_cursors.discard(self.name)  # type: ignore[attr-defined]
+
+
+class ServerSideCursor(_Tracked, django_base.ServerSideCursor):  # type: ignore[misc]
+    """Django's named cursor with client-side binding."""
+
+
+class ServerBindingServerSideCursor(_Tracked, psycopg.ServerCursor[Any]):
+    """A named cursor with server-side binding."""
+
+
+_OURS = {
+    django_base.Cursor: Cursor,
+    django_base.ServerBindingCursor: ServerBindingCursor,
+}
+
+
+class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
+    """Django's wrapper, awaited on the loop."""
+
+    Database = Database
+
+    get_new_connection_unguarded = guarded(django_base.DatabaseWrapper.get_new_connection)
+    _create_cursor = guarded(django_base.DatabaseWrapper.create_cursor)
+    chunked_cursor = guarded(django_base.DatabaseWrapper.chunked_cursor)
+
+    @property
+    def pool(self) -> None:
+        """Django's own pool is never used: ours is in `nuages.db.pool`."""
+        return None
+
+    def close_pool(self) -> None:
+        """Close the idle connections of this loop's pool, the others as they come back."""
+        session = self.session
+        if session is not None:
+            session.pool.clear()
+            # This one goes on until it is given back, with what was just configured.
+            return
+        loop = asyncio._get_running_loop()
+        if loop is not None:
+            from nuages.db.pool import open_pools
+
+            for pool in open_pools(loop):
+                if pool.alias == self.alias:
+                    pool.clear()
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """As in Django, with our cursors, and without our options."""
+        params: dict[str, Any] = super().get_connection_params()
+        params["cursor_factory"] = _OURS.get(params["cursor_factory"], params["cursor_factory"])
+        timeout = params.pop("statement_timeout", None)
+        if timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
+                raise ImproperlyConfigured(
+                    f'DATABASES[{self.alias!r}]["OPTIONS"]["statement_timeout"] must be seconds, '
+                    f"0 or more, not {timeout!r}."
+                )
+            given = params.get("options", "")
+            params["options"] = f"{given} -c statement_timeout={round(timeout * 1000)}".strip()
+        return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """As in Django."""
+        connection = self.get_new_connection_unguarded(conn_params)
+        connection.wrapper = self
+        return connection
+
+    def _open(self, session: Any) -> None:
+        super()._open(session)
+        self.connection.note_baseline()
+        self.connection.isolation_of_wrapper = self.isolation_level
+
+    def _reuse(self, session: Any) -> bool:
+        self.isolation_level = session.raw.isolation_of_wrapper
+        return super()._reuse(session)
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """As in Django; a named cursor is known to its connection until it is closed."""
+        if not name:
+            return self._create_cursor(name)
+        connection = self.connection
+        kind = (
+            ServerBindingServerSideCursor
+            if self.settings_dict["OPTIONS"].get("server_side_binding") is True
+            else ServerSideCursor
+        )
+        cursor = kind(connection, name=name, scrollable=False, withhold=connection.autocommit)
+        loader = connection.adapters.get_loader(
+            django_base.TIMESTAMPTZ_OID, django_base.Format.TEXT
+        )
+        if self.timezone != loader.timezone:
+            django_base.register_tzloader(self.timezone, cursor)
+        return cursor
+
+    def reset_session(self) -> None:
+        """ROLLBACK, DISCARD ALL, and Django's settings of a new connection again."""
+        connection = self.connection
+        state = connection.session_state
+        connection.rollback()
+        with connection.cursor() as cursor:
+            cursor.execute("DISCARD ALL")
+        connection._prepared = type(connection._prepared)()
+        connection.prepare_threshold = connection._baseline[6]
+        connection.open_cursors.clear()
+        connection.orphaned_cursors.clear()
+        self.init_connection_state()
+        connection.session_state = ""
+        if state:
+            _warn_about_state(self.alias, state)
+
+    def _commit(self) -> None:
+        alive = self.connection is not None and current_bridge() and self.connection.is_alive()
+        try:
+            super()._commit()
+        except OperationalError as error:
+            if alive and self._is_dead() and not isinstance(error, OutcomeUnknown):
+                raise OutcomeUnknown() from error
+            raise
+
+
+_warned: set[str] = set()
+
+
+def _warn_about_state(alias: str, statement: str) -> None:
+    import logging
+
+    from nuages.conf import setting
+
+    word = " ".join(statement.split()[:2])
+    if setting("RESET_WARNING") and word not in _warned:
+        _warned.add(word)
+        logging.getLogger("nuages.pool").warning(
+            "A connection of %r came back with session state (%s), which was discarded. "
+            "Use SET LOCAL in a transaction, hold_connection() for as long as the state is "
+            'needed, or NUAGES["CONNECTION_PER"] = "request".',
+            alias,
+            statement,
+        )

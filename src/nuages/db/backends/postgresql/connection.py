@@ -1,0 +1,504 @@
+"""psycopg's sync connection, with its waits awaited on the event loop.
+
+`wait` drives psycopg's generators as psycopg's own `AsyncConnection` does; `connect`,
+`cancel_safe`, `cancel` and `close` do not pass through it and have overrides of their own, and
+`lock` is replaced by one that never blocks the loop's thread.
+
+A connection of the pool keeps its socket registered with the loop, so that waiting costs no
+system call and a connection the server closes is noticed while idle. It is unregistered
+whenever data arrives that nobody waits for, before any close, and before a thread uses it: a
+dead socket left registered spins the loop, and a reused descriptor never wakes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import select
+import time
+from collections.abc import Generator
+from typing import TYPE_CHECKING, Any, Self
+
+import psycopg
+from psycopg import errors as e
+from psycopg import pq, waiting
+from psycopg._conninfo_attempts_async import conninfo_attempts_async
+from psycopg.adapt import AdaptersMap
+from psycopg.conninfo import make_conninfo, timeout_from_conninfo
+
+from nuages.bridge import Bridge, current_bridge
+from nuages.conf import setting
+from nuages.db.backends.base import Verdict, may_do_io
+from nuages.db.counters import statistics
+from nuages.db.turns import Turns
+from nuages.exceptions import OutcomeUnknown, SyncInCoroutine
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base import LoopWrapper
+    from nuages.db.pool import Pool
+
+logger = logging.getLogger("nuages.postgresql")
+
+WAIT_R, WAIT_W = waiting.WAIT_R, waiting.WAIT_W
+READY_NONE, READY_R, READY_W = waiting.READY_NONE, waiting.READY_R, waiting.READY_W
+OK = pq.ConnStatus.OK
+ACTIVE = pq.TransactionStatus.ACTIVE
+IDLE = pq.TransactionStatus.IDLE
+_INTERVAL = 0.1
+
+
+class _Lock(Turns):
+    """The connection's lock: first the turn in its scope, then the connection itself."""
+
+    __slots__ = ("_connection", "_turn")
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__()
+        self._connection = connection
+        self._turn: Any = None
+
+    def __enter__(self) -> bool:
+        wrapper = self._connection.wrapper
+        turn = None if wrapper is None or wrapper.node is None else wrapper.take_turn()
+        try:
+            taken = super().__enter__()
+        except BaseException:
+            if turn is not None:
+                turn.end()
+            raise
+        self._turn = turn
+        return taken
+
+    def __exit__(self, *exc_info: object) -> None:
+        turn, self._turn = self._turn, None
+        super().__exit__(*exc_info)
+        if turn is not None:
+            turn.end()
+
+
+class Connection(psycopg.Connection[Any]):
+    """A psycopg connection that awaits inside a bridge and blocks elsewhere, as ever."""
+
+    wrapper: LoopWrapper | None = None
+    pool: Pool | None = None
+    session_state: str = ""
+    """The first statement that left state behind in the session; empty for none."""
+
+    def __init__(self, pgconn: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(pgconn, *args, **kwargs)
+        self.lock = _Lock(self)  # type: ignore[assignment]
+        self.open_cursors: set[str] = set()
+        self.orphaned_cursors: set[str] = set()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._fd = -1
+        self._future: asyncio.Future[None] | None = None
+        self._ready = 0
+        self._baseline: tuple[Any, ...] = ()
+
+    # Connecting
+
+    @classmethod
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # type: ignore[override]
+        """As psycopg's; inside a bridge nothing blocks, name resolution included."""
+        bridge = current_bridge()
+        if bridge is None:
+            if not may_do_io():
+                raise SyncInCoroutine()
+            return super().connect(conninfo, **kwargs)
+        return bridge.wait(cls._connect_on_loop(conninfo, **kwargs))
+
+    @classmethod
+    async def _connect_on_loop(
+        cls,
+        conninfo: str,
+        *,
+        autocommit: bool = False,
+        prepare_threshold: int | None = 5,
+        context: Any = None,
+        row_factory: Any = None,
+        cursor_factory: Any = None,
+        **kwargs: Any,
+    ) -> Self:
+        params = cls._get_connection_params(conninfo, **kwargs)
+        timeout = timeout_from_conninfo(params)
+        connection: Self | None = None
+        failures: list[tuple[e.Error, str]] = []
+        for attempt in await conninfo_attempts_async(params):
+            where = ", ".join(f"{k}: {attempt.get(k)!r}" for k in ("host", "port", "hostaddr"))
+            try:
+                steps = cls._connect_gen(make_conninfo("", **attempt))
+                if _libpq_resolves(attempt):
+                    steps = await _begun_in_thread(steps)
+                connection = await waiting.wait_conn_async(
+                    steps, interval=_INTERVAL, timeout=timeout
+                )
+            except e._WaitTimeout:
+                failures.append((e.ConnectionTimeout("connection timeout expired"), where))
+            except e.Error as error:
+                failures.append((error, where))
+            else:
+                break
+        if connection is None:
+            last = failures[-1][0]
+            if len(failures) == 1:
+                raise last.with_traceback(None)
+            lines = [str(last), "Multiple connection attempts failed. All failures were:"]
+            lines += [f"- {where}: {error}" for error, where in failures]
+            raise type(last)("\n".join(lines), pgconn=last.pgconn)
+        connection._autocommit = autocommit
+        connection.prepare_threshold = prepare_threshold
+        if row_factory:
+            connection.row_factory = row_factory
+        if cursor_factory:
+            connection.cursor_factory = cursor_factory
+        if context:
+            connection._adapters = AdaptersMap(context.adapters)
+        return connection
+
+    # Waiting
+
+    def wait(
+        self, gen: Generator[Any, Any, Any], interval: float = _INTERVAL,
+        timeout: float | None = None,
+    ) -> Any:  # fmt: skip
+        """Consume one of psycopg's generators: awaited in a bridge, else blocking.
+
+        Raises `psycopg.errors._WaitTimeout` past `timeout` seconds. An interruption (a
+        cancellation, say) cancels the statement on the server before it goes on.
+        """
+        bridge = current_bridge()
+        if bridge is None:
+            return self._wait_elsewhere(gen, interval, timeout)
+        try:
+            wanted = next(gen)
+        except StopIteration as stop:
+            return stop.value
+        statistics.bridged += 1
+        deadline = None if timeout is None else time.monotonic() + timeout
+        tick = interval if interval != _INTERVAL else None
+        try:
+            self._watch(bridge.loop)
+            while True:
+                ready = self._await_ready(bridge, wanted, tick, deadline)
+                wanted = gen.send(ready)
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise e._WaitTimeout("wait timeout expired")
+        except StopIteration as stop:
+            return stop.value
+        except e.Error:
+            raise
+        except GeneratorExit:
+            self.terminate()
+            raise
+        except asyncio.CancelledError as cancelled:
+            if bridge.shields:
+                return self._finish_shielded(bridge, gen, wanted, cancelled)
+            self._interrupted(bridge, gen, wanted)
+            raise
+        except BaseException:
+            self._interrupted(bridge, gen, wanted)
+            raise
+        finally:
+            if self.pool is None or self.pgconn.status != OK:
+                self.detach()
+
+    def _wait_elsewhere(
+        self, gen: Generator[Any, Any, Any], interval: float, timeout: float | None
+    ) -> Any:
+        running = asyncio._get_running_loop()
+        if running is not None:
+            if not may_do_io():
+                raise SyncInCoroutine()
+            statistics.blocked += 1
+            self.detach()
+        elif self._loop is not None and self._loop.is_running():
+            # A thread that shares a scope: its waiting is done by the loop that has the socket.
+            from nuages.bridge import on_loop
+
+            return asyncio.run_coroutine_threadsafe(
+                on_loop(self.wait)(gen, interval, timeout), self._loop
+            ).result()
+        return super().wait(gen, interval, timeout)
+
+    def _await_ready(
+        self, bridge: Bridge, wanted: int, tick: float | None, deadline: float | None
+    ) -> int:
+        loop = bridge.loop
+        self._ready = 0
+        future = self._future = loop.create_future()
+        timer = None
+        if tick is not None or deadline is not None:
+            rest = tick if tick is not None else 3600.0
+            if deadline is not None:
+                rest = max(0.0, min(rest, deadline - time.monotonic()))
+            timer = loop.call_later(rest, _wake, future)
+        writes = wanted & WAIT_W
+        fd = self._fd
+        if writes:
+            loop.add_writer(fd, self._writable)
+        try:
+            bridge.wait(future)
+        finally:
+            self._future = None
+            if timer is not None:
+                timer.cancel()
+            if writes:
+                loop.remove_writer(fd)
+        return self._ready
+
+    def _readable(self) -> None:
+        future = self._future
+        if future is None:
+            # Nobody waits: a notice, the server's good-bye, or data of a COPY. Whatever it is,
+            # the descriptor must not stay registered while it is readable.
+            pool = self.pool if self.wrapper is None else None
+            loop = self._loop
+            self.detach()
+            if pool is not None and loop is not None:
+                if self.is_alive():
+                    self._watch(loop)
+                else:
+                    pool.lost(self)
+            return
+        self._ready |= READY_R
+        if not future.done():
+            future.set_result(None)
+
+    def _writable(self) -> None:
+        future = self._future
+        self._ready |= READY_W
+        if future is not None and not future.done():
+            future.set_result(None)
+
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
+        fd = self.pgconn.socket
+        if self._loop is loop and self._fd == fd:
+            return
+        self.detach()
+        loop.add_reader(fd, self._readable)
+        self._loop, self._fd = loop, fd
+
+    def attach(self, pool: Pool) -> None:
+        """Keep the socket registered with the pool's loop from now on."""
+        self.pool = pool
+        if self.pgconn.status == OK:
+            self._watch(pool.loop)
+
+    def detach(self) -> None:
+        """Take the socket out of the loop. On the loop's thread."""
+        loop, self._loop = self._loop, None
+        if loop is not None and not loop.is_closed():
+            loop.remove_reader(self._fd)
+
+    # Interruptions
+
+    def _interrupted(self, bridge: Bridge, gen: Generator[Any, Any, Any], wanted: int) -> None:
+        """Cancel the statement on the server and let it end; close where that fails.
+
+        A second cancellation meanwhile only shortens this to closing the socket.
+        """
+        if self.wrapper is not None and self.wrapper.in_atomic_block:
+            self.wrapper.needs_rollback = True
+        if self.pgconn.status != OK or self.pgconn.transaction_status != ACTIVE:
+            return
+        limit = float(setting("CANCEL_TIMEOUT"))
+        deadline = time.monotonic() + limit
+        try:
+            bridge.wait(self._cancel_on_loop(limit))
+            self._watch(bridge.loop)
+            while True:
+                ready = self._await_ready(bridge, wanted, None, deadline)
+                wanted = gen.send(ready)
+                if time.monotonic() >= deadline:
+                    raise e._WaitTimeout("the server did not end the statement")
+        except StopIteration:
+            return  # it had ended before the request arrived
+        except e.QueryCanceled:
+            return
+        except e.Error as error:
+            if self.pgconn.transaction_status == ACTIVE:
+                logger.warning("closed a connection whose statement did not end: %s", error)
+                self.terminate()
+        except asyncio.CancelledError:
+            logger.warning("closed a connection: cancelled again while its statement ended")
+            self.terminate()
+        except BaseException:
+            self.terminate()
+            raise
+
+    def _finish_shielded(
+        self,
+        bridge: Bridge,
+        gen: Generator[Any, Any, Any],
+        wanted: int,
+        cancelled: asyncio.CancelledError,
+    ) -> Any:
+        """Wait for the outcome of a COMMIT although the task was cancelled."""
+        bridge.deferred_cancel = cancelled
+        deadline = time.monotonic() + float(setting("COMMIT_TIMEOUT"))
+        try:
+            while True:
+                try:
+                    ready = self._await_ready(bridge, wanted, None, deadline)
+                except asyncio.CancelledError as again:
+                    bridge.deferred_cancel = again
+                    ready = self._ready
+                wanted = gen.send(ready)
+                if time.monotonic() >= deadline:
+                    self.terminate()
+                    raise OutcomeUnknown()
+        except StopIteration as stop:
+            return stop.value
+
+    async def _cancel_on_loop(self, timeout: float) -> None:
+        try:
+            await waiting.wait_conn_async(
+                self._cancel_gen(), interval=_INTERVAL, timeout=timeout or None
+            )
+        except e._WaitTimeout:
+            raise e.CancellationTimeout("cancellation timeout expired") from None
+
+    def cancel_safe(self, *, timeout: float = 30.0) -> None:
+        """As psycopg's; awaited in a bridge."""
+        bridge = current_bridge()
+        if bridge is None:
+            super().cancel_safe(timeout=timeout)
+        elif self._should_cancel():
+            bridge.wait(self._cancel_on_loop(timeout))
+
+    def cancel(self) -> None:
+        """As psycopg's; awaited in a bridge."""
+        if current_bridge() is None:
+            super().cancel()
+        else:
+            self.cancel_safe()
+
+    def close(self) -> None:
+        """Close the connection; its socket leaves the loop first."""
+        if not self.closed:
+            self.detach()
+        super().close()
+
+    # What the pool asks
+
+    def terminate(self) -> None:
+        """Close at once, without waiting."""
+        self.detach()
+        self._closed = True
+        self.pgconn.finish()
+
+    def is_alive(self) -> bool:
+        """Whether the connection is open, as far as can be told without a round trip."""
+        if self.closed or self.pgconn.status != OK:
+            return False
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN)
+        if not poll.poll(0) or self.pgconn.transaction_status == ACTIVE:
+            return True
+        try:
+            self.pgconn.consume_input()
+        except e.OperationalError:
+            return False
+        return self.pgconn.status == OK
+
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no statement, transaction or open cursor."""
+        return (
+            self.pgconn.transaction_status == IDLE
+            and not self.lock.locked()
+            and self.open_cursors <= self.orphaned_cursors
+            and self._pipeline is None
+        )
+
+    def note_baseline(self) -> None:
+        """Remember the settings of a fresh connection, to tell later that somebody changed them."""
+        self._baseline = self._settings()
+        self.session_state = ""
+
+    def _settings(self) -> tuple[Any, ...]:
+        return (
+            self.row_factory,
+            self.cursor_factory,
+            self.server_cursor_factory,
+            self.isolation_level,
+            self.read_only,
+            self.deferrable,
+            self.prepare_threshold,
+            self._autocommit,
+            len(self._notice_handlers),
+            len(self._notify_handlers),
+        )
+
+    def inspect(self) -> Verdict:
+        """What must be done before another user gets this connection."""
+        status = self.pgconn.transaction_status
+        if self.closed or self.pgconn.status != OK or self.lock.locked() or self._pipeline:
+            return "close"
+        if status not in (IDLE, pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR):
+            return "close"
+        if self._settings() != self._baseline:
+            return "close"
+        if status != IDLE or self.open_cursors or self.session_state:
+            return "reset"
+        return "reuse"
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _libpq_resolves(attempt: Any) -> bool:
+    """Whether libpq itself would look a host name up, which blocks: it comes from a service."""
+    return (
+        not attempt.get("host")
+        and not attempt.get("hostaddr")
+        and not os.environ.get("PGHOST")
+        and bool(attempt.get("service") or os.environ.get("PGSERVICE"))
+    )
+
+
+async def _begun_in_thread(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    loop = asyncio.get_running_loop()
+    first = await loop.run_in_executor(None, next, steps)
+    return _resumed(first, steps)
+
+
+def _resumed(first: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    ready = yield first
+    while True:
+        try:
+            state = steps.send(ready)
+        except StopIteration as stop:
+            return stop.value
+        ready = yield state
+
+
+_LASTING_SET = re.compile(
+    rb"\bSET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)", re.IGNORECASE
+)
+_TEMPORARY = re.compile(rb"\b(TEMP|TEMPORARY)\b|\bpg_temp\b", re.IGNORECASE)
+_CLEAN = frozenset(
+    b"INSERT UPDATE DELETE MERGE BEGIN COMMIT ROLLBACK SAVEPOINT RELEASE FETCH CLOSE ALTER "
+    b"DROP TRUNCATE COPY EXPLAIN SHOW ANALYZE VACUUM NOTIFY LOCK COMMENT GRANT REVOKE MOVE "
+    b"UNLISTEN DEALLOCATE CALL REINDEX CLUSTER REFRESH".split()
+)
+
+
+def leaves_state(tag: bytes, query: bytes) -> bool:
+    """Tell from a command tag, and the statement where the tag is not enough, whether it
+    leaves state behind in the session."""
+    word = tag.split(b" ", 1)[0]
+    if word in _CLEAN:
+        return False
+    if word == b"SELECT":
+        # CREATE TABLE AS and SELECT INTO answer with a SELECT tag.
+        start = query.lstrip()[:6].upper()
+        return (start == b"CREATE" or b"INTO" in query) and bool(_TEMPORARY.search(query))
+    if word == b"SET":
+        return bool(_LASTING_SET.search(query))
+    if word == b"CREATE":
+        return bool(_TEMPORARY.search(query))
+    return word in (b"LISTEN", b"PREPARE", b"LOAD", b"RESET", b"DISCARD", b"DO")

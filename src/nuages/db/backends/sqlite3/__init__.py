@@ -1,0 +1,1 @@
+"""SQLite through the standard sqlite3 module, in a worker thread of each connection."""

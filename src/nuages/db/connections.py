@@ -1,0 +1,237 @@
+"""Which connection serves the code that is running now.
+
+`django.db.connections[alias]` asks here (`seams/connections.py` routes it). In order: the
+scope that the calling code is in; the lease of its chain of calls, in a bridge or in a thread
+that `sync_to_async` runs; in bare coroutine code a facade that does no I/O; elsewhere Django's
+own wrapper of the thread.
+
+A *chain* is what one task does between entering its outermost bridge and leaving it (or one call
+of a thread). Its leases go back to the pool at its end, and whenever it awaits something that is
+not the driver's own, as long as they are idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.db import connections
+
+from nuages import bridge as _bridge
+from nuages.bridge import Bridge, current_bridge
+from nuages.db import scope as _scope
+from nuages.db.scope import Kind, Node, current_node
+from nuages.db.turns import caller_label
+from nuages.exceptions import ForeignConnection
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base import LoopWrapper
+
+T = TypeVar("T")
+
+_KEY = "nuages.db.chain"
+
+
+class Chain:
+    """The leases and scope calls of one chain of calls."""
+
+    __slots__ = ("__weakref__", "active", "calls", "label", "loop", "wrappers")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.wrappers: dict[str, Any] = {}
+        """Wrappers by alias, connected or not."""
+        self.active: list[LoopWrapper] = []
+        """Wrappers that have a connection of the pool."""
+        self.calls: list[Node] = []
+
+    def give_back(self) -> None:
+        """Give idle leases back, and turns of calls in a scope that nobody needs now."""
+        for wrapper in tuple(self.active):
+            if wrapper.node is not None:
+                self.active.remove(wrapper)
+            elif wrapper.is_idle():
+                self.active.remove(wrapper)
+                wrapper.release()
+        for call in self.calls:
+            if call.live and not call.turns.locked():
+                call.give_turn_back()
+
+    def end(self) -> None:
+        """End every call in a scope and give back every lease, idle or not."""
+        for call in reversed(self.calls):
+            call.end()
+        self.calls.clear()
+        for wrapper in self.active:
+            if wrapper.node is None:
+                wrapper.release()
+        self.active.clear()
+
+
+class _ThreadChain(threading.local):
+    chain: Chain | None = None
+
+
+_thread = _ThreadChain()
+
+
+def current_chain() -> Chain | None:
+    """The chain of the calling code; None outside a bridge and `sync_to_async`'s threads."""
+    bridge = current_bridge()
+    if bridge is None:
+        return _thread.chain if asyncio._get_running_loop() is None else None
+    chain: Chain | None = bridge.locals.get(_KEY)
+    if chain is None:
+        chain = bridge.locals[_KEY] = Chain(bridge.loop)
+    return chain
+
+
+@contextmanager
+def thread_chain(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """In a thread: borrow connections from the pools of `loop` until the end of the block."""
+    outer, _thread.chain = _thread.chain, Chain(loop)
+    try:
+        yield
+    finally:
+        chain, _thread.chain = _thread.chain, outer
+        chain.end()
+
+
+def _suspended(bridge: Bridge) -> None:
+    chain: Chain | None = bridge.locals.get(_KEY)
+    if chain is not None and (chain.active or chain.calls):
+        chain.give_back()
+
+
+def _ended(bridge: Bridge) -> None:
+    chain: Chain | None = bridge.locals.get(_KEY)
+    if chain is None:
+        return
+    if bridge.outer is None:
+        chain.end()
+    elif chain.active or chain.calls:
+        chain.give_back()
+
+
+def install_hooks() -> None:
+    """Let the bridge tell when it waits for something else and when it ends. Idempotent."""
+    if _suspended not in _bridge.suspend_hooks:
+        _bridge.suspend_hooks.append(_suspended)
+        _bridge.end_hooks.append(_ended)
+
+
+install_hooks()
+
+
+def take_turn(wrapper: LoopWrapper) -> Node | None:
+    """Wait until the calling code may use `wrapper`'s connection for a statement.
+
+    Returns a node whose turn must be given back after the statement, where the calling code has
+    no chain to keep it (a thread of the user's own that carries the scope in its context).
+    """
+    root = wrapper.node
+    if root is None:
+        return None
+    chain = current_chain()
+    if wrapper.ending is not None and wrapper.ending is chain:
+        return None
+    node = current_node(wrapper.alias)
+    if node is None or node.wrapper is not wrapper:
+        raise ForeignConnection(owner=root.label, caller=caller_label())
+    if node.chain is chain:
+        if not node.live:
+            assert node.parent is not None
+            _scope.acquire_turn(node.parent, node)
+        node.wait_for_children()
+        return None
+    call = Node(Kind.CALL, wrapper, node, chain)
+    _scope.acquire_turn(node, call)
+    if chain is None:
+        return call
+    _scope.enter(call)
+    chain.calls.append(call)
+    return None
+
+
+def run_in_chain(chain: Chain, function: Callable[[], T]) -> T:
+    """In a bridge: call `function` with the leases of `chain` instead of the bridge's own."""
+    bridge = current_bridge()
+    assert bridge is not None
+    own = bridge.locals.get(_KEY)
+    bridge.locals[_KEY] = chain
+    try:
+        return function()
+    finally:
+        for call in reversed(chain.calls):
+            call.end()
+        chain.calls.clear()
+        if own is None:
+            del bridge.locals[_KEY]
+        else:
+            bridge.locals[_KEY] = own
+
+
+class Storage:
+    """Takes the place of `ConnectionHandler._connections`: one attribute an alias.
+
+    Django's `__getitem__`, `__setitem__`, `all(initialized_only=True)` and so on keep working on
+    it as they are. Wrappers of other engines stay in Django's own storage.
+    """
+
+    def __init__(self, original: Any, managed: type) -> None:
+        self.__dict__.update(_original=original, _managed=managed, _facades=threading.local())
+
+    def _store(self) -> dict[str, Any] | None:
+        chain = current_chain()
+        if chain is not None:
+            return chain.wrappers
+        if asyncio._get_running_loop() is not None:
+            facades: dict[str, Any] = self._facades.__dict__
+            return facades
+        return None
+
+    def __getattr__(self, alias: str) -> Any:
+        node = current_node(alias)
+        if node is not None:
+            return node.wrapper
+        store = self._store()
+        if store is None:
+            return getattr(self._original, alias)
+        try:
+            return store[alias]
+        except KeyError:
+            pass
+        wrapper = getattr(self._original, alias)
+        if isinstance(wrapper, self._managed):
+            # Opened by this thread outside the loop; the loop has connections of its own.
+            raise AttributeError(alias)
+        return wrapper
+
+    def __setattr__(self, alias: str, wrapper: Any) -> None:
+        store = self._store()
+        if store is None or not isinstance(wrapper, self._managed):
+            setattr(self._original, alias, wrapper)
+            return
+        if wrapper.connection is None:
+            wrapper.role = "lease" if current_chain() is not None else "facade"
+        store[alias] = wrapper
+
+    def __delattr__(self, alias: str) -> None:
+        store = self._store()
+        if store is not None and alias in store:
+            del store[alias]
+        else:
+            delattr(self._original, alias)
+
+    def thread_wrappers(self) -> list[Any]:
+        """The calling thread's own wrappers, as Django stores them; none where a loop runs."""
+        if asyncio._get_running_loop() is not None:
+            return []
+        return [
+            getattr(self._original, alias)
+            for alias in connections.settings
+            if hasattr(self._original, alias)
+        ]

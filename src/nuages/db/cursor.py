@@ -1,0 +1,103 @@
+"""`acursor`: raw SQL in async code."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from django.db import DEFAULT_DB_ALIAS, connections
+
+from nuages.bridge import on_loop
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.scope import Kind, Node
+from nuages.db.transaction import leave_scope, open_scope
+
+
+class AsyncCursor:
+    """Django's cursor with awaited methods, on one connection for the length of the block.
+
+    Use it as `async with acursor() as cursor:`. The connection is held while the block lasts,
+    so what the cursor does and what the ORM does inside it share a session. Attributes
+    (`description`, `rowcount`, ...) are those of Django's cursor.
+    """
+
+    def __init__(self, using: str) -> None:
+        self._alias = using
+        self._cursor: Any = None
+        self._node: Node | None = None
+
+    async def __aenter__(self) -> AsyncCursor:
+        await on_loop(self._open)()
+        return self
+
+    def _open(self) -> None:
+        wrapper = connections[self._alias]
+        self._cursor = wrapper.cursor()
+        if isinstance(wrapper, LoopWrapper) and wrapper.node is None:
+            self._node = open_scope(wrapper, Kind.PIN)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await on_loop(self._close)()
+
+    def _close(self) -> None:
+        try:
+            self._cursor.close()
+        finally:
+            node, self._node = self._node, None
+            if node is not None:
+                leave_scope(node.wrapper)
+
+    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        if self._cursor is None:
+            raise TypeError("Use acursor() as `async with acursor() as cursor:`.")
+        return await on_loop(getattr(self._cursor, method))(*args, **kwargs)
+
+    async def execute(self, sql: Any, params: Any = None) -> AsyncCursor:
+        """Execute one statement, `%s` placeholders filled from `params`; return the cursor."""
+        await self._call("execute", sql, params)
+        return self
+
+    async def executemany(self, sql: Any, param_list: Any) -> AsyncCursor:
+        """Execute one statement for each entry of `param_list`; return the cursor."""
+        await self._call("executemany", sql, param_list)
+        return self
+
+    async def callproc(self, procname: str, params: Any = None) -> Any:
+        """Call a stored procedure, where the database has them."""
+        return await self._call("callproc", procname, params)
+
+    async def fetchone(self) -> Any:
+        """Return the next row, or None."""
+        return await self._call("fetchone")
+
+    async def fetchmany(self, size: int | None = None) -> list[Any]:
+        """Return the next `size` rows."""
+        return list(await self._call("fetchmany", *([] if size is None else [size])))
+
+    async def fetchall(self) -> list[Any]:
+        """Return all remaining rows."""
+        return list(await self._call("fetchall"))
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        while rows := await self.fetchmany(100):
+            for row in rows:
+                yield row
+
+    async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call `function(cursor, *args, **kwargs)` in a bridge: for COPY and the like."""
+        return await on_loop(function)(self._cursor, *args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._cursor, name)
+
+
+def acursor(using: str | None = None) -> AsyncCursor:
+    """Return an async cursor for raw SQL: `async with acursor() as cursor: ...`.
+
+    Inside a transaction it is the transaction's.
+    """
+    return AsyncCursor(using or DEFAULT_DB_ALIAS)
+
+
+__all__ = ["AsyncCursor", "acursor"]
+

@@ -1,0 +1,381 @@
+"""The connection pool: open, check out, return, close; one per event loop and alias.
+
+It holds raw driver connections (`Session`), not Django wrappers: a wrapper belongs to the chain
+of calls that uses it and gets a session for as long as it works, so that nobody can keep hold of
+a connection that serves somebody else by now. Decisions are plain code on the loop's thread;
+only `acquire` waits. Option names and meanings are those of psycopg_pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+from nuages.bridge import spawn
+from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base import LoopWrapper
+
+logger = logging.getLogger("nuages.pool")
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """`OPTIONS["pool"]`; times in seconds."""
+
+    min_size: int = 0
+    """Connections that lifespan start-up opens and idle reaping leaves open."""
+    max_size: int = 10
+    timeout: float = 30.0
+    """How long a task waits for a connection before PoolTimeout."""
+    max_waiting: int = 0
+    """How many may wait; one more gets TooManyWaiting at once. 0: no limit."""
+    max_lifetime: float | None = 3600.0
+    """Age at which a connection is closed when it comes back; None: never."""
+    max_idle: float = 600.0
+    """How long an unused connection above min_size stays open."""
+    reconnect_timeout: float = 0.0
+    """How long opening is tried again, with growing pauses, while the server refuses."""
+
+    @classmethod
+    def parse(cls, alias: str, settings_dict: dict[str, Any]) -> PoolOptions:
+        """Read the options of a DATABASES entry; raises ImproperlyConfigured."""
+        given = settings_dict.get("OPTIONS", {}).get("pool", True)
+        where = f'DATABASES[{alias!r}]["OPTIONS"]["pool"]'
+        if given is False or given is None:
+            given = {"max_idle": 0.0}
+        elif given is True:
+            given = {}
+        elif not isinstance(given, dict):
+            raise ImproperlyConfigured(f"{where} must be a dict, True or False, not {given!r}.")
+        known = {field.name for field in fields(cls)}
+        if unknown := sorted(set(given) - known):
+            raise ImproperlyConfigured(
+                f"{where} has unknown options: {', '.join(unknown)}. "
+                f"Known are: {', '.join(sorted(known))}."
+            )
+        given = dict(given)
+        max_age = settings_dict.get("CONN_MAX_AGE", 0)
+        if max_age != 0:
+            # 0, Django's default, means "close after each request", which a pool is there to
+            # avoid; any other value is a connection's greatest age.
+            given.setdefault("max_lifetime", max_age)
+        if "max_size" not in given and given.get("min_size", 0) > cls.max_size:
+            given["max_size"] = given["min_size"]
+        options = cls(**given)
+        for name in known:
+            value = getattr(options, name)
+            if value is None and name == "max_lifetime":
+                continue
+            wanted = int if name in ("min_size", "max_size", "max_waiting") else (int, float)
+            if isinstance(value, bool) or not isinstance(value, wanted) or value < 0:
+                raise ImproperlyConfigured(f"{where}[{name!r}] must be 0 or more, not {value!r}.")
+        if options.max_size < 1:
+            raise ImproperlyConfigured(f'{where}["max_size"] must be at least 1.')
+        if options.min_size > options.max_size:
+            raise ImproperlyConfigured(f'{where}["min_size"] is greater than "max_size".')
+        return options
+
+
+class Session:
+    """One place in the pool: a raw connection, or the right to open one."""
+
+    __slots__ = ("expires", "generation", "pool", "raw", "returned")
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.generation = pool.generation
+        self.raw: Any = None
+        self.expires: float | None = None
+        self.returned = 0.0
+
+    def opened(self, raw: Any) -> None:
+        """Note the connection that was opened for this place."""
+        self.raw = raw
+        lifetime = self.pool.options.max_lifetime
+        if lifetime is not None:
+            # Spread, so that connections opened together do not end together.
+            self.expires = time.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311
+
+
+class Pool:
+    """The connections of one alias on one event loop."""
+
+    def __init__(
+        self,
+        alias: str,
+        loop: asyncio.AbstractEventLoop,
+        options: PoolOptions,
+        fingerprint: tuple[Any, ...] = (),
+    ) -> None:
+        self.alias = alias
+        self.loop = loop
+        self.options = options
+        self.fingerprint = fingerprint
+        self.generation = 0
+        self.size = 0
+        self.closed = False
+        self.requests = 0
+        self.waited = 0
+        self.opened = 0
+        self._idle: deque[Session] = deque()
+        self._queue: deque[asyncio.Future[Session]] = deque()
+        self._reaper: asyncio.TimerHandle | None = None
+        self._guard: AsyncGenerator[None, None] | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else ", ".join(f"{k}={v}" for k, v in self.stats().items())
+        return f"<Pool {self.alias!r}: {state}>"
+
+    def stats(self) -> dict[str, int]:
+        """Return counts: open, idle, used and waiting now; requests, waits and openings so far."""
+        return {
+            "size": self.size,
+            "idle": len(self._idle),
+            "used": self.size - len(self._idle),
+            "waiting": sum(not future.done() for future in self._queue),
+            "max_size": self.options.max_size,
+            "requests": self.requests,
+            "waited": self.waited,
+            "opened": self.opened,
+        }
+
+    # Check out
+
+    def acquire_nowait(self) -> Session | None:
+        """Return an idle session, or an empty one to open; None where one has to wait."""
+        if self.closed:
+            raise PoolClosed(alias=self.alias)
+        if self._queue and any(not future.done() for future in self._queue):
+            return None
+        return self._take()
+
+    def _take(self) -> Session | None:
+        while self._idle:
+            session = self._idle.pop()
+            if session.generation == self.generation and session.raw.is_alive():
+                return session
+            self._drop(session)
+        if self.size < self.options.max_size:
+            self.size += 1
+            return Session(self)
+        return None
+
+    def enqueue(self) -> asyncio.Future[Session]:
+        """Return a future that gets a session in its turn, or the error of a full queue."""
+        limit = self.options.max_waiting
+        waiting = sum(not future.done() for future in self._queue)
+        if limit and waiting >= limit:
+            raise TooManyWaiting(alias=self.alias, waiting=waiting)
+        self.waited += 1
+        future: asyncio.Future[Session] = self.loop.create_future()
+        self._queue.append(future)
+        timer = self.loop.call_later(self.options.timeout, self._time_out, future)
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
+
+    def _time_out(self, future: asyncio.Future[Session]) -> None:
+        if not future.done():
+            future.set_exception(
+                PoolTimeout(alias=self.alias, timeout=self.options.timeout, stats=repr(self))
+            )
+
+    def withdraw(self, future: asyncio.Future[Session]) -> None:
+        """Take a cancelled request out of the queue; what it got meanwhile goes on."""
+        if future.done() and not future.cancelled() and future.exception() is None:
+            session = future.result()
+            if session.raw is None:
+                self.discard(session)
+            else:
+                self._put(session)
+        else:
+            future.cancel()
+
+    async def acquire(self) -> Session:
+        """Check a session out, waiting in line where need be."""
+        self.requests += 1
+        session = self.acquire_nowait()
+        if session is not None:
+            return session
+        future = self.enqueue()
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self.withdraw(future)
+            raise
+
+    # Return
+
+    def release(self, session: Session, *, reusable: bool = True) -> None:
+        """Take a session back; one that is not reusable is closed. On the loop's thread."""
+        expired = session.expires is not None and time.monotonic() >= session.expires
+        if (
+            not reusable
+            or expired
+            or self.closed
+            or session.generation != self.generation
+            or not session.raw.is_alive()
+        ):
+            self._drop(session)
+            self._serve()
+        else:
+            self._put(session)
+
+    def discard(self, session: Session) -> None:
+        """Give up a place: its connection could not be opened or must not be used again."""
+        self._drop(session)
+        self._serve()
+
+    def _put(self, session: Session) -> None:
+        if self._hand_over(session):
+            return
+        session.returned = time.monotonic()
+        if self.options.max_idle == 0 and self.size > self.options.min_size:
+            self._drop(session)
+            return
+        self._idle.append(session)
+        self._schedule_reaping()
+
+    def _serve(self) -> None:
+        while any(not future.done() for future in self._queue):
+            session = self._take()
+            if session is None:
+                return
+            if not self._hand_over(session):
+                self._put(session)
+
+    def _hand_over(self, session: Session) -> bool:
+        while self._queue:
+            future = self._queue.popleft()
+            if not future.done():
+                future.set_result(session)
+                return True
+        return False
+
+    def _drop(self, session: Session) -> None:
+        logger.debug("drop %r", session.raw)
+        self.size -= 1
+        raw, session.raw = session.raw, None
+        if raw is not None:
+            raw.terminate()
+
+    # Reaping and closing
+
+    def _schedule_reaping(self) -> None:
+        if self._reaper is None and self._idle and self.size > self.options.min_size:
+            delay = self._idle[0].returned + self.options.max_idle - time.monotonic()
+            self._reaper = self.loop.call_later(max(delay, 0.0), self._reap)
+
+    def _reap(self) -> None:
+        self._reaper = None
+        deadline = time.monotonic() - self.options.max_idle
+        while (
+            self._idle
+            and self.size > self.options.min_size
+            and self._idle[0].returned <= deadline
+        ):
+            self._drop(self._idle.popleft())
+        self._schedule_reaping()
+
+    def lost(self, raw: Any) -> None:
+        """Forget an idle connection whose server has closed it."""
+        for session in self._idle:
+            if session.raw is raw:
+                self._idle.remove(session)
+                self._drop(session)
+                return
+
+    def clear(self) -> None:
+        """Close what is idle now, and the rest as it comes back."""
+        self.generation += 1
+        while self._idle:
+            self._drop(self._idle.pop())
+
+    def close(self) -> None:
+        """Close the pool: idle connections now, others when they come back. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self.clear()
+        if self._reaper is not None:
+            self._reaper.cancel()
+        for future in self._queue:
+            if not future.done():
+                future.set_exception(PoolClosed(alias=self.alias))
+        loops = _pools.get(self.loop)
+        if loops is not None and loops.get(self.alias) is self:
+            del loops[self.alias]
+        logger.debug("closed %r", self)
+
+    def close_with_loop(self) -> None:
+        """Have the loop close this pool when it shuts down (`loop.shutdown_asyncgens`)."""
+        self._guard = _closing(self)
+        step = self._guard.__anext__()
+        try:
+            step.send(None)
+        except StopIteration:
+            pass
+
+    def run_in_background(self, function: Callable[[], Any]) -> None:
+        """Run a coroutine function on the pool's loop, its failure reported there."""
+        spawn(self.loop, function)
+
+
+async def _closing(pool: Pool) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        pool.close()
+
+
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _fingerprint(settings_dict: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(map(settings_dict.get, ("NAME", "HOST", "PORT", "USER", "PASSWORD")))
+
+
+def pool_for(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Pool:
+    """Return the pool of `wrapper`'s alias on `loop`; made, or made anew when settings changed."""
+    pools = _pools.get(loop)
+    if pools is None:
+        for other in [known for known in _pools if known.is_closed()]:
+            for pool in list(_pools[other].values()):
+                pool.close()
+        pools = _pools[loop] = {}
+    pool = pools.get(wrapper.alias)
+    fingerprint = _fingerprint(wrapper.settings_dict)
+    if pool is not None and pool.fingerprint == fingerprint:
+        return pool
+    if pool is not None:
+        pool.close()
+    options = wrapper.pool_options()
+    pool = pools[wrapper.alias] = Pool(wrapper.alias, loop, options, fingerprint)
+    pool.close_with_loop()
+    return pool
+
+
+def open_pools(loop: asyncio.AbstractEventLoop | None = None) -> list[Pool]:
+    """Return the pools of `loop` (by default the running one)."""
+    return list(_pools.get(loop or asyncio.get_running_loop(), {}).values())
+
+
+def _after_fork() -> None:
+    # The sockets belong to the parent; psycopg does not end a session it did not begin.
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,265 @@
+"""Scopes: a connection that belongs to a block of code, and who may use it when.
+
+A scope is a tree of nodes. Its root is what took the connection out of free use: an outermost
+transaction, a hold, or the pin of an open `aiterator()`. Below it stand nested atomic blocks and
+the bridged calls of other tasks. A node has the turn of its parent while it lives, so siblings
+never interleave: saves that are gathered in a transaction run one after another, concurrent
+savepoints nest. A node's own code needs no turn but waits while a child has it.
+
+The current node of every alias is kept in one contextvar, so tasks and threads started inside a
+block see it. It is set back to the previous value, never reset by token: async generators
+change context between steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Mapping
+from contextvars import ContextVar
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from nuages.conf import setting
+from nuages.db.turns import Turns, caller_label
+from nuages.exceptions import ScopeDeadlock, ScopeEnded
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base import LoopWrapper
+
+_EMPTY: Mapping[str, Node] = MappingProxyType({})
+_nodes: ContextVar[Mapping[str, Node]] = ContextVar("nuages.db.nodes", default=_EMPTY)
+
+
+class Kind(Enum):
+    """What a node stands for."""
+
+    HOLD = "hold"
+    """`hold_connection()`, or a request's connection with CONNECTION_PER = "request"."""
+    PIN = "pin"
+    """An open `aiterator()`: seen by its own task only."""
+    TRANSACTION = "transaction"
+    SAVEPOINT = "savepoint"
+    CALL = "call"
+    """A bridged call of a task that found the scope in its context."""
+
+
+def _caller() -> Any:
+    """The running task, or the thread where no loop runs."""
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return threading.current_thread()
+    return asyncio.current_task(loop) or threading.current_thread()
+
+
+class Node:
+    """One block or call in a scope."""
+
+    __slots__ = (
+        "__weakref__",
+        "_owner",
+        "alias",
+        "atomic",
+        "chain",
+        "depth",
+        "ended",
+        "kind",
+        "killed",
+        "label",
+        "live",
+        "parent",
+        "previous",
+        "sealed_by",
+        "turns",
+        "wrapper",
+    )
+
+    def __init__(
+        self, kind: Kind, wrapper: LoopWrapper, parent: Node | None, chain: object
+    ) -> None:
+        self.kind = kind
+        self.wrapper = wrapper
+        self.alias: str = wrapper.alias
+        self.parent = parent
+        self.chain = chain
+        """The chain of calls that opened it: whose own code needs no turn."""
+        self.previous: Node | None = None
+        self.turns = Turns()
+        self.ended = False
+        self.killed = False
+        """Whether an outer block ended, and rolled back, while this one was open."""
+        self.sealed_by: Any = None
+        """The task (or thread) that is ending it, which alone may still use it."""
+        self.live = True
+        """Whether it has its parent's turn (a call gives it back while it awaits elsewhere)."""
+        self.atomic: Any = None
+        self.depth = (0, 0)
+        self._owner = weakref.ref(_caller())
+        self.label = caller_label()
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "live" if self.live else "suspended"
+        return f"<Node {self.kind.value} of {self.alias!r}, {state}, {self.label}>"
+
+    @property
+    def owned_by_caller(self) -> bool:
+        """Whether the running task (or thread) is the one that opened this node."""
+        return self._owner() is _caller()
+
+    def seal(self) -> None:
+        """Close it to all but the calling task, which is about to end it."""
+        self.sealed_by = _caller()
+        self.turns.refuse_waiting(ScopeEnded(task="a task"))
+
+    def adopt(self) -> None:
+        """Make the running task (or thread) its owner."""
+        self._owner = weakref.ref(_caller())
+
+    def wait_for_children(self) -> None:
+        """Wait until no child has the turn: before this node's own statements."""
+        if self.turns.holder is not None:
+            _acquire(self, self)
+            self.turns.release()
+
+    def give_turn_back(self) -> None:
+        """Let the parent's next child go on."""
+        if self.live and self.parent is not None:
+            self.live = False
+            self.parent.turns.release()
+
+    def end(self) -> None:
+        """End this node. What waits for its turn goes on at the next live node above."""
+        if self.ended:
+            return
+        self.ended = True
+        self.sealed_by = None
+        heir = self.turns.holder
+        if self.live and self.parent is not None and isinstance(heir, Node) and not heir.ended:
+            # A block opened in a call outlives it (`async with aatomic()`): it takes the call's
+            # place, so that nothing slips in between.
+            heir.parent = self.parent
+            self.parent.turns.holder = heir
+            self.live = False
+        self.turns.refuse_waiting(_Requeue())
+        self.give_turn_back()
+        leave(self)
+
+
+class _Requeue(Exception):
+    """The node whose turn was waited for has ended; wait at the one above."""
+
+
+def current_node(alias: str) -> Node | None:
+    """Return the innermost node that has not ended, for the calling code; None outside scopes.
+
+    Raises `ScopeEnded` where the transaction that this code was started in is over: a silent
+    write outside of it would be worse.
+    """
+    node = above = _nodes.get().get(alias)
+    while above is not None:
+        if above.ended or above.sealed_by is not None or above.kind is Kind.PIN:
+            return _climb(node)
+        above = above.parent
+    return node
+
+
+def _climb(node: Node | None) -> Node | None:
+    start = node
+    while start is not None:
+        top = node = start
+        step: Node | None = start
+        while step is not None:
+            if step.killed:
+                raise ScopeEnded(task=caller_label())
+            if (
+                step.ended
+                or (step.sealed_by is not None and step.sealed_by is not _caller())
+                or (step.kind is Kind.PIN and not step.owned_by_caller)
+            ):
+                top, node = step, None
+            step = step.parent
+        if node is not None:
+            return node
+        if top.kind in (Kind.SAVEPOINT, Kind.CALL):
+            start = top.parent
+        elif top.kind is Kind.PIN or top.owned_by_caller:
+            start = top.previous
+        else:
+            raise ScopeEnded(task=caller_label())
+    return None
+
+
+def acquire_turn(node: Node, child: Node) -> None:
+    """Take the turn of the innermost live node from `node` upwards for `child`, its new child.
+
+    Raises `ScopeDeadlock` past NUAGES["SCOPE_TIMEOUT"], `ScopeEnded` where the scope is over.
+    """
+    child.parent = _acquire(node, child)
+    child.live = True
+
+
+def _acquire(node: Node, child: Node) -> Node:
+    timeout = float(setting("SCOPE_TIMEOUT"))
+    while True:
+        live = live_ancestor(node)
+        try:
+            taken = live.turns.acquire(child, timeout)
+        except _Requeue:
+            continue
+        if not taken:
+            holder = live.turns.holder
+            raise ScopeDeadlock(
+                waiter=child.label, holder=holder.label if holder else "nobody", timeout=timeout
+            )
+        if not live.ended and live.live:
+            return live
+        live.turns.release()
+
+
+def live_ancestor(node: Node) -> Node:
+    """Return `node`, or the nearest node above it that has its turn."""
+    while (node.ended or not node.live) and node.parent is not None:
+        node = node.parent
+    if node.ended:
+        raise ScopeEnded(task=caller_label())
+    return node
+
+
+def enter(node: Node) -> None:
+    """Make `node` the current one in the calling context."""
+    nodes = _nodes.get()
+    node.previous = nodes.get(node.alias)
+    _nodes.set({**nodes, node.alias: node})
+
+
+def leave(node: Node) -> None:
+    """Take `node`, and what ended in it, out of the calling context; what lives on stays."""
+    current = _nodes.get().get(node.alias)
+    inner = None
+    while current is not None and current is not node:
+        if not current.ended:
+            inner = current
+        current = current.previous
+    if current is None:
+        return
+    if inner is None:
+        set_node(node.alias, node.previous)
+    else:
+        inner.previous = node.previous
+
+
+def set_node(alias: str, node: Node | None) -> None:
+    """Set the current node of `alias` in the calling context; None for no scope."""
+    nodes = dict(_nodes.get())
+    if node is None:
+        nodes.pop(alias, None)
+    else:
+        nodes[alias] = node
+    _nodes.set(nodes)
+
+
+def context_node(alias: str) -> Node | None:
+    """The node in the calling context as it stands, ended or not."""
+    return _nodes.get().get(alias)

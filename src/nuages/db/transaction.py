@@ -1,0 +1,392 @@
+"""Transactions in async code, and the rules of a block for sync `atomic` on the loop.
+
+`enter_atomic` and `exit_atomic` stand behind Django's `Atomic` (`seams/transaction.py`): they
+take and give the block's turn in its scope and leave the SQL to Django.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, ParamSpec, TypeVar, cast, overload
+
+from asgiref.sync import async_to_sync, iscoroutinefunction
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.transaction import Atomic, TransactionManagementError
+
+from nuages.bridge import await_, current_bridge, on_loop
+from nuages.db import scope as _scope
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.connections import Storage, current_chain, take_turn
+from nuages.db.scope import Kind, Node, context_node, current_node
+from nuages.exceptions import OpenBlock, ScopeEnded
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_Exit = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
+
+django_enter: Callable[[Atomic], None] = Atomic.__enter__
+django_exit: Callable[..., None] = Atomic.__exit__
+
+
+# The block's place in its scope
+
+
+def enter_atomic(atomic: Atomic) -> None:
+    """Enter a block: begin a transaction, which makes a scope, or nest in the one there is."""
+    wrapper = connections[atomic.using or DEFAULT_DB_ALIAS]
+    if not isinstance(wrapper, LoopWrapper) or (wrapper.role != "lease" and wrapper.node is None):
+        django_enter(atomic)
+        return
+    if wrapper.node is None:
+        wrapper.opening_block = True
+        try:
+            django_enter(atomic)
+        finally:
+            wrapper.opening_block = False
+        node = open_scope(wrapper, Kind.TRANSACTION)
+    else:
+        take_turn(wrapper)
+        here = current_node(wrapper.alias)
+        assert here is not None
+        kind = Kind.SAVEPOINT if wrapper.in_atomic_block else Kind.TRANSACTION
+        node = Node(kind, wrapper, here, current_chain())
+        _scope.acquire_turn(here, node)
+        _scope.enter(node)
+        wrapper.opening_block = True
+        try:
+            django_enter(atomic)
+        except BaseException:
+            node.end()
+            raise
+        finally:
+            wrapper.opening_block = False
+    node.atomic = atomic
+    node.depth = (len(wrapper.atomic_blocks), len(wrapper.savepoint_ids))
+    wrapper.blocks.append(node)
+    atomic.__dict__.setdefault("_nuages_nodes", []).append(node)
+
+
+def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
+    """Leave a block, which seals it: nothing started inside can run in it any more."""
+    node = _node_of(atomic)
+    if node is None:
+        django_exit(atomic, *exc_info)
+        return
+    atomic._nuages_nodes.remove(node)
+    wrapper, alias = node.wrapper, node.alias
+    if node.ended:
+        # An outer block ended first and rolled this one back.
+        _scope.leave(node)
+        if exc_info[0] is None:
+            raise ScopeEnded(task=node.label)
+        return
+    outside = context_node(alias)
+    if not _is_within(outside, node):
+        # Left in another context than it was entered in (an async generator, a fixture).
+        _scope.set_node(alias, node)
+    left_open = _end_open_children(node)
+    error: BaseException | None = None
+    if left_open is not None and exc_info[0] is None:
+        error = OpenBlock(child=left_open.label)
+        exc_info = (type(error), error, None)
+    outer_ending, wrapper.ending = wrapper.ending, current_chain()
+    try:
+        django_exit(atomic, *exc_info)
+    finally:
+        wrapper.ending = outer_ending
+        if node in wrapper.blocks:
+            wrapper.blocks.remove(node)
+        if node.parent is None:
+            leave_scope(wrapper)
+        node.end()
+        if not _is_within(outside, node) and outside is not node:
+            _scope.set_node(alias, outside)
+    if error is not None:
+        raise error
+
+
+def _node_of(atomic: Atomic) -> Node | None:
+    nodes: list[Node] | None = atomic.__dict__.get("_nuages_nodes")
+    if not nodes:
+        return None
+    here = context_node(nodes[-1].alias)
+    while here is not None:
+        if here.atomic is atomic and here in nodes:
+            return here
+        here = here.previous
+    return nodes[-1]
+
+
+def _is_within(inner: Node | None, outer: Node) -> bool:
+    while inner is not None:
+        if inner is outer:
+            return True
+        inner = inner.parent
+    return False
+
+
+def _end_open_children(node: Node) -> Node | None:
+    """Seal `node`: blocks still open inside are over; return the innermost one."""
+    blocks = node.wrapper.blocks
+    inner = blocks[blocks.index(node) + 1 :] if node in blocks else []
+    for child in inner:
+        child.killed = True
+        child.ended = True
+        child.turns.refuse_waiting(ScopeEnded(task="a task"))
+    if inner:
+        del blocks[blocks.index(node) + 1 :]
+        atomic_depth, savepoint_depth = node.depth
+        del node.wrapper.atomic_blocks[atomic_depth:]
+        del node.wrapper.savepoint_ids[savepoint_depth:]
+    # A call in flight ends with its statement (the connection's lock); its next one is refused.
+    node.seal()
+    return inner[-1] if inner else None
+
+
+def open_scope(wrapper: LoopWrapper, kind: Kind) -> Node:
+    """Make `wrapper`'s connection belong to a scope whose root is the calling code's."""
+    chain = current_chain()
+    node = Node(kind, wrapper, None, chain)
+    wrapper.node = node
+    if chain is not None:
+        if wrapper in chain.active:
+            chain.active.remove(wrapper)
+        if chain.wrappers.get(wrapper.alias) is wrapper:
+            # From now on it is found by the scope, and only by code in the scope.
+            del chain.wrappers[wrapper.alias]
+    _scope.enter(node)
+    return node
+
+
+def leave_scope(wrapper: LoopWrapper) -> None:
+    """End `wrapper`'s scope; its connection goes on as a lease of the calling chain."""
+    node, wrapper.node = wrapper.node, None
+    if node is None:
+        return
+    node.end()
+    wrapper.forget_closed()
+    if wrapper.connection is None or wrapper.role != "lease":
+        return
+    chain = current_chain()
+    if chain is None:
+        wrapper.release()
+        return
+    chain.active.append(wrapper)
+    chain.wrappers.setdefault(wrapper.alias, wrapper)
+
+
+def manual_mode(wrapper: LoopWrapper, *, on: bool) -> None:
+    """Follow `set_autocommit()` outside `atomic`: off makes a scope, on ends it."""
+    node = wrapper.node
+    if on and node is None:
+        open_scope(wrapper, Kind.TRANSACTION)
+    elif not on and node is not None and node.atomic is None and node.kind is Kind.TRANSACTION:
+        leave_scope(wrapper)
+
+
+@contextmanager
+def published_scopes() -> Iterator[None]:
+    """Let coroutines that this thread runs by `async_to_sync` join its open transactions."""
+    nodes = [
+        _publish(wrapper)
+        for wrapper in _thread_wrappers()
+        if isinstance(wrapper, LoopWrapper) and wrapper.node is None and wrapper.in_atomic_block
+    ]
+    try:
+        yield
+    finally:
+        for node in nodes:
+            node.wrapper.node = None
+            node.end()
+
+
+def _thread_wrappers() -> list[Any]:
+    storage = connections._connections
+    return storage.thread_wrappers() if isinstance(storage, Storage) else []
+
+
+def _publish(wrapper: LoopWrapper) -> Node:
+    node = Node(Kind.TRANSACTION, wrapper, None, object())
+    wrapper.node = node
+    _scope.enter(node)
+    return node
+
+
+# What users call
+
+
+class _AsyncAtomic:
+    """One use of `aatomic`: an async context manager and a decorator."""
+
+    def __init__(self, using: str | None, savepoint: bool, durable: bool) -> None:
+        self._arguments = (using, savepoint, durable)
+        self._entered: list[Atomic] = []
+
+    async def __aenter__(self) -> None:
+        atomic = Atomic(*self._arguments)
+        await on_loop(atomic.__enter__)()
+        self._entered.append(atomic)
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        atomic = self._innermost()
+        self._entered.remove(atomic)
+        await on_loop(atomic.__exit__)(exc_type, exc_value, traceback)
+
+    def _innermost(self) -> Atomic:
+        """The block to leave: the current one of this context, where the instance is shared."""
+        if len(self._entered) > 1:
+            node = context_node(self._arguments[0] or DEFAULT_DB_ALIAS)
+            while node is not None:
+                if node.atomic in self._entered:
+                    return cast(Atomic, node.atomic)
+                node = node.previous
+        return self._entered[-1]
+
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, T]]
+    ) -> Callable[P, Coroutine[Any, Any, T]]:
+        if not iscoroutinefunction(function):
+            raise TypeError(
+                "aatomic() decorates coroutine functions; use django.db.transaction.atomic for "
+                "a sync one, on the loop too."
+            )
+
+        @functools.wraps(function)
+        async def inner(*args: P.args, **kwargs: P.kwargs) -> T:
+            async with _AsyncAtomic(*self._arguments):
+                return await function(*args, **kwargs)
+
+        return inner
+
+
+@overload
+def aatomic(
+    using: Callable[P, Coroutine[Any, Any, T]],
+) -> Callable[P, Coroutine[Any, Any, T]]: ...
+@overload
+def aatomic(
+    using: str | None = None, savepoint: bool = True, durable: bool = False
+) -> _AsyncAtomic: ...
+def aatomic(using: Any = None, savepoint: bool = True, durable: bool = False) -> Any:
+    """Guarantee that a block of async code is atomic: `django.db.transaction.atomic`, awaited.
+
+    An async context manager (`async with aatomic():`) and a decorator of coroutine functions,
+    with or without arguments. Tasks started inside join the transaction and take turns on its
+    connection; await them before the block ends. A cancellation rolls back, unless COMMIT has
+    been sent: then its outcome is awaited first.
+
+    Raises what Django's `atomic` raises, and `OpenBlock`, `ScopeEnded` and `ScopeDeadlock`.
+    """
+    if callable(using):
+        return _AsyncAtomic(None, savepoint, durable)(using)
+    return _AsyncAtomic(using, savepoint, durable)
+
+
+async def aon_commit(
+    func: Callable[[], Any], using: str | None = None, robust: bool = False
+) -> None:
+    """Register `func` to run when the current transaction commits.
+
+    `func` takes no arguments; it may be a coroutine function, which is then awaited. Outside a
+    transaction it runs at once. With `robust`, its errors are logged and do not stop others.
+    """
+    if not callable(func):
+        raise TypeError("aon_commit()'s callback must be a callable.")
+    hook = _awaited(func) if _is_async(func) else func
+    await on_loop(lambda: connections[using or DEFAULT_DB_ALIAS].on_commit(hook, robust))()
+
+
+def _is_async(func: Any) -> bool:
+    return iscoroutinefunction(func) or iscoroutinefunction(getattr(func, "__call__", None))
+
+
+def _awaited(func: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Any]:
+    @functools.wraps(func)
+    def hook() -> Any:
+        if current_bridge() is None:
+            return async_to_sync(func)()
+        return await_(func())
+
+    return hook
+
+
+class _Hold:
+    """An async context manager that keeps one connection for its block."""
+
+    def __init__(self, using: str | None) -> None:
+        self._alias = using or DEFAULT_DB_ALIAS
+        self._node: Node | None = None
+        self._nested = False
+
+    async def __aenter__(self) -> Any:
+        return await on_loop(self._enter)()
+
+    def _enter(self) -> Any:
+        wrapper = connections[self._alias]
+        if not isinstance(wrapper, LoopWrapper):
+            raise TransactionManagementError(
+                f"hold_connection() needs an engine of nuages.db.backends for {self._alias!r}."
+            )
+        if wrapper.node is not None:
+            self._nested = True
+            return wrapper
+        wrapper.ensure_connection()
+        self._node = open_scope(wrapper, Kind.HOLD)
+        return wrapper
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        if not self._nested:
+            await on_loop(self._exit)()
+
+    def _exit(self) -> None:
+        node, self._node = self._node, None
+        assert node is not None
+        leave_scope(node.wrapper)
+
+
+def hold_connection(using: str | None = None) -> _Hold:
+    """Keep one connection for a block: `async with hold_connection() as connection:`.
+
+    For session state (SET, temporary tables, advisory locks, LISTEN): what runs inside uses
+    this connection, tasks started inside too, one after another. At the end the session is
+    reset if need be and the connection goes back to the pool. Inside a transaction it is the
+    transaction's connection.
+    """
+    return _Hold(using)
+
+
+class _Detached:
+    """An async context manager whose block is outside every scope."""
+
+    def __init__(self, using: str | None) -> None:
+        self._using = using
+        self._before: dict[str, Node | None] = {}
+
+    async def __aenter__(self) -> None:
+        aliases = [self._using] if self._using else list(connections)
+        for alias in aliases:
+            self._before[alias] = context_node(alias)
+            _scope.set_node(alias, None)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for alias, node in self._before.items():
+            _scope.set_node(alias, node)
+
+
+def detached(using: str | None = None) -> _Detached:
+    """Run a block outside the current transaction or hold, on purpose.
+
+    `async with detached(): await Log.objects.acreate(...)` is committed whatever becomes of the
+    transaction around it, and tasks started inside may outlive that. It takes a second
+    connection of the pool. Without `using` it is outside the scopes of every database.
+    """
+    return _Detached(using)

@@ -1,0 +1,144 @@
+"""Every exception of Nuages; each says what happened, why, and what to do.
+
+A class's docstring is its default message, so the two cannot drift apart. Where Django has a
+class for the situation, ours derives from it, so that `except OperationalError` keeps working.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import InterfaceError, OperationalError
+from django.db.transaction import TransactionManagementError
+
+DOCS = "https://nuages.readthedocs.io/errors/"
+
+
+class NuagesError(Exception):
+    """Something went wrong in Nuages."""
+
+    code = "nuages.error"
+
+    def __init__(self, message: str | None = None, **details: Any) -> None:
+        text = message or inspect.cleandoc(type(self).__doc__ or "").replace("\n", " ")
+        if details:
+            text = text.format(**details)
+        super().__init__(text)
+
+    def __str__(self) -> str:
+        return f"{super().__str__()} [{self.code}]"
+
+
+class NotInBridge(NuagesError, RuntimeError):
+    """
+    await_() was called outside a bridge, so there is nothing to await with. Call this code
+    through on_loop(): `await on_loop(function)(...)`.
+    """
+
+    code = "nuages.not-in-bridge"
+
+
+class BridgeClosed(NuagesError, RuntimeError):
+    """
+    Nothing can be awaited any more: the coroutine that drives this code was closed
+    (GeneratorExit). Do no I/O while it unwinds.
+    """
+
+    code = "nuages.bridge-closed"
+
+
+class SyncInCoroutine(NuagesError, SynchronousOnlyOperation):
+    """
+    The database was used by sync code in a coroutine, where it would block the event loop.
+    Three ways out: await the async method (`await Article.objects.aget(...)`,
+    `await article.aauthor`); decorate the async function with `@on_loop`, then implicit I/O
+    is awaited; or `await on_loop(function)(...)` for a sync function of yours.
+    """
+
+    code = "nuages.sync-in-coroutine"
+
+
+class PoolTimeout(NuagesError, OperationalError):
+    """
+    No connection of database {alias!r} came free within {timeout:g} s: {stats}. Raise
+    OPTIONS["pool"]["max_size"], hold connections for less time (a transaction or an open
+    aiterator() holds one), or start less work at once.
+    """
+
+    code = "nuages.pool-timeout"
+
+
+class TooManyWaiting(NuagesError, OperationalError):
+    """
+    {waiting} tasks already wait for a connection of database {alias!r}, which is
+    OPTIONS["pool"]["max_waiting"]. Refused at once, so that the load does not pile up.
+    """
+
+    code = "nuages.too-many-waiting"
+
+
+class PoolClosed(NuagesError, InterfaceError):
+    """
+    The connection pool of database {alias!r} is closed: its event loop is shutting down.
+    Finish database work before the loop ends.
+    """
+
+    code = "nuages.pool-closed"
+
+
+class ConnectionBusy(NuagesError, InterfaceError):
+    """
+    This connection is in the middle of a statement of {holder}, and waiting for it here would
+    block the event loop. Use the connection inside on_loop() code, or take one of your own.
+    """
+
+    code = "nuages.connection-busy"
+
+
+class ScopeEnded(NuagesError, TransactionManagementError):
+    """
+    The transaction that {task} was started in has ended, so this statement would run outside
+    it. Await the task inside the block, or start its work in `async with detached():`.
+    """
+
+    code = "nuages.scope-ended"
+
+
+class ForeignConnection(NuagesError, InterfaceError):
+    """
+    {caller} used a connection object of a transaction that {owner} opened, without being in
+    that transaction. Look the connection up where it is used (`django.db.connection`).
+    """
+
+    code = "nuages.foreign-connection"
+
+
+class OpenBlock(NuagesError, TransactionManagementError):
+    """
+    A transaction block ended while a block inside it, opened by {child}, was still open; the
+    outer block was rolled back. Await the tasks you start in a transaction before it ends.
+    """
+
+    code = "nuages.open-block"
+
+
+class ScopeDeadlock(NuagesError, TransactionManagementError):
+    """
+    {waiter} waited {timeout:g} s for its turn on the connection of the transaction it is in,
+    which {holder} holds. If {holder} waits for {waiter} in turn, neither can go on: do not
+    await a task from inside a block that the task needs too. The limit is
+    NUAGES["SCOPE_TIMEOUT"].
+    """
+
+    code = "nuages.scope-deadlock"
+
+
+class OutcomeUnknown(NuagesError, OperationalError):
+    """
+    The connection was lost, or did not answer in time, after COMMIT was sent: the transaction
+    may or may not have been committed. Look at the data before you repeat the work.
+    """
+
+    code = "nuages.outcome-unknown"

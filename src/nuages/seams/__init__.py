@@ -1,0 +1,5 @@
+"""Everything that Nuages overrides in Django and asgiref; nothing patches elsewhere."""
+
+from nuages.seams.table import DJANGO_VERSIONS, Seam, all_seams, install, installed, problems
+
+__all__ = ["DJANGO_VERSIONS", "Seam", "all_seams", "install", "installed", "problems"]

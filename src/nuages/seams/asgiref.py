@@ -1,0 +1,60 @@
+"""asgiref's two bridges between sync and async, where they meet ours."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from nuages.bridge import await_, current_bridge
+from nuages.db.connections import thread_chain
+from nuages.seams.table import Seam
+
+
+def _async_to_sync_call(original: Any) -> Any:
+    @functools.wraps(original)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if current_bridge() is not None and not self.force_new_loop:
+            return await_(self.awaitable(*args, **kwargs))
+        from nuages.db.transaction import published_scopes
+
+        with published_scopes():
+            return original(self, *args, **kwargs)
+
+    return __call__
+
+
+def _thread_handler(original: Any) -> Any:
+    @functools.wraps(original)
+    def thread_handler(
+        self: Any, loop: Any, exc_info: Any, task_context: Any, func: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        (child,) = args
+
+        def with_chain() -> Any:
+            # Inside the context that asgiref copies back, so that the scope is left in it.
+            with thread_chain(loop):
+                return child()
+
+        return original(self, loop, exc_info, task_context, func, with_chain, **kwargs)
+
+    return thread_handler
+
+
+def seams() -> list[Seam]:
+    """Return this area's seams."""
+    return [
+        Seam(
+            "asgiref.sync:AsyncToSync.__call__",
+            "Inside a bridge the coroutine is awaited by the bridge instead of refused; from a "
+            "thread in a transaction, the coroutine joins it.",
+            _async_to_sync_call,
+            "(self, *args, **kwargs)",
+        ),
+        Seam(
+            "asgiref.sync:SyncToAsync.thread_handler",
+            "The thread borrows connections from the loop's pools for the length of the call; "
+            "left to Django's request signals they would stay open.",
+            _thread_handler,
+            "(self, loop, exc_info, task_context, func, *args, **kwargs)",
+        ),
+    ]

@@ -1,0 +1,44 @@
+"""Forms and formsets: `ais_valid()`, `afull_clean()` and `asave()`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nuages.db.native import native
+from nuages.seams.table import Seam
+
+
+async def ais_valid(self: Any) -> bool:
+    """Return whether the form has no errors; its validation may query the database."""
+    return bool(await native(self.is_valid)())
+
+
+async def afull_clean(self: Any) -> None:
+    """Clean all of the data; its validation may query the database."""
+    await native(self.full_clean)()
+
+
+async def asave(self: Any, commit: bool = True) -> Any:
+    """Save the form's instance (or instances) and return it, as `save()` does."""
+    return await native(self.save)(commit=commit)
+
+
+def seams() -> list[Seam]:
+    """Return this area's seams."""
+    where: list[tuple[str, Any]] = [
+        ("django.forms.forms:BaseForm", ais_valid),
+        ("django.forms.forms:BaseForm", afull_clean),
+        ("django.forms.formsets:BaseFormSet", ais_valid),
+        ("django.forms.formsets:BaseFormSet", afull_clean),
+        ("django.forms.models:BaseModelForm", asave),
+        ("django.forms.models:BaseModelFormSet", asave),
+    ]
+    return [
+        Seam(
+            f"{owner}.{function.__name__}",
+            f"The async twin of {function.__name__[1:]}().",
+            lambda original, function=function: function,
+            new=True,
+        )
+        for owner, function in where
+    ]

@@ -1,0 +1,47 @@
+"""`django.db.transaction.Atomic`: a block's place in its scope."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from nuages.seams.table import Seam
+
+
+def _enter(original: Any) -> Any:
+    from nuages.db import transaction
+
+    @functools.wraps(original)
+    def __enter__(self: Any) -> None:
+        transaction.enter_atomic(self)
+
+    return __enter__
+
+
+def _exit(original: Any) -> Any:
+    from nuages.db import transaction
+
+    @functools.wraps(original)
+    def __exit__(self: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:
+        transaction.exit_atomic(self, exc_type, exc_value, traceback)
+
+    return __exit__
+
+
+def seams() -> list[Seam]:
+    """Return this area's seams."""
+    return [
+        Seam(
+            "django.db.transaction:Atomic.__enter__",
+            "An outermost block makes its connection a scope, a nested one takes its turn in "
+            "it, so that concurrent blocks never interleave.",
+            _enter,
+            "(self)",
+        ),
+        Seam(
+            "django.db.transaction:Atomic.__exit__",
+            "Leaving a block seals it against tasks that outlive it.",
+            _exit,
+            "(self, exc_type, exc_value, traceback)",
+        ),
+    ]
