@@ -1,0 +1,122 @@
+"""Django's SQLite backend over a connection that is worked by a thread of its own.
+
+`ENGINE = "nuages.db.backends.sqlite3"`. On a loop, transactions begin IMMEDIATE unless
+`OPTIONS["transaction_mode"]` says otherwise (one that reads and then writes would fail at once
+when another has written meanwhile, and waiting cannot help), and file databases are in WAL mode
+unless `OPTIONS["init_command"]` sets a journal mode. An in-memory database is exactly one
+connection.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from django.db.backends.sqlite3 import base as django_base
+
+from nuages.bridge import current_bridge
+from nuages.db.backends.base import LoopWrapper, guarded
+from nuages.db.backends.sqlite3.connection import Connection, Cursor, Worker
+from nuages.db.connections import current_chain
+from nuages.db.pool import PoolOptions
+
+_in_memory: dict[tuple[str, str], Connection] = {}
+"""The one connection of every in-memory database."""
+
+
+class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
+    """Django's wrapper, awaited on the loop."""
+
+    def pool_options(self) -> PoolOptions:
+        """As given; an in-memory database has one connection, which is never closed."""
+        options = super().pool_options()
+        if self.is_in_memory_db():
+            options = dataclasses.replace(options, min_size=1, max_size=1, max_lifetime=None)
+        return options
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """As in Django, with our connection class and without our options."""
+        params: dict[str, Any] = super().get_connection_params()
+        params.pop("pool", None)
+        params.setdefault("factory", Connection)
+        if self.role == "lease" and "transaction_mode" not in self.settings_dict["OPTIONS"]:
+            self.transaction_mode = "IMMEDIATE"
+        return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """As in Django; a lease's is opened by its worker."""
+        key = (self.alias, str(conn_params["database"]))
+        in_memory = self.is_in_memory_db()
+        if self.role != "lease" or current_chain() is None:
+            connection = self._open_here(conn_params)
+            if in_memory:
+                _in_memory.setdefault(key, connection)
+            return connection
+        worker = Worker()
+        if in_memory and key in _in_memory and _in_memory[key].is_alive():
+            connection = _in_memory[key]
+            if connection.worker is None:
+                worker.call(lambda: connection.serve_loop(worker))
+            else:
+                worker.stop()
+            return connection
+        try:
+            connection = worker.call(lambda: self._open_in_worker(conn_params, worker))
+        except BaseException:
+            worker.stop()
+            raise
+        if in_memory:
+            _in_memory[key] = connection
+        return connection
+
+    def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Any:
+        connection = self._open_here(conn_params)
+        if not self.is_in_memory_db() and "journal_mode" not in ";".join(self.init_commands):
+            connection.execute("PRAGMA journal_mode = WAL")
+        connection.serve_loop(worker)
+        return connection
+
+    _open_here = guarded(django_base.DatabaseWrapper.get_new_connection)
+
+    def _reuse(self, session: Any) -> bool:
+        options = self.settings_dict["OPTIONS"]
+        mode = options.get("transaction_mode", "IMMEDIATE")
+        self.transaction_mode = mode.upper() if mode else None
+        return super()._reuse(session)
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """As in Django, with our cursor."""
+        return self.connection.cursor(factory=Cursor)
+
+    def close(self) -> None:
+        """As in Django: an in-memory database stays open."""
+        if not self.is_in_memory_db():
+            super().close()
+        else:
+            self.validate_thread_sharing()
+
+    def close_pool(self) -> None:
+        """Nothing: a SQLite session has no time zone."""
+
+    def reset_session(self) -> None:
+        """Roll back what was left open."""
+        self.connection.rollback()
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        connection = self.connection
+        if connection.worker is None or current_bridge() is None:
+            super()._set_autocommit(autocommit)
+            return
+        level = None if autocommit else ""
+        if connection.isolation_level == level:
+            return
+
+        def switch() -> None:
+            # sqlite3 commits an open transaction when autocommit is switched on.
+            connection.isolation_level = level
+
+        with self.wrap_database_errors:
+            if connection.in_transaction:
+                connection.in_worker(switch)
+            else:
+                switch()
