@@ -14,9 +14,6 @@ class NuagesConfig(AppConfig):
     def ready(self) -> None:
         """Install the seams; where they do not fit, `manage.py check` says so."""
         from nuages import checks, seams
-        from nuages.db import related
 
         seams.install()
-        if seams.installed():
-            related.install()
         checks.register()

@@ -174,6 +174,13 @@ def run_in_chain(chain: Chain, function: Callable[[], T]) -> T:
             bridge.locals[_KEY] = own
 
 
+def hold_for_request(wrapper: LoopWrapper) -> Node:
+    """Make `wrapper`'s connection, open or not, the request's: all of its tasks find it."""
+    # A chain of its own: no task's code may go without a turn.
+    node = wrapper.node = Node(Kind.HOLD, wrapper, None, object())
+    return node
+
+
 class Storage:
     """Takes the place of `ConnectionHandler._connections`: one attribute an alias.
 
@@ -217,7 +224,11 @@ class Storage:
             return
         if wrapper.connection is None:
             wrapper.role = "lease" if current_chain() is not None else "facade"
-        store[alias] = wrapper
+        held = _scope.request_nodes.get()
+        if held is not None and wrapper.role == "lease":
+            held[alias] = hold_for_request(wrapper)
+        else:
+            store[alias] = wrapper
 
     def __delattr__(self, alias: str) -> None:
         store = self._store()

@@ -65,9 +65,12 @@ def shadowed(model: type[models.Model]) -> list[str]:
         for relation in model._meta.related_objects
         if relation.one_to_one and not relation.hidden
     ]
-    return [f"a{name}" for name in names if not isinstance(
-        inspect.getattr_static(model, f"a{name}", None), AsyncRelated
-    )]  # fmt: skip
+    found = {f"a{name}": inspect.getattr_static(model, f"a{name}", None) for name in names}
+    return [
+        name
+        for name, value in found.items()
+        if value is not None and not isinstance(value, AsyncRelated)
+    ]
 
 
 def _add(model: type[models.Model], relation: str) -> None:

@@ -33,6 +33,12 @@ _EMPTY: Mapping[str, Node] = MappingProxyType({})
 _nodes: ContextVar[Mapping[str, Node]] = ContextVar("nuages.db.nodes", default=_EMPTY)
 
 
+request_nodes: ContextVar[dict[str, Node] | None] = ContextVar(
+    "nuages.db.request_nodes", default=None
+)
+"""With CONNECTION_PER = "request": the connections that the request holds, by alias."""
+
+
 class Kind(Enum):
     """What a node stands for."""
 
@@ -160,8 +166,11 @@ def current_node(alias: str) -> Node | None:
     node = above = _nodes.get().get(alias)
     while above is not None:
         if above.ended or above.sealed_by is not None or above.kind is Kind.PIN:
-            return _climb(node)
+            node = _climb(node)
+            break
         above = above.parent
+    if node is None and (held := request_nodes.get()) is not None:
+        return held.get(alias)
     return node
 
 
@@ -252,7 +261,7 @@ def leave(node: Node) -> None:
 
 def set_node(alias: str, node: Node | None) -> None:
     """Set the current node of `alias` in the calling context; None for no scope."""
-    nodes = dict(_nodes.get())
+    nodes = {**_nodes.get()}
     if node is None:
         nodes.pop(alias, None)
     else:

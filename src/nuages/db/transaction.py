@@ -364,6 +364,25 @@ def hold_connection(using: str | None = None) -> _Hold:
     return _Hold(using)
 
 
+class _PerRequest:
+    """An async context manager: one connection of each alias from first query to end."""
+
+    async def __aenter__(self) -> None:
+        self._before = _scope.request_nodes.get()
+        self._held: dict[str, Node] = {}
+        _scope.request_nodes.set(self._held)
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        _scope.request_nodes.set(self._before)
+        for node in self._held.values():
+            await on_loop(leave_scope)(node.wrapper)
+
+
+def request_connections() -> _PerRequest:
+    """Run a block with NUAGES["CONNECTION_PER"] = "request": the handler's part of it."""
+    return _PerRequest()
+
+
 class _Detached:
     """An async context manager whose block is outside every scope."""
 
@@ -372,12 +391,19 @@ class _Detached:
         self._before: dict[str, Node | None] = {}
 
     async def __aenter__(self) -> None:
+        self._request = _scope.request_nodes.get()
+        if self._using is None:
+            _scope.request_nodes.set(None)
+        elif self._request is not None:
+            others = {k: v for k, v in self._request.items() if k != self._using}
+            _scope.request_nodes.set(others)
         aliases = [self._using] if self._using else list(connections)
         for alias in aliases:
             self._before[alias] = context_node(alias)
             _scope.set_node(alias, None)
 
     async def __aexit__(self, *exc_info: object) -> None:
+        _scope.request_nodes.set(self._request)
         for alias, node in self._before.items():
             _scope.set_node(alias, node)
 

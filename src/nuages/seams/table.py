@@ -116,7 +116,7 @@ _problems: list[str] = []
 
 def all_seams() -> list[Seam]:
     """Return the table: every seam of every area, for this Django."""
-    areas = ("asgiref", "connections", "transaction", "orm", "contenttypes", "forms")
+    areas = ("asgiref", "backends", "connections", "transaction", "orm", "contenttypes", "forms")
     return [
         seam
         for area in areas
@@ -126,7 +126,12 @@ def all_seams() -> list[Seam]:
 
 
 def install() -> None:
-    """Install every seam, or none where one does not fit (`problems()`). Idempotent."""
+    """Install every seam, or none where one does not fit (`problems()`). Idempotent.
+
+    Models get their `a<relation>` attributes with them.
+    """
+    from nuages.db import related
+
     global _installed
     if _installed:
         return
@@ -136,6 +141,7 @@ def install() -> None:
         return
     for seam in seams:
         seam.install()
+    related.install()
     _installed = True
 
 

@@ -12,6 +12,7 @@ A backend adds a raw connection class that fulfils `RawConnection`.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import functools
 import os
@@ -22,12 +23,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from nuages import checks
 from nuages.bridge import current_bridge, on_loop
 from nuages.db import instrumentation
 from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, PoolOptions, Session, pool_for
 from nuages.db.scope import Node, current_node
-from nuages.exceptions import SyncInCoroutine
+
+# Also where the app is missing, which is what one of the checks reports.
+checks.register()
 
 if TYPE_CHECKING:
     _Base = BaseDatabaseWrapper
@@ -71,19 +75,6 @@ def may_do_io() -> bool:
     )
 
 
-def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Rebuild a method that Django marks `@async_unsafe`: allowed inside a bridge."""
-    inner = function.__wrapped__  # type: ignore[attr-defined]
-
-    @functools.wraps(inner)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        if asyncio._get_running_loop() is not None and not may_do_io():
-            raise SyncInCoroutine()
-        return inner(*args, **kwargs)
-
-    return method
-
-
 class LoopWrapper(_Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
@@ -98,18 +89,6 @@ class LoopWrapper(_Base):
     opening_block = False
     """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
 
-    # Django's methods that refuse to run where a loop runs.
-    _connect = guarded(BaseDatabaseWrapper.connect)
-    ensure_connection = guarded(BaseDatabaseWrapper.ensure_connection)
-    cursor = guarded(BaseDatabaseWrapper.cursor)
-    commit = guarded(BaseDatabaseWrapper.commit)
-    rollback = guarded(BaseDatabaseWrapper.rollback)
-    savepoint = guarded(BaseDatabaseWrapper.savepoint)
-    savepoint_rollback = guarded(BaseDatabaseWrapper.savepoint_rollback)
-    savepoint_commit = guarded(BaseDatabaseWrapper.savepoint_commit)
-    clean_savepoints = guarded(BaseDatabaseWrapper.clean_savepoints)
-    _close_wrapper = guarded(BaseDatabaseWrapper.close)
-
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.blocks = []
@@ -123,8 +102,13 @@ class LoopWrapper(_Base):
     def connect(self) -> None:
         """Connect; a lease checks a connection out of the pool of its loop."""
         chain = current_chain() if self.role == "lease" else None
+        if self.node is not None:
+            # A request's connection, which several tasks may be the first to use.
+            take_turn(self)
+            if self.connection is not None:
+                return
         if chain is None:
-            self._connect()
+            super().connect()
             self._bound()
         else:
             self._check_out(chain)
@@ -146,10 +130,11 @@ class LoopWrapper(_Base):
                 self._drop_session()
                 raise
             break
-        chain.active.append(self)
+        if self.node is None:
+            chain.active.append(self)
 
     def _open(self, session: Session) -> None:
-        self._connect()
+        super().connect()
         session.opened(self.connection)
         session.pool.opened += 1
         self._bound()
@@ -214,7 +199,7 @@ class LoopWrapper(_Base):
 
     def close(self) -> None:
         """Close the connection to the database (a lease's too, not only give it back)."""
-        self._close_wrapper()
+        super().close()
         self.forget_closed()
 
     def forget_closed(self) -> None:
@@ -227,13 +212,9 @@ class LoopWrapper(_Base):
 
     def close_if_unusable_or_obsolete(self) -> None:
         """As in Django; a lease's age is the pool's business."""
-        if self.role != "lease":
-            super().close_if_unusable_or_obsolete()
-        elif self.connection is not None and self.errors_occurred and self.is_idle():
-            if self.is_usable():
-                self.errors_occurred = False
-            else:
-                self.close()
+        if self.role == "lease":
+            self.close_at = None
+        super().close_if_unusable_or_obsolete()
 
     @contextmanager
     def temporary_connection(self) -> Iterator[Any]:
@@ -310,8 +291,8 @@ class LoopWrapper(_Base):
     # Who may use it
 
     def validate_thread_sharing(self) -> None:
-        """As in Django for plain wrappers; leases are guarded by their scope instead."""
-        if self.role == "plain":
+        """As in Django; code in the scope of this connection may use it in any thread."""
+        if self._thread_ident != _thread.get_ident():
             node = current_node(self.alias)
             if node is None or node.wrapper is not self:
                 super().validate_thread_sharing()

@@ -30,8 +30,8 @@ from django.db.backends.postgresql import base as django_base
 from django.db.utils import OperationalError
 
 from nuages.bridge import current_bridge
-from nuages.db.backends.base import LoopWrapper, guarded
-from nuages.db.backends.postgresql.connection import Connection, leaves_state
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.postgresql.connection import Connection
 from nuages.exceptions import OutcomeUnknown
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
@@ -39,29 +39,6 @@ Database: Any = types.ModuleType("psycopg")
 Database.__dict__.update(psycopg.__dict__)
 Database.connect = Connection.connect
 Database.Connection = Connection
-
-
-class _NotesState:
-    """Cursor mixin: tells the connection which statement left state in its session."""
-
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super().execute(query, *args, **kwargs)  # type: ignore[misc]
-        connection = self._conn  # type: ignore[attr-defined]
-        if not connection.session_state:
-            for answer in self._results:  # type: ignore[attr-defined]
-                tag = answer.command_status
-                if tag and leaves_state(tag, self._query.query):  # type: ignore[attr-defined]
-                    text = self._query.query  # type: ignore[attr-defined]
-                    connection.session_state = text[:200].decode("utf-8", "replace")
-        return result
-
-
-class Cursor(_NotesState, django_base.Cursor):  # type: ignore[misc]
-    """Django's client-side binding cursor."""
-
-
-class ServerBindingCursor(_NotesState, django_base.ServerBindingCursor):  # type: ignore[misc]
-    """Django's server-side binding cursor."""
 
 
 class _Tracked:
@@ -98,20 +75,10 @@ class ServerBindingServerSideCursor(_Tracked, psycopg.ServerCursor[Any]):
     """A named cursor with server-side binding."""
 
 
-_OURS = {
-    django_base.Cursor: Cursor,
-    django_base.ServerBindingCursor: ServerBindingCursor,
-}
-
-
 class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     """Django's wrapper, awaited on the loop."""
 
     Database = Database
-
-    get_new_connection_unguarded = guarded(django_base.DatabaseWrapper.get_new_connection)
-    _create_cursor = guarded(django_base.DatabaseWrapper.create_cursor)
-    chunked_cursor = guarded(django_base.DatabaseWrapper.chunked_cursor)
 
     @property
     def pool(self) -> None:
@@ -134,9 +101,8 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
                     pool.clear()
 
     def get_connection_params(self) -> dict[str, Any]:
-        """As in Django, with our cursors, and without our options."""
+        """As in Django, without our options."""
         params: dict[str, Any] = super().get_connection_params()
-        params["cursor_factory"] = _OURS.get(params["cursor_factory"], params["cursor_factory"])
         timeout = params.pop("statement_timeout", None)
         if timeout is not None:
             if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
@@ -150,7 +116,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """As in Django."""
-        connection = self.get_new_connection_unguarded(conn_params)
+        connection = super().get_new_connection(conn_params)
         connection.wrapper = self
         return connection
 
@@ -166,7 +132,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """As in Django; a named cursor is known to its connection until it is closed."""
         if not name:
-            return self._create_cursor(name)
+            return super().create_cursor(name)
         connection = self.connection
         kind = (
             ServerBindingServerSideCursor

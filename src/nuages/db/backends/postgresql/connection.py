@@ -13,6 +13,7 @@ dead socket left registered spins the loop, and a reused descriptor never wakes.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import re
@@ -207,19 +208,14 @@ class Connection(psycopg.Connection[Any]):
     def _wait_elsewhere(
         self, gen: Generator[Any, Any, Any], interval: float, timeout: float | None
     ) -> Any:
+        # A thread that shares a scope waits for itself. The loop lets go of the socket when
+        # data arrives that no bridge waits for, and takes it up again at its next wait.
         running = asyncio._get_running_loop()
         if running is not None:
             if not may_do_io():
                 raise SyncInCoroutine()
             statistics.blocked += 1
             self.detach()
-        elif self._loop is not None and self._loop.is_running():
-            # A thread that shares a scope: its waiting is done by the loop that has the socket.
-            from nuages.bridge import on_loop
-
-            return asyncio.run_coroutine_threadsafe(
-                on_loop(self.wait)(gen, interval, timeout), self._loop
-            ).result()
         return super().wait(gen, interval, timeout)
 
     def _await_ready(
@@ -378,15 +374,35 @@ class Connection(psycopg.Connection[Any]):
     def close(self) -> None:
         """Close the connection; its socket leaves the loop first."""
         if not self.closed:
-            self.detach()
-        super().close()
+            self.terminate()
+
+    def cursor(self, name: str = "", **kwargs: Any) -> Any:  # type: ignore[override]
+        """As psycopg's; the cursor notes what its statements leave in the session."""
+        if name:
+            return super().cursor(name, **kwargs)
+        self._check_connection_ok()
+        row_factory = kwargs.pop("row_factory", None) or self.row_factory
+        cursor = noting(self.cursor_factory)(self, row_factory=row_factory)
+        if kwargs.pop("binary", False):
+            cursor.format = pq.Format.BINARY
+        if kwargs:
+            raise TypeError(f"a client-side cursor takes no {', '.join(sorted(kwargs))}")
+        return cursor
 
     # What the pool asks
 
     def terminate(self) -> None:
         """Close at once, without waiting."""
-        self.detach()
         self._closed = True
+        loop = self._loop
+        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
+            # Another thread's: the socket must have left the loop before it is closed.
+            loop.call_soon_threadsafe(self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        self.detach()
         self.pgconn.finish()
 
     def is_alive(self) -> bool:
@@ -443,6 +459,27 @@ class Connection(psycopg.Connection[Any]):
         if status != IDLE or self.open_cursors or self.session_state:
             return "reset"
         return "reuse"
+
+
+class _NotesState:
+    """Cursor mixin: tells the connection which statement left state in its session."""
+
+    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
+        result = super().execute(query, *args, **kwargs)  # type: ignore[misc]
+        connection = self._conn  # type: ignore[attr-defined]
+        if not connection.session_state:
+            for answer in self._results:  # type: ignore[attr-defined]
+                tag = answer.command_status
+                if tag and leaves_state(tag, self._query.query):  # type: ignore[attr-defined]
+                    text = self._query.query  # type: ignore[attr-defined]
+                    connection.session_state = text[:200].decode("utf-8", "replace")
+        return result
+
+
+@functools.cache
+def noting(factory: type[Any]) -> type[Any]:
+    """Return a subclass of a cursor class that notes session state."""
+    return type(factory.__name__, (_NotesState, factory), {"__module__": factory.__module__})
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 from django.db.backends.sqlite3 import base as django_base
 
 from nuages.bridge import current_bridge
-from nuages.db.backends.base import LoopWrapper, guarded
+from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.sqlite3.connection import Connection, Cursor, Worker
 from nuages.db.connections import current_chain
 from nuages.db.pool import PoolOptions
@@ -48,7 +48,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         key = (self.alias, str(conn_params["database"]))
         in_memory = self.is_in_memory_db()
         if self.role != "lease" or current_chain() is None:
-            connection = self._open_here(conn_params)
+            connection = super().get_new_connection(conn_params)
             if in_memory:
                 _in_memory.setdefault(key, connection)
             return connection
@@ -70,13 +70,11 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return connection
 
     def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Any:
-        connection = self._open_here(conn_params)
+        connection = super().get_new_connection(conn_params)
         if not self.is_in_memory_db() and "journal_mode" not in ";".join(self.init_commands):
             connection.execute("PRAGMA journal_mode = WAL")
         connection.serve_loop(worker)
         return connection
-
-    _open_here = guarded(django_base.DatabaseWrapper.get_new_connection)
 
     def _reuse(self, session: Any) -> bool:
         options = self.settings_dict["OPTIONS"]

@@ -182,35 +182,40 @@ class Worker:
         return job.outcome()
 
 
-class Cursor(SQLiteCursorWrapper):  # type: ignore[misc]
-    """Django's cursor; its rows come from the worker, the first ones with `execute()`."""
+class _WorkerCursor:
+    """Cursor mixin: rows come from the worker, the first ones with `execute()`."""
+
+    connection: Connection
+    description: Any
+    arraysize: int
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)
+        super().__init__(connection)  # type: ignore[call-arg]
         self._rows: deque[Any] = deque()
         self._exhausted = True
 
-    def execute(self, query: str, params: Any = None) -> Any:
+    def execute(self, *args: Any) -> Any:
         """Execute a statement and fetch its first rows."""
         connection = self.connection
         if connection.runs_here():
             self._rows.clear()
             self._exhausted = False
-            return super().execute(query, params)
-        connection.execute_in_turn(query, functools.partial(self._execute, query, params))
+            super().execute(*args)  # type: ignore[misc]
+        else:
+            connection.execute_in_turn(args[0], functools.partial(self._execute, args))
         return self
 
-    def _execute(self, query: str, params: Any) -> None:
+    def _execute(self, args: Any) -> None:
         self._rows.clear()
         self._exhausted = False
-        super().execute(query, params)
+        super().execute(*args)  # type: ignore[misc]
         if self.description is None:
             self._exhausted = True
         else:
             self._fill(PREFETCH)
 
     def _fill(self, size: int) -> None:
-        rows = super().fetchmany(size)
+        rows = super().fetchmany(size)  # type: ignore[misc]
         self._exhausted = len(rows) < size
         self._rows.extend(rows)
 
@@ -218,7 +223,7 @@ class Cursor(SQLiteCursorWrapper):  # type: ignore[misc]
         """Execute a statement for each of the parameters."""
         connection = self.connection
         if connection.runs_here():
-            return super().executemany(query, param_list)
+            return super().executemany(query, param_list)  # type: ignore[misc]
         self._rows.clear()
         self._exhausted = True
         work = functools.partial(super().executemany, query, list(param_list))
@@ -283,6 +288,14 @@ class Cursor(SQLiteCursorWrapper):  # type: ignore[misc]
         else:
             connection.in_worker(super().close)
         self._exhausted = True
+
+
+class Cursor(_WorkerCursor, SQLiteCursorWrapper):  # type: ignore[misc]
+    """Django's cursor, which takes %s placeholders."""
+
+
+class PlainCursor(_WorkerCursor, sqlite3.Cursor):  # type: ignore[misc]
+    """sqlite3's own cursor."""
 
 
 class Connection(sqlite3.Connection):
@@ -403,10 +416,8 @@ class Connection(sqlite3.Connection):
     def cursor(self, factory: Any = None) -> Any:
         """Return a cursor; Django's kind becomes ours."""
         if factory is None:
-            return super().cursor()
-        if factory is SQLiteCursorWrapper or isinstance(factory, type) and issubclass(
-            factory, Cursor
-        ):  # fmt: skip
+            factory = PlainCursor
+        elif factory is SQLiteCursorWrapper:
             factory = Cursor
         return super().cursor(factory)
 

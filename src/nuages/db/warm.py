@@ -1,0 +1,54 @@
+"""Opening a pool's `min_size` connections before the first request needs them."""
+
+from __future__ import annotations
+
+import asyncio
+
+from django.db import connections
+
+from nuages.bridge import on_loop
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.scope import Kind
+from nuages.db.transaction import leave_scope, open_scope
+
+
+async def warm_pools() -> None:
+    """Open `min_size` connections of every database, all at once; raises what connecting raises.
+
+    A database without a `min_size` is not touched.
+    """
+    wanted = []
+    for alias in connections:
+        wrapper = connections[alias]
+        if isinstance(wrapper, LoopWrapper):
+            wanted += [alias] * wrapper.pool_options().min_size
+    barrier = _Barrier(len(wanted))
+    await asyncio.gather(*(_open_one(alias, barrier) for alias in wanted))
+
+
+class _Barrier:
+    """Lets nobody give a connection back before everybody has one of their own."""
+
+    def __init__(self, parties: int) -> None:
+        self._missing = parties
+        self._event = asyncio.Event()
+
+    async def arrive(self) -> None:
+        self._missing -= 1
+        if self._missing <= 0:
+            self._event.set()
+        await self._event.wait()
+
+
+async def _open_one(alias: str, barrier: _Barrier) -> None:
+    def hold() -> LoopWrapper:
+        wrapper = connections[alias]
+        wrapper.ensure_connection()
+        open_scope(wrapper, Kind.PIN)
+        return wrapper  # type: ignore[no-any-return]
+
+    try:
+        wrapper = await on_loop(hold)()
+    finally:
+        await barrier.arrive()
+    await on_loop(leave_scope)(wrapper)

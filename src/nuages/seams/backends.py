@@ -1,0 +1,65 @@
+"""Django's `@async_unsafe` guard on database wrappers: inside a bridge ours may pass."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from importlib.util import find_spec
+from typing import Any
+
+from nuages.db.backends.base import LoopWrapper, may_do_io
+from nuages.exceptions import SyncInCoroutine
+from nuages.seams.table import Seam
+
+_BASE = {
+    "connect": "(self)",
+    "ensure_connection": "(self)",
+    "cursor": "(self)",
+    "commit": "(self)",
+    "rollback": "(self)",
+    "close": "(self)",
+    "savepoint": "(self)",
+    "savepoint_rollback": "(self, sid)",
+    "savepoint_commit": "(self, sid)",
+    "clean_savepoints": "(self)",
+}
+_POSTGRESQL = {
+    "get_new_connection": "(self, conn_params)",
+    "create_cursor": "(self, name=None)",
+    "chunked_cursor": "(self)",
+}
+_SQLITE = {"get_new_connection": "(self, conn_params)", "close": "(self)"}
+
+
+def _guard(original: Any) -> Any:
+    inner = original.__wrapped__
+
+    @functools.wraps(inner)
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if asyncio._get_running_loop() is None:
+            return inner(self, *args, **kwargs)
+        if not isinstance(self, LoopWrapper):
+            return original(self, *args, **kwargs)
+        if not may_do_io():
+            raise SyncInCoroutine()
+        return inner(self, *args, **kwargs)
+
+    return method
+
+
+def seams() -> list[Seam]:
+    """Return this area's seams; a vendor's where its driver is installed."""
+    vendors = [("base", "BaseDatabaseWrapper", _BASE), ("sqlite3", "DatabaseWrapper", _SQLITE)]
+    if find_spec("psycopg") is not None:
+        vendors.append(("postgresql", "DatabaseWrapper", _POSTGRESQL))
+    return [
+        Seam(
+            f"django.db.backends.{vendor}.base:{owner}.{name}",
+            "The guard refuses every use where a loop runs. With one of our backends, in a "
+            "bridge, the method awaits; in bare coroutine code the error names the ways out.",
+            _guard,
+            signature,
+        )
+        for vendor, owner, methods in vendors
+        for name, signature in methods.items()
+    ]
