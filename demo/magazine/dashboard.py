@@ -57,7 +57,7 @@ async def dashboard(request: HttpRequest) -> HttpResponse:
     ) as client:
         zero = perf_counter()
         laps = await asyncio.gather(
-            timed("Articles and comments by month", "query", months(), zero),
+            timed("Activity by month", "query", months(), zero),
             timed("Most discussed writers", "query", writers(), zero),
             timed("Most discussed subjects", "query", subjects(), zero),
             timed("Headlines service", "http", get_json(client, "api/headlines/"), zero),
