@@ -1,9 +1,8 @@
 """Django's SQLite backend over a connection that is worked by a thread of its own.
 
-`ENGINE = "nuages.db.backends.sqlite3"`. On a loop, transactions begin IMMEDIATE unless
+`ENGINE = "nuages.db.backends.sqlite3"`. On a loop, transactions on a file begin IMMEDIATE unless
 `OPTIONS["transaction_mode"]` says otherwise (one that reads and then writes would fail at once
-when another has written meanwhile, and waiting cannot help), and file databases are in WAL mode
-unless `OPTIONS["init_command"]` sets a journal mode. An in-memory database is exactly one
+when another has written meanwhile, and waiting cannot help), and the file is in WAL mode unless `OPTIONS["init_command"]` sets a journal mode. An in-memory database is exactly one
 connection.
 """
 
@@ -39,20 +38,26 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         params: dict[str, Any] = super().get_connection_params()
         params.pop("pool", None)
         params.setdefault("factory", Connection)
-        if self.role == "lease" and "transaction_mode" not in self.settings_dict["OPTIONS"]:
-            self.transaction_mode = "IMMEDIATE"
+        self.transaction_mode = self._transaction_mode()
         return params
+
+    def _transaction_mode(self) -> str | None:
+        given = self.settings_dict["OPTIONS"].get("transaction_mode")
+        if given is None and self.role == "lease" and not self.is_in_memory_db():
+            return "IMMEDIATE"
+        return given.upper() if given else None
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """As in Django; a lease's is opened by its worker."""
         key = (self.alias, str(conn_params["database"]))
         in_memory = self.is_in_memory_db()
-        if self.role != "lease" or current_chain() is None:
+        if current_bridge() is None and (self.role != "lease" or current_chain() is None):
             connection = super().get_new_connection(conn_params)
             if in_memory:
                 _in_memory.setdefault(key, connection)
             return connection
         worker = Worker()
+        in_memory = in_memory and self.role == "lease"
         if in_memory and key in _in_memory and _in_memory[key].is_alive():
             connection = _in_memory[key]
             if connection.worker is None:
@@ -77,9 +82,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return connection
 
     def _reuse(self, session: Any) -> bool:
-        options = self.settings_dict["OPTIONS"]
-        mode = options.get("transaction_mode", "IMMEDIATE")
-        self.transaction_mode = mode.upper() if mode else None
+        self.transaction_mode = self._transaction_mode()
         return super()._reuse(session)
 
     def create_cursor(self, name: str | None = None) -> Any:

@@ -1,0 +1,149 @@
+"""Databases and event loops for the integration tests: variants are fixture parameters.
+
+`database` runs a test once on PostgreSQL and once on a SQLite file; `postgresql` and `sqlite`
+run it on one. `run` runs an async function on a fresh event loop (asyncio's in debug mode, and
+uvloop) and checks afterwards that it left no task, no greenlet's bridge and no pool behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_django
+import uvloop
+from django.db import connections
+from psycopg.conninfo import conninfo_to_dict
+
+from nuages import bridge
+from nuages.db import pool as pools
+from tests import services
+from tests.library import models
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _database_access(django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterator[None]:
+    """The tests here bring databases of their own; pytest-django need not keep them away."""
+    with django_db_blocker.unblock():
+        yield
+
+
+def use(entry: dict[str, Any]) -> None:
+    """Make `entry` the default database of the whole process."""
+    close_thread_connection()
+    settings = connections.settings["default"]
+    settings.clear()
+    settings.update({"ENGINE": "", "NAME": "", "OPTIONS": {}} | entry)
+    connections.configure_settings({"default": settings})
+
+
+def close_thread_connection() -> None:
+    """Close this thread's own connection, so that the next use opens it by the settings."""
+    for alias in connections:
+        connections[alias].close()
+        del connections[alias]
+
+
+def create_tables() -> None:
+    """Create every table of the installed apps."""
+    from django.core.management import call_command
+
+    call_command("migrate", run_syncdb=True, verbosity=0)
+
+
+def empty_tables() -> None:
+    """Delete what a test wrote, children first."""
+    for model in (models.Novel, models.Book, models.Note, models.Tag, models.Biography,
+                  models.Author):  # fmt: skip
+        model._base_manager.all().delete()
+
+
+@pytest.fixture(scope="session")
+def _postgresql_entry(postgres_url: str) -> Iterator[dict[str, Any]]:
+    with services.fresh_database(postgres_url) as url:
+        parts = conninfo_to_dict(url)
+        entry = {
+            "ENGINE": "nuages.db.backends.postgresql",
+            "NAME": parts["dbname"],
+            "HOST": parts["host"],
+            "PORT": parts.get("port", ""),
+            "USER": parts["user"],
+            "PASSWORD": parts.get("password", ""),
+        }
+        use(entry)
+        create_tables()
+        yield entry
+        close_thread_connection()
+
+
+@pytest.fixture(scope="session")
+def _sqlite_entry(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    path: Path = tmp_path_factory.mktemp("sqlite") / "db.sqlite3"
+    entry = {"ENGINE": "nuages.db.backends.sqlite3", "NAME": str(path)}
+    use(entry)
+    create_tables()
+    return entry
+
+
+@pytest.fixture
+def postgresql(_postgresql_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """PostgreSQL as the default database, with empty tables; gives its DATABASES entry."""
+    use(_postgresql_entry)
+    yield connections.settings["default"]
+    use(_postgresql_entry)
+    empty_tables()
+    close_thread_connection()
+
+
+@pytest.fixture
+def sqlite(_sqlite_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """A SQLite file as the default database, with empty tables; gives its DATABASES entry."""
+    use(_sqlite_entry)
+    yield connections.settings["default"]
+    use(_sqlite_entry)
+    empty_tables()
+    close_thread_connection()
+
+
+@pytest.fixture(params=["postgresql", "sqlite"])
+def database(request: pytest.FixtureRequest) -> str:
+    """Each database in turn; gives its name."""
+    request.getfixturevalue(request.param)
+    return str(request.param)
+
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(params=["asyncio", "uvloop"])
+def run(request: pytest.FixtureRequest) -> Run:
+    """Call it with a coroutine function (and arguments) to run that on a fresh loop."""
+    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+
+    def run_(function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
+        async def main() -> Any:
+            result = await function(*args)
+            await _settled()
+            return result
+
+        with asyncio.Runner(debug=request.param == "asyncio", loop_factory=factory) as runner:
+            result = runner.run(main())
+            loop = runner.get_loop()
+        gc.collect()
+        assert not bridge._bridges, "a bridge was left behind"
+        assert not pools._pools.get(loop), "a pool was left behind"
+        return result
+
+    return run_
+
+
+async def _settled() -> None:
+    """Wait for background work (resets, closes) and see that no other task is left."""
+    while bridge._spawned:
+        await asyncio.wait(list(bridge._spawned))
+    left = asyncio.all_tasks() - {asyncio.current_task()}
+    assert not left, f"tasks were left behind: {left}"

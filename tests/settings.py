@@ -1,0 +1,19 @@
+"""Django's settings for our own tests; tests/integration/conftest.py fills the database in."""
+
+SECRET_KEY = "tests"  # noqa: S105
+USE_TZ = True
+TIME_ZONE = "UTC"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+INSTALLED_APPS = [
+    "django.contrib.contenttypes",
+    "django.contrib.auth",
+    "tests.library",
+    "nuages",
+]
+DATABASES = {
+    "default": {"ENGINE": "nuages.db.backends.sqlite3", "NAME": ":memory:"},
+}
+ROOT_URLCONF = "tests.urls"
+MIDDLEWARE: list[str] = []
+ALLOWED_HOSTS = ["*"]
+MIGRATION_MODULES = {"contenttypes": None, "auth": None}
