@@ -279,14 +279,11 @@ class LoopWrapper(_Base):
             transaction.leave_scope(self)
         super().run_and_clear_commit_hooks()
 
-    def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
-        """As in Django; in coroutine code outside a transaction `func` runs at once."""
+    def get_autocommit(self) -> bool:
+        """As in Django; in coroutine code outside a transaction, without connecting."""
         if self.role == "facade" and not may_do_io():
-            if not callable(func):
-                raise TypeError("on_commit()'s callback must be a callable.")
-            self.autocommit = True
-            self.get_autocommit = lambda: True  # type: ignore[method-assign]
-        super().on_commit(func, robust)
+            return True
+        return super().get_autocommit()
 
     # Who may use it
 
