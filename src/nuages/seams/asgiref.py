@@ -6,7 +6,7 @@ import functools
 from typing import Any
 
 from nuages.bridge import await_, current_bridge
-from nuages.db.connections import thread_chain
+from nuages.db.connections import current_chain, thread_chain
 from nuages.seams.table import Seam
 
 
@@ -17,6 +17,10 @@ def _async_to_sync_call(original: Any) -> Any:
             return await_(self.awaitable(*args, **kwargs))
         from nuages.db.transaction import published_scopes
 
+        chain = current_chain()
+        if chain is not None:
+            # A thread of sync_to_async: its idle leases are not kept while it waits.
+            chain.give_back()
         with published_scopes():
             return original(self, *args, **kwargs)
 

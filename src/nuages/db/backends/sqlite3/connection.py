@@ -69,12 +69,13 @@ class Job:
         self.result: Any = None
         self.error: BaseException | None = None
 
-    def run(self) -> None:
-        """In the worker: call the function and tell the waiter."""
+    def run(self, ended: Callable[[Job], None]) -> None:
+        """In the worker: call the function, then `ended`, then tell the waiter."""
         try:
             self.result = self._function()
         except BaseException as error:
             self.error = error
+        ended(self)
         if self._event is not None:
             self.done = True
             self._event.set()
@@ -119,13 +120,18 @@ class Worker:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="nuages-sqlite", daemon=True)
         self._thread.start()
-        self.busy = 0
+        # Added to by whoever submits, taken from by the worker: each is one atomic step.
+        self._jobs: set[Job] = set()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
-            job.run()
-            self.busy -= 1
+            job.run(self._jobs.discard)
             del job
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is queued or running."""
+        return bool(self._jobs)
 
     def is_current(self) -> bool:
         """Whether the calling thread is this worker."""
@@ -133,7 +139,7 @@ class Worker:
 
     def submit(self, job: Job) -> None:
         """Queue a job."""
-        self.busy += 1
+        self._jobs.add(job)
         self._queue.put(job)
 
     def stop(self) -> None:
@@ -319,7 +325,7 @@ class Connection(sqlite3.Connection):
 
     def busy(self) -> bool:
         """Whether the worker has something to do."""
-        return self.worker is not None and self.worker.busy > 0
+        return self.worker is not None and self.worker.busy
 
     def serve_loop(self, worker: Worker) -> None:
         """From now on use `worker`; waiting for locks is ours, not SQLite's."""
