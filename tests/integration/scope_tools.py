@@ -1,0 +1,102 @@
+"""What the tests of scopes, transactions and threads share."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import psycopg
+from django.db import connection, connections
+from django.dispatch import Signal
+
+from nuages.db import aatomic, detached
+from nuages.db.pool import open_pools
+from nuages.db.scope import context_node
+from tests.library.models import Author
+
+
+async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Let other tasks run until `condition()` holds; fail after `seconds`."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+@contextmanager
+def receiving(signal: Signal, receiver: Callable[..., Any], sender: Any = None) -> Iterator[None]:
+    """Connect `receiver` for the length of the block."""
+    signal.connect(receiver, sender=sender, weak=False)
+    try:
+        yield
+    finally:
+        assert signal.disconnect(receiver, sender=sender)
+
+
+@contextmanager
+def statements() -> Iterator[list[str]]:
+    """Collect the SQL that this context and the tasks started in it send, in order."""
+    sent: list[str] = []
+
+    def record(execute: Any, sql: Any, params: Any, many: bool, context: Any) -> Any:
+        sent.append(str(sql))
+        return execute(sql, params, many, context)
+
+    with connection.execute_wrapper(record):
+        yield sent
+
+
+def pool_stats(alias: str = "default") -> dict[str, int]:
+    """The counts of the running loop's pool."""
+    (pool,) = [pool for pool in open_pools() if pool.alias == alias]
+    return pool.stats()
+
+
+async def names() -> list[str]:
+    """The names of all authors, seen from outside of any transaction."""
+    async with detached():
+        return [a.name for a in await Author.objects.order_by("name").alist()]
+
+
+def queued(alias: str = "default") -> int:
+    """How many wait for a turn in the scope of the calling code."""
+    node = context_node(alias)
+    waiting = 0
+    while node is not None:
+        waiting += len(node.turns._queue)
+        node = node.parent
+    return waiting
+
+
+@asynccontextmanager
+async def observer() -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    """A client of the PostgreSQL server that has nothing to do with Nuages."""
+    given = connections.settings["default"]
+    async with await psycopg.AsyncConnection.connect(
+        host=given["HOST"],
+        port=given["PORT"] or None,
+        user=given["USER"],
+        password=given["PASSWORD"],
+        dbname=given["NAME"],
+        autocommit=True,
+    ) as client:
+        yield client
+
+
+class Failure(Exception):
+    """What a test raises to have a block rolled back."""
+
+
+__all__ = [
+    "Author",
+    "Failure",
+    "aatomic",
+    "names",
+    "observer",
+    "pool_stats",
+    "queued",
+    "receiving",
+    "statements",
+    "until",
+]
