@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import psycopg
+import pytest
 from django.db import connection, connections
 from django.dispatch import Signal
 
@@ -88,15 +89,10 @@ class Failure(Exception):
     """What a test raises to have a block rolled back."""
 
 
-__all__ = [
-    "Author",
-    "Failure",
-    "aatomic",
-    "names",
-    "observer",
-    "pool_stats",
-    "queued",
-    "receiving",
-    "statements",
-    "until",
-]
+@asynccontextmanager
+async def rolled_back() -> AsyncIterator[None]:
+    """A transaction that fails at its end, which must come out of it."""
+    with pytest.raises(Failure):  # noqa: PT012
+        async with aatomic():
+            yield
+            raise Failure
