@@ -1,6 +1,6 @@
 """Django's settings for our own tests; tests/integration/conftest.py fills the database in."""
 
-SECRET_KEY = "tests"  # noqa: S105
+SECRET_KEY = "tests"
 USE_TZ = True
 TIME_ZONE = "UTC"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
@@ -8,6 +8,7 @@ INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
     "tests.library",
+    "tests.catalogue",
     "nuages",
 ]
 DATABASES = {
