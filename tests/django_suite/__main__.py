@@ -13,6 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
 
+import django
+
 from tests.django_suite import accepted, report, source, stored
 from tests.django_suite.compare import compare
 from tests.django_suite.databases import Server, ServerError
@@ -53,7 +55,7 @@ class Call:
         self.modules: list[str] = list(dict.fromkeys(options.modules))
         if options.test:
             self.modules = [options.test.split(".")[0]]
-        self.entries = accepted.read(DIFFERENCES)
+        self.entries = accepted.read(DIFFERENCES, django.VERSION[:2])
         version = metadata.version("django")
         self.cache = CACHE / version
         suite = source.fetch(version, self.cache)

@@ -17,6 +17,8 @@ MOST_ENTRIES = 9
 SHORTEST_REASON = 20
 
 _KEYS = {"test", "databases", "reason"}
+_OPTIONAL = {"since"}
+_VERSION = re.compile(r"^\d+\.\d+$")
 # package.module.Class.test_method: at least three dots, names only.
 _FULL_ID = re.compile(r"^[^\W\d]\w*(\.[^\W\d]\w*){2,}\.test\w*$")
 
@@ -32,11 +34,14 @@ class Accepted:
     test: str
     databases: tuple[str, ...]
     reason: str
+    since: tuple[int, ...] = (0, 0)
+    """The first Django version that has the test."""
 
 
-def read(path: Path) -> list[Accepted]:
-    """Return the entries of the file at ``path``."""
-    return parse(path.read_text(encoding="utf-8"))
+def read(path: Path, django_version: tuple[int, ...]) -> list[Accepted]:
+    """Return the entries of the file at ``path`` that hold for a Django version."""
+    entries = parse(path.read_text(encoding="utf-8"))
+    return [entry for entry in entries if entry.since <= django_version]
 
 
 def parse(text: str) -> list[Accepted]:
@@ -59,8 +64,13 @@ def parse(text: str) -> list[Accepted]:
 
 
 def _entry(raw: dict[str, Any]) -> Accepted:
-    if set(raw) != _KEYS:
-        raise DifferencesError(f"an entry has exactly the keys {sorted(_KEYS)}: {raw}")
+    if set(raw) - _OPTIONAL != _KEYS:
+        raise DifferencesError(
+            f"an entry has exactly the keys {sorted(_KEYS)}, besides {sorted(_OPTIONAL)}: {raw}"
+        )
+    since = raw.get("since", "0.0")
+    if not isinstance(since, str) or not _VERSION.match(since):
+        raise DifferencesError(f'{raw["test"]}: since is a Django version such as "6.1"')
     test, databases, reason = raw["test"], raw["databases"], raw["reason"]
     if not isinstance(test, str) or not _FULL_ID.match(test):
         raise DifferencesError(f"{test!r} is not the full id of one test (no wildcards)")
@@ -68,4 +78,5 @@ def _entry(raw: dict[str, Any]) -> Accepted:
         raise DifferencesError(f"{test}: databases are some of {list(DATABASES)}")
     if not isinstance(reason, str) or len(reason.strip()) < SHORTEST_REASON:
         raise DifferencesError(f"{test}: the reason must say which mechanism the test asserts")
-    return Accepted(test, tuple(databases), reason.strip())
+    version = tuple(map(int, since.split(".")))
+    return Accepted(test, tuple(databases), reason.strip(), version)

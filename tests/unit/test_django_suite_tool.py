@@ -174,7 +174,13 @@ class TestDifference:
 class TestAcceptedList:
     def test_the_list_of_the_project_is_well_formed(self) -> None:
         path = Path(accepted.__file__).with_name("differences.toml")
-        assert len(accepted.read(path)) <= accepted.MOST_ENTRIES
+        assert len(accepted.read(path, (99, 0))) <= accepted.MOST_ENTRIES
+
+    def test_an_entry_holds_from_the_django_version_that_has_the_test(self, tmp_path: Path) -> None:
+        path = tmp_path / "differences.toml"
+        path.write_text(entry() + 'since = "6.1"\n')
+        assert accepted.read(path, (5, 2)) == []
+        assert len(accepted.read(path, (6, 1))) == 1
 
     def test_an_entry(self) -> None:
         assert accepted.parse(entry()) == [Accepted(TEST, ("sqlite",), REASON)]
