@@ -17,7 +17,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import django
@@ -46,7 +46,7 @@ def _databases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from connections.settings.items()
 
 
-def check_app(app_configs: list[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+def check_app(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
     """Report an engine of ours without the app, whose seams make it async."""
     from nuages import seams
 
@@ -55,7 +55,7 @@ def check_app(app_configs: list[AppConfig] | None, **kwargs: Any) -> list[checks
         return []
     return [
         checks.Error(
-            f"DATABASES {', '.join(map(repr, ours))} use an engine of Nuages, but \"nuages\" is "
+            f'DATABASES {", ".join(map(repr, ours))} use an engine of Nuages, but "nuages" is '
             "not in INSTALLED_APPS: async queries would run in threads.",
             hint='Add "nuages" to INSTALLED_APPS.',
             id="nuages.E001",
@@ -64,7 +64,7 @@ def check_app(app_configs: list[AppConfig] | None, **kwargs: Any) -> list[checks
 
 
 def check_databases(
-    app_configs: list[AppConfig] | None, **kwargs: Any
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
     """Report what DATABASES says that cannot work on the loop."""
     from nuages.db.native import foreign_aliases
@@ -109,9 +109,7 @@ def check_databases(
     return found
 
 
-def _check_ours(
-    alias: str, entry: dict[str, Any], options: Any
-) -> Iterator[checks.CheckMessage]:
+def _check_ours(alias: str, entry: dict[str, Any], options: Any) -> Iterator[checks.CheckMessage]:
     try:
         options.parse(alias, entry)
     except ImproperlyConfigured as error:
@@ -126,7 +124,7 @@ def _check_ours(
 
 
 def check_settings(
-    app_configs: list[AppConfig] | None, **kwargs: Any
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
     """Report unknown keys and wrong values of NUAGES."""
     given = getattr(settings, "NUAGES", {})
@@ -150,7 +148,9 @@ def check_settings(
     return found
 
 
-def check_seams(app_configs: list[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+def check_seams(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[checks.CheckMessage]:
     """Report a Django that the seams do not fit, or that nobody has tried."""
     from nuages import seams
 
@@ -175,7 +175,9 @@ def check_seams(app_configs: list[AppConfig] | None, **kwargs: Any) -> list[chec
     return found
 
 
-def check_models(app_configs: list[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
+def check_models(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[checks.CheckMessage]:
     """Report models whose own attributes stand where `a<relation>` would."""
     from nuages.db.related import shadowed
 

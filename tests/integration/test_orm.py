@@ -357,9 +357,9 @@ def test_async_for_over_every_kind_of_result(database: str, run: Run) -> None:
         assert [row async for row in books.values_list("title", "copies")][2] == ("C", 3)
         assert [row async for row in books.values_list("copies", flat=True)] == [1, 2, 3]
         assert [row.title async for row in books.values_list("title", named=True)] == [*"ABC"]
-        assert [row async for row in books.values("author").annotate(n=Count("pk")).order_by()] == [
-            {"author": author.pk, "n": 3}
-        ]
+        assert [
+            row async for row in books.values("author").annotate(n=Count("pk")).order_by()
+        ] == [{"author": author.pk, "n": 3}]
         for flat in (books.values_list("copies", flat=True), books.values("copies")):
             assert len([row async for row in flat.aiterator(chunk_size=2)]) == 3
             assert len(await flat.alist()) == 3
@@ -530,9 +530,7 @@ def test_many_to_many_through_a_model(database: str, run: Run) -> None:
             9,
         ]
         assert (await whole.parts.aget_or_create(name="D"))[0] == made
-        _, created = await whole.parts.aupdate_or_create(
-            name="E", through_defaults={"place": 1}
-        )
+        _, created = await whole.parts.aupdate_or_create(name="E", through_defaults={"place": 1})
         assert created
         assert await parts[0].entry_set.alist() == [whole]
         await whole.parts.aremove(parts[0])

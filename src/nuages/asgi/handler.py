@@ -5,7 +5,7 @@ A first version: requests run as in Django's handler, on connections of the loop
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -16,9 +16,9 @@ from nuages.asgi.lifespan import Lifespan
 from nuages.conf import setting
 from nuages.db.transaction import request_connections
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Scope = dict[str, Any]
+Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Mapping[str, Any]], Awaitable[None]]
 
 
 class ASGIHandler(DjangoASGIHandler):
@@ -43,5 +43,3 @@ class ASGIHandler(DjangoASGIHandler):
                 await super().__call__(scope, receive, send)
         else:
             await super().__call__(scope, receive, send)
-
-

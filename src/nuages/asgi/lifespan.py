@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from nuages.db.pool import open_pools
 from nuages.db.warm import warm_pools
 
-Message = MutableMapping[str, Any]
+Message = Mapping[str, Any]
 
 
 class Lifespan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -11,6 +11,8 @@ from nuages.bridge import on_loop
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.scope import Kind, Node
 from nuages.db.transaction import leave_scope, open_scope
+
+T = TypeVar("T")
 
 
 class AsyncCursor:
@@ -50,7 +52,8 @@ class AsyncCursor:
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._cursor is None:
             raise TypeError("Use acursor() as `async with acursor() as cursor:`.")
-        return await on_loop(getattr(self._cursor, method))(*args, **kwargs)
+        function: Callable[..., object] = getattr(self._cursor, method)
+        return await on_loop(function)(*args, **kwargs)
 
     async def execute(self, sql: Any, params: Any = None) -> AsyncCursor:
         """Execute one statement, `%s` placeholders filled from `params`; return the cursor."""
@@ -83,8 +86,8 @@ class AsyncCursor:
             for row in rows:
                 yield row
 
-    async def run(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Call `function(cursor, *args, **kwargs)` in a bridge: for COPY and the like."""
+    async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+        """Return `function(cursor, *args, **kwargs)`, run in a bridge: for COPY and so on."""
         return await on_loop(function)(self._cursor, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
@@ -92,7 +95,7 @@ class AsyncCursor:
 
 
 def acursor(using: str | None = None) -> AsyncCursor:
-    """Return an async cursor for raw SQL: `async with acursor() as cursor: ...`.
+    """Return an async cursor for raw SQL; `async with` opens it: see `AsyncCursor`.
 
     Inside a transaction it is the transaction's.
     """
@@ -100,4 +103,3 @@ def acursor(using: str | None = None) -> AsyncCursor:
 
 
 __all__ = ["AsyncCursor", "acursor"]
-

@@ -16,6 +16,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -281,9 +282,7 @@ class Pool:
         self._reaper = None
         deadline = time.monotonic() - self.options.max_idle
         while (
-            self._idle
-            and self.size > self.options.min_size
-            and self._idle[0].returned <= deadline
+            self._idle and self.size > self.options.min_size and self._idle[0].returned <= deadline
         ):
             self._drop(self._idle.popleft())
         self._schedule_reaping()
@@ -322,10 +321,8 @@ class Pool:
         """Have the loop close this pool when it shuts down (`loop.shutdown_asyncgens`)."""
         self._guard = _closing(self)
         step = self._guard.__anext__()
-        try:
+        with suppress(StopIteration):
             step.send(None)
-        except StopIteration:
-            pass
 
     def run_in_background(self, function: Callable[[], Any]) -> None:
         """Run a coroutine function on the pool's loop, its failure reported there."""
@@ -353,8 +350,8 @@ def pool_for(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Pool:
     pools = _pools.get(loop)
     if pools is None:
         for other in [known for known in _pools if known.is_closed()]:
-            for pool in list(_pools[other].values()):
-                pool.close()
+            for left in list(_pools[other].values()):
+                left.close()
         pools = _pools[loop] = {}
     pool = pools.get(wrapper.alias)
     fingerprint = _fingerprint(wrapper.settings_dict)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncGenerator, Iterator
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, TypeVar
 
 from django.db import connections
 from django.db.models.query import RawQuerySet, aprefetch_related_objects
@@ -16,14 +16,14 @@ from nuages.db.connections import Chain, current_chain
 from nuages.db.native import native
 from nuages.db.scope import Kind, Node, current_node
 
+T = TypeVar("T")
+
 RAW_HAS_AITER = hasattr(RawQuerySet, "__aiter__")
 
 
 async def alist(self: Any) -> list[Any]:
     """Return the queryset's results as a list, fetched in one go: `list(queryset)`, awaited."""
-    if self._result_cache is None or (
-        self._prefetch_related_lookups and not self._prefetch_done
-    ):
+    if self._result_cache is None or (self._prefetch_related_lookups and not self._prefetch_done):
         await native(self._fetch_all)()
     return list(self._result_cache)
 
@@ -106,7 +106,8 @@ async def iterate(self: Any) -> AsyncGenerator[Any, None]:
     def next_slice() -> list[Any]:
         if pin is None:
             return list(itertools.islice(rows, self.chunk_size))
-        return pin.run(lambda: list(itertools.islice(rows, self.chunk_size)))
+        found: list[Any] = pin.run(lambda: list(itertools.islice(rows, self.chunk_size)))
+        return found
 
     def close() -> None:
         close_rows = getattr(rows, "close", lambda: None)
@@ -126,7 +127,7 @@ async def iterate(self: Any) -> AsyncGenerator[Any, None]:
         await native_rows(self, close)
 
 
-async def native_rows(iterable: Any, function: Any) -> Any:
+async def native_rows(iterable: Any, function: Callable[[], T]) -> T:
     """Run `function` where the iterable's database is used: on the loop, or in a thread."""
     wrapper = connections[iterable.queryset.db]
     if isinstance(wrapper, LoopWrapper):
@@ -159,9 +160,7 @@ class _Pin:
         try:
             return function()
         finally:
-            if _scope.context_node(self._alias) is self._node and not _reaches(
-                before, self._node
-            ):
+            if _scope.context_node(self._alias) is self._node and not _reaches(before, self._node):
                 _scope.set_node(self._alias, before)
 
     def _begin(self, function: Any) -> Any:
@@ -196,5 +195,3 @@ def _reaches(start: Node | None, node: Node) -> bool:
             return True
         start = start.previous
     return False
-
-

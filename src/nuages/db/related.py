@@ -52,18 +52,19 @@ def forward_relations(model: type[models.Model]) -> Iterator[str]:
         if isinstance(field, ForeignObject):
             yield field.name
     for private in model._meta.private_fields:
-        if isinstance(private, ForeignObject) or hasattr(private, "ct_field"):
-            if private.many_to_one or private.one_to_one:
-                yield private.name
+        to_one = private.many_to_one or private.one_to_one
+        if to_one and (isinstance(private, ForeignObject) or hasattr(private, "ct_field")):
+            yield private.name
 
 
 def shadowed(model: type[models.Model]) -> list[str]:
     """Return the `a*` names that a model has of its own, so that ours are not added."""
     names = list(forward_relations(model))
     names += [
-        relation.get_accessor_name()
+        accessor
         for relation in model._meta.related_objects
         if relation.one_to_one and not relation.hidden
+        if (accessor := relation.get_accessor_name()) is not None
     ]
     found = {f"a{name}": inspect.getattr_static(model, f"a{name}", None) for name in names}
     return [

@@ -76,7 +76,7 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     if node is None:
         django_exit(atomic, *exc_info)
         return
-    atomic._nuages_nodes.remove(node)
+    atomic.__dict__["_nuages_nodes"].remove(node)
     wrapper, alias = node.wrapper, node.alias
     if node.ended:
         # An outer block ended first and rolled this one back.
@@ -205,7 +205,7 @@ def published_scopes() -> Iterator[None]:
 
 
 def _thread_wrappers() -> list[Any]:
-    storage = connections._connections
+    storage = vars(connections)["_connections"]
     return storage.thread_wrappers() if isinstance(storage, Storage) else []
 
 
@@ -306,7 +306,7 @@ async def aon_commit(
 
 
 def _is_async(func: Any) -> bool:
-    return iscoroutinefunction(func) or iscoroutinefunction(getattr(func, "__call__", None))
+    return iscoroutinefunction(func) or iscoroutinefunction(type(func).__call__)
 
 
 def _awaited(func: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Any]:
@@ -330,7 +330,7 @@ class _Hold:
     async def __aenter__(self) -> Any:
         return await on_loop(self._enter)()
 
-    def _enter(self) -> Any:
+    def _enter(self) -> LoopWrapper:
         wrapper = connections[self._alias]
         if not isinstance(wrapper, LoopWrapper):
             raise TransactionManagementError(
@@ -354,7 +354,7 @@ class _Hold:
 
 
 def hold_connection(using: str | None = None) -> _Hold:
-    """Keep one connection for a block: `async with hold_connection() as connection:`.
+    """Keep one connection for a block: `async with` gives the connection.
 
     For session state (SET, temporary tables, advisory locks, LISTEN): what runs inside uses
     this connection, tasks started inside too, one after another. At the end the session is

@@ -20,7 +20,8 @@ class Holder(Protocol):
     """Who holds or wants a turn; `label` names it in errors."""
 
     @property
-    def label(self) -> str: ...
+    def label(self) -> str:
+        """Its name."""
 
 
 def caller_label() -> str:

@@ -43,9 +43,10 @@ class _Barrier:
 async def _open_one(alias: str, barrier: _Barrier) -> None:
     def hold() -> LoopWrapper:
         wrapper = connections[alias]
+        assert isinstance(wrapper, LoopWrapper)
         wrapper.ensure_connection()
         open_scope(wrapper, Kind.PIN)
-        return wrapper  # type: ignore[no-any-return]
+        return wrapper
 
     try:
         wrapper = await on_loop(hold)()

@@ -30,7 +30,13 @@ def _async_to_sync_call(original: Any) -> Any:
 def _thread_handler(original: Any) -> Any:
     @functools.wraps(original)
     def thread_handler(
-        self: Any, loop: Any, exc_info: Any, task_context: Any, func: Any, *args: Any, **kwargs: Any
+        self: Any,
+        loop: Any,
+        exc_info: Any,
+        task_context: Any,
+        func: Any,
+        *args: Any,
+        **kwargs: Any,
     ) -> Any:
         (child,) = args
 

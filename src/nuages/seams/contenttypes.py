@@ -7,7 +7,9 @@ from typing import Any
 from nuages.db.native import native
 from nuages.seams.table import Seam
 
-_CALLERS = frozenset("aadd aremove aclear aset acreate aget_or_create aupdate_or_create".split())
+_CALLERS = frozenset(
+    ["aadd", "aremove", "aclear", "aset", "acreate", "aget_or_create", "aupdate_or_create"]
+)
 
 
 def seams() -> list[Seam]:

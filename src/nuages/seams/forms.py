@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nuages.db.native import native
@@ -23,6 +24,10 @@ async def asave(self: Any, commit: bool = True) -> Any:
     return await native(self.save)(commit=commit)
 
 
+def _put(function: Any) -> Callable[[Any], Any]:
+    return lambda original: function
+
+
 def seams() -> list[Seam]:
     """Return this area's seams."""
     where: list[tuple[str, Any]] = [
@@ -37,7 +42,7 @@ def seams() -> list[Seam]:
         Seam(
             f"{owner}.{function.__name__}",
             f"The async twin of {function.__name__[1:]}().",
-            lambda original, function=function: function,
+            _put(function),
             new=True,
         )
         for owner, function in where

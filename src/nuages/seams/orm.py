@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from nuages.db import queryset, related
@@ -9,13 +10,33 @@ from nuages.db.native import native
 from nuages.seams.table import Seam
 
 _QUERY = frozenset(
-    "_async_generator generator aaggregate acount aget acreate abulk_create abulk_update "
-    "aget_or_create aupdate_or_create aearliest alatest afirst alast ain_bulk adelete aupdate "
-    "aexists acontains aexplain aprefetch_related_objects".split()
+    [
+        "_async_generator",
+        "generator",
+        "aaggregate",
+        "acount",
+        "aget",
+        "acreate",
+        "abulk_create",
+        "abulk_update",
+        "aget_or_create",
+        "aupdate_or_create",
+        "aearliest",
+        "alatest",
+        "afirst",
+        "alast",
+        "ain_bulk",
+        "adelete",
+        "aupdate",
+        "aexists",
+        "acontains",
+        "aexplain",
+        "aprefetch_related_objects",
+    ]
 )
-_MODEL = frozenset("arefresh_from_db asave adelete".split())
+_MODEL = frozenset(["arefresh_from_db", "asave", "adelete"])
 _RELATED = frozenset(
-    "aadd acreate aget_or_create aupdate_or_create aremove aclear aset".split()
+    ["aadd", "acreate", "aget_or_create", "aupdate_or_create", "aremove", "aclear", "aset"]
 )
 _WHY = (
     "Every use of this name in the module calls the sync twin of an a* method: it runs on the "
@@ -27,9 +48,13 @@ def _native(original: Any) -> Any:
     return native
 
 
+def _put(function: Any) -> Callable[[Any], Any]:
+    return lambda original: function
+
+
 def seams() -> list[Seam]:
     """Return this area's seams."""
-    added = [
+    added: list[tuple[str, Any, str]] = [
         ("query:QuerySet.alist", queryset.alist, "The async twin of list(queryset)."),
         (
             "query:QuerySet.aselect_related",
@@ -96,16 +121,16 @@ def seams() -> list[Seam]:
             Seam(
                 f"django.db.models.{path}",
                 reason,
-                lambda original, function=function: function,
+                _put(function),
                 new=True,
             )
         )
-    for name, function in related.MODEL_METHODS.items():
+    for name, method in related.MODEL_METHODS.items():
         table.append(
             Seam(
                 f"django.db.models.base:Model.{name}",
                 f"The async twin of {name[1:]}().",
-                lambda original, function=function: function,
+                _put(method),
                 new=True,
             )
         )

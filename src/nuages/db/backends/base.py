@@ -34,7 +34,18 @@ from nuages.db.scope import Node, current_node
 checks.register()
 
 if TYPE_CHECKING:
-    _Base = BaseDatabaseWrapper
+
+    class _Base(BaseDatabaseWrapper):
+        """Django's wrapper with its private parts, which the stubs leave out."""
+
+        _thread_ident: int
+        _force_debug_cursor: bool
+        _queries_log: deque[Any]
+        _execute_wrappers: list[Any]
+
+        def _commit(self) -> None: ...
+        def _set_autocommit(self, autocommit: bool) -> None: ...
+
 else:
     _Base = object
 
@@ -389,9 +400,7 @@ def _take_back(
 ) -> None:
     pool = session.pool
     if verdict == "reset" and not pool.closed and not pool.loop.is_closed():
-        pool.run_in_background(
-            functools.partial(_reset, session, wrapper_class, settings_dict)
-        )
+        pool.run_in_background(functools.partial(_reset, session, wrapper_class, settings_dict))
         return
     if verdict == "reuse" and not pool.closed:
         session.raw.attach(pool)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import types
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 
@@ -27,6 +27,7 @@ if tuple(map(int, psycopg.__version__.split(".")[:2])) < (3, 3):
     )
 
 from django.db.backends.postgresql import base as django_base
+from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.db.utils import OperationalError
 
 from nuages.bridge import current_bridge
@@ -41,33 +42,41 @@ Database.connect = Connection.connect
 Database.Connection = Connection
 
 
-class _Tracked:
+if TYPE_CHECKING:
+    _NamedCursor = psycopg.ServerCursor[Any]
+else:
+    _NamedCursor = object
+
+
+class _Tracked(_NamedCursor):
     """Named cursor mixin: the connection knows which cursors are open on the server."""
 
+    _conn: Connection
+
     def execute(self, *args: Any, **kwargs: Any) -> Any:
-        self._conn.open_cursors.add(self.name)  # type: ignore[attr-defined]
+        self._conn.open_cursors.add(self.name)
         try:
-            return super().execute(*args, **kwargs)  # type: ignore[misc]
+            return super().execute(*args, **kwargs)
         except psycopg.Error:
-            self._conn.open_cursors.discard(self.name)  # type: ignore[attr-defined]
+            self._conn.open_cursors.discard(self.name)
             raise
 
     def close(self) -> None:
-        connection = self._conn  # type: ignore[attr-defined]
+        connection = self._conn
         bridge = current_bridge()
         if asyncio._get_running_loop() is not None and (
             bridge is None or bridge.closing or connection.wrapper is None
         ):
             # Finalised outside a bridge: no I/O here. The cursor is closed on the server when
             # the connection is given back.
-            connection.orphaned_cursors.add(self.name)  # type: ignore[attr-defined]
+            connection.orphaned_cursors.add(self.name)
             self._closed = True
             return
-        super().close()  # type: ignore[misc]
-        connection.open_cursors.discard(self.name)  # type: ignore[attr-defined]
+        super().close()
+        connection.open_cursors.discard(self.name)
 
 
-class ServerSideCursor(_Tracked, django_base.ServerSideCursor):  # type: ignore[misc]
+class ServerSideCursor(_Tracked, django_base.ServerSideCursor):
     """Django's named cursor with client-side binding."""
 
 
@@ -141,10 +150,10 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         )
         cursor = kind(connection, name=name, scrollable=False, withhold=connection.autocommit)
         loader = connection.adapters.get_loader(
-            django_base.TIMESTAMPTZ_OID, django_base.Format.TEXT
+            django_base.TIMESTAMPTZ_OID, psycopg.pq.Format.TEXT
         )
         if self.timezone != loader.timezone:
-            django_base.register_tzloader(self.timezone, cursor)
+            register_tzloader(self.timezone, cursor)
         return cursor
 
     def reset_session(self) -> None:

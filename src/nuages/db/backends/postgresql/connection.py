@@ -101,7 +101,7 @@ class Connection(psycopg.Connection[Any]):
     # Connecting
 
     @classmethod
-    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:  # type: ignore[override]
+    def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
         """As psycopg's; inside a bridge nothing blocks, name resolution included."""
         bridge = current_bridge()
         if bridge is None:
@@ -376,13 +376,14 @@ class Connection(psycopg.Connection[Any]):
         if not self.closed:
             self.terminate()
 
-    def cursor(self, name: str = "", **kwargs: Any) -> Any:  # type: ignore[override]
+    def cursor(self, name: str = "", **kwargs: Any) -> Any:
         """As psycopg's; the cursor notes what its statements leave in the session."""
         if name:
             return super().cursor(name, **kwargs)
         self._check_connection_ok()
         row_factory = kwargs.pop("row_factory", None) or self.row_factory
-        cursor = noting(self.cursor_factory)(self, row_factory=row_factory)
+        factory: Any = self.cursor_factory
+        cursor = noting(factory)(self, row_factory=row_factory)
         if kwargs.pop("binary", False):
             cursor.format = pq.Format.BINARY
         if kwargs:
@@ -411,10 +412,12 @@ class Connection(psycopg.Connection[Any]):
             return False
         poll = select.poll()
         poll.register(self.pgconn.socket, select.POLLIN)
-        if not poll.poll(0) or self.pgconn.transaction_status == ACTIVE:
+        if self.pgconn.transaction_status == ACTIVE:
             return True
         try:
-            self.pgconn.consume_input()
+            # Behind the server's last words comes the end of the stream, which one read misses.
+            while poll.poll(0):
+                self.pgconn.consume_input()
         except e.OperationalError:
             return False
         return self.pgconn.status == OK
@@ -429,7 +432,7 @@ class Connection(psycopg.Connection[Any]):
         )
 
     def note_baseline(self) -> None:
-        """Remember the settings of a fresh connection, to tell later that somebody changed them."""
+        """Remember the settings of a fresh connection, to see later whether they changed."""
         self._baseline = self._settings()
         self.session_state = ""
 
@@ -513,9 +516,7 @@ def _resumed(first: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any,
         ready = yield state
 
 
-_LASTING_SET = re.compile(
-    rb"\bSET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)", re.IGNORECASE
-)
+_LASTING_SET = re.compile(rb"\bSET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)", re.IGNORECASE)
 _TEMPORARY = re.compile(rb"\b(TEMP|TEMPORARY)\b|\bpg_temp\b", re.IGNORECASE)
 _CLEAN = frozenset(
     b"INSERT UPDATE DELETE MERGE BEGIN COMMIT ROLLBACK SAVEPOINT RELEASE FETCH CLOSE ALTER "
@@ -525,8 +526,10 @@ _CLEAN = frozenset(
 
 
 def leaves_state(tag: bytes, query: bytes) -> bool:
-    """Tell from a command tag, and the statement where the tag is not enough, whether it
-    leaves state behind in the session."""
+    """Tell whether a statement leaves state behind in the session.
+
+    The command tag answers for most; where it is not enough, the statement's text does.
+    """
     word = tag.split(b" ", 1)[0]
     if word in _CLEAN:
         return False

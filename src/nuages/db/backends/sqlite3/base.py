@@ -2,8 +2,8 @@
 
 `ENGINE = "nuages.db.backends.sqlite3"`. On a loop, transactions on a file begin IMMEDIATE unless
 `OPTIONS["transaction_mode"]` says otherwise (one that reads and then writes would fail at once
-when another has written meanwhile, and waiting cannot help), and the file is in WAL mode unless `OPTIONS["init_command"]` sets a journal mode. An in-memory database is exactly one
-connection.
+when another has written meanwhile, and waiting cannot help), and the file is in WAL mode unless
+`OPTIONS["init_command"]` sets a journal mode. An in-memory database is exactly one connection.
 """
 
 from __future__ import annotations
@@ -76,10 +76,13 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Any:
         connection = super().get_new_connection(conn_params)
-        if not self.is_in_memory_db() and "journal_mode" not in ";".join(self.init_commands):
+        if not self.is_in_memory_db() and not self._sets_journal_mode():
             connection.execute("PRAGMA journal_mode = WAL")
         connection.serve_loop(worker)
         return connection
+
+    def _sets_journal_mode(self) -> bool:
+        return "journal_mode" in self.settings_dict["OPTIONS"].get("init_command", "").lower()
 
     def _reuse(self, session: Any) -> bool:
         self.transaction_mode = self._transaction_mode()

@@ -146,9 +146,7 @@ class Worker:
         """End the thread when its queue is done."""
         self._queue.put(None)
 
-    def call(
-        self, function: Callable[[], Any], connection: Connection | None = None
-    ) -> Any:
+    def call(self, function: Callable[[], Any], connection: Connection | None = None) -> Any:
         """Run `function` in the worker: awaited in a bridge, waited for in a thread.
 
         A cancellation interrupts the statement and arrives when it has ended, unless the bridge
@@ -188,15 +186,19 @@ class Worker:
         return job.outcome()
 
 
-class _WorkerCursor:
+if TYPE_CHECKING:
+    _CursorBase = sqlite3.Cursor
+else:
+    _CursorBase = object
+
+
+class _WorkerCursor(_CursorBase):
     """Cursor mixin: rows come from the worker, the first ones with `execute()`."""
 
     connection: Connection
-    description: Any
-    arraysize: int
 
     def __init__(self, connection: Connection) -> None:
-        super().__init__(connection)  # type: ignore[call-arg]
+        super().__init__(connection)
         self._rows: deque[Any] = deque()
         self._exhausted = True
 
@@ -206,7 +208,7 @@ class _WorkerCursor:
         if connection.runs_here():
             self._rows.clear()
             self._exhausted = False
-            super().execute(*args)  # type: ignore[misc]
+            super().execute(*args)
         else:
             connection.execute_in_turn(args[0], functools.partial(self._execute, args))
         return self
@@ -214,14 +216,14 @@ class _WorkerCursor:
     def _execute(self, args: Any) -> None:
         self._rows.clear()
         self._exhausted = False
-        super().execute(*args)  # type: ignore[misc]
+        super().execute(*args)
         if self.description is None:
             self._exhausted = True
         else:
             self._fill(PREFETCH)
 
     def _fill(self, size: int) -> None:
-        rows = super().fetchmany(size)  # type: ignore[misc]
+        rows = super().fetchmany(size)
         self._exhausted = len(rows) < size
         self._rows.extend(rows)
 
@@ -229,7 +231,7 @@ class _WorkerCursor:
         """Execute a statement for each of the parameters."""
         connection = self.connection
         if connection.runs_here():
-            return super().executemany(query, param_list)  # type: ignore[misc]
+            return super().executemany(query, param_list)
         self._rows.clear()
         self._exhausted = True
         work = functools.partial(super().executemany, query, list(param_list))
@@ -296,11 +298,11 @@ class _WorkerCursor:
         self._exhausted = True
 
 
-class Cursor(_WorkerCursor, SQLiteCursorWrapper):  # type: ignore[misc]
+class Cursor(_WorkerCursor, SQLiteCursorWrapper):
     """Django's cursor, which takes %s placeholders."""
 
 
-class PlainCursor(_WorkerCursor, sqlite3.Cursor):  # type: ignore[misc]
+class PlainCursor(_WorkerCursor, sqlite3.Cursor):
     """sqlite3's own cursor."""
 
 
@@ -366,8 +368,7 @@ class Connection(sqlite3.Connection):
 
     def execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
         """Run a statement in the worker, waiting for SQLite's locks where it needs them."""
-        if not self.in_transaction:
-            self._leave_gate()
+        self._leave_gate_after_transaction()
         deadline = time.monotonic() + self.timeout
         begins = _BEGIN.match(query) is not None
         writes = begins or (not self._gate_held and _WRITE.match(query) is not None)
@@ -381,8 +382,7 @@ class Connection(sqlite3.Connection):
         try:
             self._until(deadline, function)
         finally:
-            if not self.in_transaction:
-                self._leave_gate()
+            self._leave_gate_after_transaction()
 
     def _until(self, deadline: float, function: Callable[[], Any]) -> None:
         pause = 0.001
@@ -406,6 +406,10 @@ class Connection(sqlite3.Connection):
             time.sleep(seconds)
         else:
             bridge.wait(asyncio.sleep(seconds))
+
+    def _leave_gate_after_transaction(self) -> None:
+        if not self.in_transaction:
+            self._leave_gate()
 
     def _leave_gate(self) -> None:
         if self._gate_held and self.database is not None:
@@ -455,8 +459,7 @@ class Connection(sqlite3.Connection):
             try:
                 self._until(time.monotonic() + self.timeout, run)
             finally:
-                if not self.in_transaction:
-                    self._leave_gate()
+                self._leave_gate_after_transaction()
 
     def rollback(self) -> None:
         """As sqlite3's."""
@@ -468,8 +471,7 @@ class Connection(sqlite3.Connection):
                 if self.in_transaction:
                     self.in_worker(run)
             finally:
-                if not self.in_transaction:
-                    self._leave_gate()
+                self._leave_gate_after_transaction()
 
     def backup(self, target: sqlite3.Connection, **kwargs: Any) -> None:
         """As sqlite3's."""
@@ -540,9 +542,7 @@ class Connection(sqlite3.Connection):
 
 def _identity(database: Any) -> str | None:
     """Name the file behind a database, for its queue of writers; None for one in memory."""
-    name = os.fspath(database)
-    if isinstance(name, bytes):
-        name = os.fsdecode(name)
+    name = os.fsdecode(database)
     if name == ":memory:" or "mode=memory" in name or not name:
         return None
     if name.startswith("file:"):
