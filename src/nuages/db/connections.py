@@ -235,6 +235,7 @@ class Storage:
         if store is not None and alias in store:
             del store[alias]
         else:
+            self._facades.__dict__.pop(alias, None)
             delattr(self._original, alias)
 
     def thread_wrappers(self) -> list[Any]:

@@ -13,6 +13,8 @@ from django.db.models.signals import class_prepared
 
 from nuages.db.native import native
 
+_MISSING: Any = object()
+
 
 class RelatedObject:
     """What `post.aauthor` is: an awaitable that gives `post.author`.
@@ -58,20 +60,26 @@ def forward_relations(model: type[models.Model]) -> Iterator[str]:
 
 
 def shadowed(model: type[models.Model]) -> list[str]:
-    """Return the `a*` names that a model has of its own, so that ours are not added."""
-    names = list(forward_relations(model))
-    names += [
-        accessor
+    """Return the `a*` names that a model has of its own, so that ours are not to be had.
+
+    What it inherits from another model is that one's matter.
+    """
+    parents = list(model._meta.all_parents)
+    names = {name: None for owner in (model, *parents) for name in forward_relations(owner)}
+    names |= {
+        accessor: None
         for relation in model._meta.related_objects
         if relation.one_to_one and not relation.hidden
         if (accessor := relation.get_accessor_name()) is not None
-    ]
-    found = {f"a{name}": inspect.getattr_static(model, f"a{name}", None) for name in names}
-    return [
-        name
-        for name, value in found.items()
-        if value is not None and not isinstance(value, AsyncRelated)
-    ]
+    }
+    found = []
+    for name in (f"a{name}" for name in names):
+        value = inspect.getattr_static(model, name, _MISSING)
+        if value is _MISSING or isinstance(value, AsyncRelated):
+            continue
+        if all(inspect.getattr_static(parent, name, _MISSING) is not value for parent in parents):
+            found.append(name)
+    return found
 
 
 def _add(model: type[models.Model], relation: str) -> None:
