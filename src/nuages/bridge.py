@@ -7,14 +7,17 @@ the result. The technique is that of SQLAlchemy's asyncio extension (`greenlet_s
 added here is the *portal*, which drives the steps of a coroutine inside a greenlet, so that
 async code may contain implicit I/O.
 
-Rules that keep it sound, each with a test in tests/unit/test_bridge.py:
+Rules that keep it sound, each with a test in tests/unit/test_bridge.py or test_portal.py:
 
 * The active bridge is found by task. Another library's greenlet may lie between, and a task
   started eagerly (Python 3.12) inside a greenlet is not in that greenlet's bridge.
 * The greenlet's parent is set before every resume: a task may be resumed from elsewhere.
 * A bridge that is suspended is not active: coroutines its driver awaits start bridges of their
   own, which share the outer one's `locals` since one task is one chain of calls.
-* `GeneratorExit` (the driver was closed) unwinds the greenlet; nothing can be awaited then.
+* `GeneratorExit` (the driver was closed, maybe by the garbage collector in another task or
+  thread) unwinds the greenlet; nothing can be awaited then.
+* A greenlet is used again after a call that returned: a new one maps and unmaps memory, which
+  costs more than all the rest. An idle one keeps nothing of its last call alive.
 """
 
 from __future__ import annotations
@@ -23,21 +26,28 @@ import asyncio
 import functools
 import inspect
 import sys
+import threading
 import types
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import contextmanager
+from asyncio import _get_running_loop, current_task
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from asgiref.sync import iscoroutinefunction, sync_to_async
-from greenlet import getcurrent, greenlet
+from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
+from nuages.background import in_thread
+from nuages.cancellation import Cancellable
 from nuages.exceptions import BridgeClosed, NotInBridge
+from nuages.portal import run_steps, steps_of
+from nuages.wrapping import call_handling, require_sync, wrap
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _bridges: dict[asyncio.Task[Any], Bridge] = {}
 """The innermost bridge of every task that has one."""
+
+_unwinding: dict[int, Bridge] = {}
+"""The bridge whose greenlet unwinds, by thread, whichever task runs there."""
 
 suspend_hooks: list[Callable[[Bridge], None]] = []
 """Called before a bridge waits for anything but a driver's own I/O (leases go back there)."""
@@ -46,82 +56,79 @@ end_hooks: list[Callable[[Bridge], None]] = []
 """Called when a bridge has ended, in the task's context and outside its greenlet."""
 
 
-class Bridge:
+class _Idle(threading.local):
+    """The greenlets of a thread that wait for their next call; at most `_IDLE_LIMIT`."""
+
+    def __init__(self) -> None:
+        self.greenlets: list[greenlet] = []
+
+
+_idle = _Idle()
+_IDLE_LIMIT = 100
+
+
+class Bridge(Cancellable):
     """One sync call that runs on the event loop.
 
     `locals` is a place for what lives as long as the task's outermost bridge; bridges that the
     same task starts further down share it.
     """
 
-    __slots__ = (
-        "closing",
-        "deferred_cancel",
-        "greenlet",
-        "locals",
-        "loop",
-        "outer",
-        "running",
-        "shields",
-        "task",
-    )
+    __slots__ = ("call", "greenlet", "locals", "loop", "outer", "result", "running")
 
-    def __init__(self, task: asyncio.Task[Any], outer: Bridge | None) -> None:
-        self.task = task
-        self.loop = task.get_loop()
-        self.outer = outer
+    def __init__(self, task: asyncio.Task[Any], loop: Any, call: Any) -> None:
+        super().__init__(task)
+        self.loop: asyncio.AbstractEventLoop = loop
+        self.call: tuple[Callable[..., Any], Any, Any] | None = call
+        """What to call, with its arguments; None when it has returned `result`."""
+        self.outer = outer = _bridges.get(task)
         self.locals: dict[str, Any] = {} if outer is None else outer.locals
         self.running = False
-        self.closing = False
-        self.shields = 0
-        self.deferred_cancel: asyncio.CancelledError | None = None
         self.greenlet: greenlet | None = None
-
-    @property
-    def root(self) -> Bridge:
-        """The outermost bridge of this task."""
-        bridge = self
-        while bridge.outer is not None:
-            bridge = bridge.outer
-        return bridge
+        self.result: Any = None
 
     def wait(self, awaitable: Awaitable[T]) -> T:
         """Suspend the running sync code until `awaitable` is done and return its result.
 
         For drivers: unlike `await_` it gives no lease back.
         """
-        if self.closing:
-            _discard(awaitable)
-            raise BridgeClosed()
-        if self.deferred_cancel is not None and not self.shields:
-            _discard(awaitable)
-            cancelled, self.deferred_cancel = self.deferred_cancel, None
-            raise cancelled
+        if self.closing or self.deferred_cancel is not None:
+            try:
+                if self.closing:
+                    raise BridgeClosed()
+                self.deliver()
+            except BaseException:
+                _discard(awaitable)
+                raise
         assert self.greenlet is not None
         return cast(T, self.greenlet.parent.switch((getcurrent(), awaitable)))
 
-    def _resume(self, switch: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Switch into the greenlet; return what it asks to await, or its result."""
-        assert self.greenlet is not None
+    def suspend(self) -> None:
+        """Tell who wants to know that the code is about to wait for something else than I/O."""
+        for hook in suspend_hooks:
+            hook(self)
+
+    def resume(self, switch: Callable[..., Any], *args: Any) -> Any:
+        """Switch into the greenlet; return what it asks to await, if it asks."""
         here = getcurrent()
-        if self.greenlet.parent is not here:
-            self.greenlet.parent = here
+        if self.greenlet.parent is not here:  # type: ignore[union-attr]
+            self.greenlet.parent = here  # type: ignore[union-attr]
         self.running = True
         try:
-            return switch(*args, **kwargs)
+            return switch(*args)
         finally:
             self.running = False
 
-    @contextmanager
-    def shield(self) -> Iterator[None]:
-        """Inside, a cancellation waits (in `deferred_cancel`) until what must end has ended.
-
-        The driver's wait catches it; it is raised at the next wait outside, or at the end.
-        """
-        self.shields += 1
+    def unwind(self, target: greenlet, closed: GeneratorExit) -> Any:
+        """Raise `closed` in the greenlet; what runs there now finds this bridge, closing."""
+        self.closing = True
+        thread = threading.get_ident()
+        before = _unwinding.get(thread)
+        _unwinding[thread] = self
         try:
-            yield
+            return self.resume(target.throw, closed)
         finally:
-            self.shields -= 1
+            _unwinding.pop(thread) if before is None else _unwinding.update({thread: before})
 
     def frames(self) -> list[types.FrameType]:
         """The suspended greenlet's frames, innermost first (`Task.get_stack` cannot see them)."""
@@ -135,11 +142,10 @@ class Bridge:
 
 def current_bridge() -> Bridge | None:
     """Return the bridge in whose greenlet the calling code runs, or None."""
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        return None
-    task = asyncio.current_task(loop)
-    if task is None:
+    if _unwinding and (unwinding := _unwinding.get(threading.get_ident())) is not None:
+        return unwinding
+    loop = _get_running_loop()
+    if loop is None or (task := current_task(loop)) is None:
         return None
     bridge = _bridges.get(task)
     return bridge if bridge is not None and bridge.running else None
@@ -162,8 +168,7 @@ def await_(awaitable: Awaitable[T]) -> T:
         _discard(awaitable)
         raise NotInBridge()
     if not bridge.closing:
-        for hook in suspend_hooks:
-            hook(bridge)
+        bridge.suspend()
     return bridge.wait(awaitable)
 
 
@@ -174,193 +179,94 @@ def _discard(awaitable: Awaitable[Any]) -> None:
         awaitable.cancel()
 
 
+def _work(bridge: Bridge) -> None:
+    """What a greenlet does: one call after another. An exception ends it."""
+    me = getcurrent()
+    while True:
+        function, args, kwargs = bridge.call  # type: ignore[misc]
+        bridge.result = function(*args, **kwargs)
+        bridge.call = None
+        del bridge, function, args, kwargs
+        bridge = me.parent.switch()
+
+
 @types.coroutine
-def _drive(run: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any, Any, T]:
-    """Run `run(*args, **kwargs)` in a greenlet of the current task; await what it asks for."""
-    task = asyncio.current_task()
+def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any, Any, T]:
+    """Run `function(*args, **kwargs)` in a greenlet of the task; await what it asks for."""
+    loop = _get_running_loop()
+    task = current_task(loop) if loop is not None else None
     if task is None:
-        raise NotInBridge("on_loop() works in a running asyncio task; await it from one.")
-    outer = _bridges.get(task)
-    bridge = Bridge(task, outer)
-    target = child = bridge.greenlet = greenlet(run)
+        raise NotInBridge("What on_loop() returns is awaited in a running asyncio task.")
+    handled = sys.exception()
+    if handled is not None:
+        function, args = call_handling, (handled, function, args)
+    bridge = Bridge(task, loop, (function, args, kwargs))
+    idle = _idle.greenlets
+    child = bridge.greenlet = idle.pop() if idle else greenlet(_work)
     child.gr_context = getcurrent().gr_context
     _bridges[task] = bridge
     try:
-        answer = bridge._resume(child.switch, *args, **kwargs)
-        while not child.dead:
-            target, awaitable = answer
+        request = bridge.resume(child.switch, bridge)
+        while bridge.call is not None:
+            target, awaitable = request
             try:
-                value = yield from _iterate(awaitable)
+                value = yield from steps_of(awaitable)
             except GeneratorExit as closed:
-                bridge.closing = True
-                answer = bridge._resume(target.throw, closed)
+                request = bridge.unwind(target, closed)
             except BaseException as error:
-                answer = bridge._resume(target.throw, error)
+                request = bridge.resume(target.throw, error)
             else:
-                answer = bridge._resume(target.switch, value)
+                request = bridge.resume(target.switch, value)
+            del target, awaitable
+        child.gr_context = None
+        if len(idle) < _IDLE_LIMIT:
+            idle.append(child)
     except Exception as error:
-        if bridge.deferred_cancel is not None:
-            raise bridge.deferred_cancel from error
+        bridge.deliver(error)
         raise
     finally:
-        if outer is None:
+        if bridge.outer is None:
             del _bridges[task]
         else:
-            _bridges[task] = outer
+            _bridges[task] = bridge.outer
         for hook in end_hooks:
             hook(bridge)
         # Break the cycle between this frame, the bridge and the greenlet.
-        bridge.greenlet = child = target = None  # type: ignore[assignment]
-    if bridge.deferred_cancel is not None and not bridge.closing:
-        raise bridge.deferred_cancel
-    return cast(T, answer)
+        bridge.greenlet = child = None
+    bridge.deliver()
+    return cast(T, bridge.result)
 
 
-def _iterate(awaitable: Any) -> Any:
+async def _call(function: Callable[..., T], args: Any, kwargs: Any) -> T:
+    bridge = current_bridge()
+    if bridge is None:
+        return await _drive(function, args, kwargs)
+    # Code in the bridge awaits it: no new greenlet.
     try:
-        return awaitable.__await__()
-    except AttributeError:
-        return _await(awaitable).__await__()
+        result = function(*args, **kwargs)
+    except Exception as error:
+        bridge.deliver(error)
+        raise
+    bridge.deliver()
+    return result
 
 
-async def _await(awaitable: Any) -> Any:
-    return await awaitable
+async def _portal(function: Callable[..., Awaitable[T]], args: Any, kwargs: Any) -> T:
+    if current_bridge() is not None:
+        return await function(*args, **kwargs)
+    return await _drive(_run_portal, (function, args, kwargs), {})
 
 
-class _Step:
-    """What a portal's coroutine yielded, to be yielded again by the driver."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: Any) -> None:
-        self.value = value
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        return (yield self.value)
-
-
-def _run_coroutine(coroutine: Any) -> Any:
-    """Drive `coroutine` inside the current greenlet (the portal)."""
+def _run_portal(function: Callable[..., Awaitable[T]], args: Any, kwargs: Any) -> T:
     bridge = current_bridge()
     assert bridge is not None
-    send: Callable[[Any], Any] = coroutine.send
-    value: Any = None
-    while True:
-        try:
-            step = send(value)
-        except StopIteration as stop:
-            return stop.value
-        if not bridge.closing:
-            for hook in suspend_hooks:
-                hook(bridge)
-        try:
-            value = bridge.wait(_Step(step))
-        except BaseException as error:
-            value, send = error, coroutine.throw
-        else:
-            send = coroutine.send
-
-
-class _PortalGenerator(AsyncGenerator[Any, Any]):
-    """An async generator whose every step runs in a greenlet.
-
-    It takes the place of the generator it drives in the loop's asyncgen hooks, so that a loop
-    that shuts down closes it in a bridge, and so does the garbage collector: dropped
-    unfinished, it is closed by a task of its loop.
-    """
-
-    def __init__(self, generator: AsyncGenerator[Any, Any]) -> None:
-        self._generator = generator
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def _step(self, method: Callable[..., Any], *args: Any) -> Any:
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-            firstiter, finalizer = sys.get_asyncgen_hooks()
-            sys.set_asyncgen_hooks(None, None)
-            try:
-                step = method(*args)
-            finally:
-                sys.set_asyncgen_hooks(firstiter, finalizer)
-            if firstiter is not None:
-                firstiter(cast("AsyncGeneratorType[Any, Any]", self))
-        else:
-            step = method(*args)
-        if current_bridge() is not None:
-            return step
-        return _await(_drive(_run_coroutine, (_Awaiting(step),), {}))
-
-    def __anext__(self) -> Any:
-        return self._step(self._generator.__anext__)
-
-    def asend(self, value: Any) -> Any:
-        return self._step(self._generator.asend, value)
-
-    def athrow(self, *args: Any) -> Any:
-        return self._step(self._generator.athrow, *args)
-
-    def aclose(self) -> Any:
-        return self._step(self._generator.aclose)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._generator, name)
-
-    def __del__(self) -> None:
-        loop = self._loop
-        if loop is not None and not loop.is_closed() and self._generator.ag_frame is not None:
-            spawn(loop, _adopt(self._generator, loop).aclose)
-
-
-def _adopt(generator: AsyncGenerator[Any, Any], loop: Any) -> _PortalGenerator:
-    portal = _PortalGenerator(generator)
-    portal._loop = loop
-    return portal
-
-
-class _Awaiting:
-    """Gives the steps of an awaitable that has no `send` of its own a coroutine's face."""
-
-    __slots__ = ("send", "throw")
-
-    def __init__(self, awaitable: Any) -> None:
-        iterator = awaitable.__await__()
-        self.send = iterator.send
-        self.throw = iterator.throw
-
-
-_spawned: set[asyncio.Task[Any]] = set()
-
-
-def spawn(
-    loop: asyncio.AbstractEventLoop, function: Callable[[], Coroutine[Any, Any, Any]]
-) -> None:
-    """Run `function()` in a strongly referenced task of `loop`, from any thread.
-
-    Its failure is reported to the loop's exception handler. A closed loop is left alone.
-    """
-
-    def start() -> None:
-        task = loop.create_task(function())
-        _spawned.add(task)
-        task.add_done_callback(done)
-
-    def done(task: asyncio.Task[Any]) -> None:
-        _spawned.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            loop.call_exception_handler(
-                {"message": "Nuages background work failed", "exception": error, "task": task}
-            )
-
-    if asyncio._get_running_loop() is loop:
-        start()
-    elif not loop.is_closed():
-        loop.call_soon_threadsafe(start)
+    return run_steps(bridge, function(*args, **kwargs))
 
 
 @overload
 def on_loop(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, Coroutine[Any, Any, T]]: ...  # fmt: skip  # noqa: E501
 @overload
-def on_loop(function: Callable[P, AsyncGenerator[T, Any]]) -> Callable[P, AsyncGenerator[T, Any]]: ...  # fmt: skip  # noqa: E501
+def on_loop(function: Callable[P, AsyncGenerator[T, Any]]) -> Callable[P, AsyncGenerator[T, Any]]: ...  # type: ignore[overload-overlap]  # fmt: skip  # noqa: E501
 @overload
 def on_loop(function: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]: ...
 def on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -373,35 +279,7 @@ def on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
 
     What runs on the loop must not block it: wrap a blocking call in `off_loop`.
     """
-    if isinstance(function, (staticmethod, classmethod)):
-        return type(function)(on_loop(function.__func__))  # type: ignore[return-value]
-    if not callable(function):
-        raise TypeError(f"on_loop() takes a callable, not {type(function).__name__}.")
-    if inspect.isasyncgenfunction(function):
-
-        @functools.wraps(function)
-        def generator(*args: Any, **kwargs: Any) -> Any:
-            return _PortalGenerator(function(*args, **kwargs))
-
-        return generator
-
-    if iscoroutinefunction(function) or iscoroutinefunction(getattr(function, "__call__", None)):
-
-        async def portal(*args: Any, **kwargs: Any) -> Any:
-            coroutine = function(*args, **kwargs)
-            if current_bridge() is not None:
-                return await coroutine
-            return await _drive(_run_coroutine, (coroutine,), {})
-
-        return functools.update_wrapper(portal, function)
-
-    async def bridged(*args: Any, **kwargs: Any) -> Any:
-        if current_bridge() is not None:
-            return function(*args, **kwargs)
-        return await _drive(function, args, kwargs)
-
-    # A partial or a callable object has no __name__; update_wrapper skips what is missing.
-    return functools.update_wrapper(bridged, function)
+    return cast("Callable[..., Any]", wrap(function, _call, _portal))
 
 
 def off_loop(function: Callable[P, T]) -> Callable[P, T]:
@@ -409,14 +287,14 @@ def off_loop(function: Callable[P, T]) -> Callable[P, T]:
 
     Inside a bridge `function` runs in a thread, is awaited there and shares the caller's
     context and transaction; elsewhere it is just called. The result stays a sync callable.
+    A cancellation is raised when the thread is done, since nothing can stop it.
     """
-    if iscoroutinefunction(function):
-        raise TypeError("off_loop() takes a sync callable; await the coroutine function instead.")
+    require_sync(function, "off_loop()")
 
     @functools.wraps(function)
     def off(*args: P.args, **kwargs: P.kwargs) -> T:
         if current_bridge() is None:
             return function(*args, **kwargs)
-        return await_(sync_to_async(function, thread_sensitive=False)(*args, **kwargs))
+        return await_(in_thread(function, *args, **kwargs))
 
     return off

@@ -19,7 +19,7 @@ import uvloop
 from django.db import connections
 from psycopg.conninfo import conninfo_to_dict
 
-from nuages import bridge
+from nuages import background, bridge
 from nuages.db import pool as pools
 from tests import services
 from tests.library import models
@@ -143,7 +143,7 @@ def run(request: pytest.FixtureRequest) -> Run:
 
 async def _settled() -> None:
     """Wait for background work (resets, closes) and see that no other task is left."""
-    while bridge._spawned:
-        await asyncio.wait(list(bridge._spawned))
+    while background._spawned:
+        await asyncio.wait(list(background._spawned))
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks were left behind: {left}"

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
 
-from nuages.bridge import spawn
+from nuages.background import spawn
 from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ class Pool:
             if session.raw is None:
                 self.discard(session)
             else:
-                self._put(session)
+                self.release(session)
         else:
             future.cancel()
 

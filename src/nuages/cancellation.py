@@ -1,0 +1,46 @@
+"""How a task's cancellation waits for what must end first: a COMMIT, say."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+
+class Cancellable:
+    """The part of a bridge that says when a cancellation is raised in it."""
+
+    __slots__ = ("closing", "deferred_cancel", "shields", "task")
+
+    def __init__(self, task: asyncio.Task[Any]) -> None:
+        self.task = task
+        self.closing = False
+        self.shields = 0
+        self.deferred_cancel: asyncio.CancelledError | None = None
+        """What a driver caught inside a shield."""
+
+    @contextmanager
+    def shield(self) -> Iterator[None]:
+        """Inside, a cancellation waits (in `deferred_cancel`) until what must end has ended.
+
+        The driver's wait catches it; it is raised at the next wait outside, or at the end.
+        """
+        self.shields += 1
+        try:
+            yield
+        finally:
+            self.shields -= 1
+
+    def take_cancel(self) -> asyncio.CancelledError | None:
+        """Return the deferred cancellation that is due now and was not withdrawn meanwhile."""
+        if self.deferred_cancel is None or self.shields or self.closing:
+            return None
+        cancelled, self.deferred_cancel = self.deferred_cancel, None
+        # Withdrawn: the `asyncio.timeout` that asked for it has ended.
+        return cancelled if self.task.cancelling() else None
+
+    def deliver(self, error: Exception | None = None) -> None:
+        """Raise the deferred cancellation that is due, over `error` if there is one."""
+        if (cancelled := self.take_cancel()) is not None:
+            raise cancelled from error

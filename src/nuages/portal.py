@@ -1,0 +1,127 @@
+"""The portal: the steps of a coroutine, or of an async generator, driven inside a bridge.
+
+What the code awaits is forwarded to the task, so it notices nothing, but between two awaits it
+is sync code in a bridge: `post.author.name` may query.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+from nuages.background import spawn
+
+if TYPE_CHECKING:
+    from nuages.bridge import Bridge
+
+T = TypeVar("T")
+
+
+def steps_of(awaitable: Any) -> Any:
+    """Return the iterator that awaits `awaitable`, for `yield from`."""
+    if hasattr(type(awaitable), "__await__"):
+        return awaitable.__await__()
+    # A generator-based coroutine; or no awaitable at all, of which Python then complains.
+    return _await(awaitable).__await__()
+
+
+async def _await(awaitable: Any) -> Any:
+    return await awaitable
+
+
+class _Step:
+    """What a portal's coroutine yielded, to be yielded again by the driver."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        return (yield self.value)
+
+
+def run_steps(bridge: Bridge, awaitable: Awaitable[T]) -> T:
+    """In `bridge`: drive `awaitable` to its end and return its result."""
+    coroutine: Any = awaitable if isinstance(awaitable, Coroutine) else _await(awaitable)
+    send, value = coroutine.send, None
+    while True:
+        try:
+            step = send(value)
+        except StopIteration as stop:
+            return cast(T, stop.value)
+        finally:
+            value = None  # an error would refer to itself by this frame
+        if not bridge.closing:
+            bridge.suspend()
+            if (cancelled := bridge.take_cancel()) is not None:
+                # What is awaited has begun and must be cancelled with it: the task does that.
+                bridge.task.cancel(*cancelled.args)
+                bridge.task.uncancel()
+        try:
+            value, send = bridge.wait(_Step(step)), coroutine.send
+        except BaseException as error:
+            value, send = error, coroutine.throw
+
+
+RunStep = Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]
+
+
+class SteppedGenerator(AsyncGenerator[Any, Any]):
+    """An async generator of which `run` runs every step.
+
+    It takes the place of the generator it drives in the loop's asyncgen hooks, so that a loop
+    that shuts down closes it by a step too, and so does the garbage collector: dropped
+    unfinished, it is closed by a task of its loop, in the context it was first iterated in.
+    """
+
+    def __init__(self, generator: AsyncGenerator[Any, Any], run: RunStep) -> None:
+        self._generator: Any = generator
+        self._run = run
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._context: contextvars.Context | None = None
+
+    def _step(self, method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        if self._loop is not None:
+            return self._run(method(*args))
+        self._loop = asyncio.get_running_loop()
+        self._context = contextvars.copy_context()
+        # The driven generator looks for the hooks at its first step, and must find none.
+        firstiter, finalizer = sys.get_asyncgen_hooks()
+        sys.set_asyncgen_hooks(None, None)
+        try:
+            step = method(*args)
+        finally:
+            sys.set_asyncgen_hooks(firstiter, finalizer)
+        if firstiter is not None:
+            firstiter(self)
+        return self._run(step)
+
+    def __anext__(self) -> Any:
+        return self._step(self._generator.__anext__)
+
+    def asend(self, value: Any) -> Any:
+        """As the generator's: send a value into it."""
+        return self._step(self._generator.asend, value)
+
+    def athrow(self, *args: Any) -> Any:
+        """As the generator's: raise an exception in it."""
+        return self._step(self._generator.athrow, *args)
+
+    def aclose(self) -> Any:
+        """As the generator's: close it."""
+        return self._step(self._generator.aclose)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._generator, name)
+
+    def __del__(self) -> None:
+        loop = self._loop
+        if loop is None or loop.is_closed() or self._generator.ag_frame is None:
+            return
+        # The collector may run anywhere, so nothing but a callback may be left on the loop.
+        heir = SteppedGenerator(self._generator, self._run)
+        loop.call_soon_threadsafe(spawn, loop, heir.aclose, self._context)

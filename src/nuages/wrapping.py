@@ -1,0 +1,90 @@
+"""What kind of callable a decorator was given, and how to dress what it returns as that."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from asgiref.sync import iscoroutinefunction
+
+from nuages.portal import SteppedGenerator
+
+T = TypeVar("T")
+
+Run = Callable[[Callable[..., Any], Any, Any], Coroutine[Any, Any, Any]]
+"""Runs a function with its positional and keyword arguments."""
+
+
+def wrap(function: Any, run_sync: Run, run_async: Run) -> Any:
+    """Return `function` as one that is awaited: through `run_sync`, or `run_async` if it is async.
+
+    An async generator function gives generators whose every step goes through `run_async`.
+    Raises TypeError for what cannot be awaited.
+    """
+    if isinstance(function, (staticmethod, classmethod)):
+        return type(function)(wrap(function.__func__, run_sync, run_async))
+    if not callable(function):
+        raise TypeError(f"on_loop() takes a callable, not {type(function).__name__}.")
+    if _is(inspect.isgeneratorfunction, function):
+        raise TypeError(
+            "on_loop() cannot take a generator function, whose body runs when somebody iterates: "
+            "make it an async generator function, or await on_loop(list) with the generator."
+        )
+    if getattr(function, "_nuages_stepped", False):
+        return function
+    wrapper: Any
+    if _is(inspect.isasyncgenfunction, function):
+
+        async def run_step(step: Awaitable[Any]) -> Any:
+            return await run_async(_same, (step,), {})
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            return SteppedGenerator(function(*args, **kwargs), run_step)
+
+        generate._nuages_stepped = True  # type: ignore[attr-defined]
+        wrapper = generate
+    else:
+        run = run_async if _is(iscoroutinefunction, function) else run_sync
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await run(function, args, kwargs)
+
+        wrapper = call
+    # A partial or a callable object has no __name__; update_wrapper skips what is missing. A
+    # class's __dict__ is about its instances.
+    updated = () if isinstance(function, type) else functools.WRAPPER_UPDATES
+    return functools.update_wrapper(wrapper, function, updated=updated)
+
+
+def require_sync(function: Any, name: str) -> None:
+    """Raise TypeError unless `function` is a sync callable; `name` is who asks."""
+    if not callable(function):
+        raise TypeError(f"{name} takes a callable, not {type(function).__name__}.")
+    if _is(iscoroutinefunction, function) or _is(inspect.isasyncgenfunction, function):
+        raise TypeError(f"{name} takes a sync callable; await the coroutine function instead.")
+
+
+def _is(check: Callable[[Any], bool], function: Any) -> bool:
+    return check(function) or check(getattr(type(function), "__call__", None))  # noqa: B004
+
+
+def _same(awaitable: Awaitable[T]) -> Awaitable[T]:
+    return awaitable
+
+
+def call_handling(
+    handled: BaseException, function: Callable[..., T], args: Any, /, **kwargs: Any
+) -> T:
+    """Call `function` where `handled` is being handled, as it is in the task.
+
+    A greenlet starts with a state of its own, and `__context__` and `logger.exception()` go by
+    it.
+    """
+    traceback = handled.__traceback__
+    try:
+        raise handled
+    except BaseException:
+        handled.__traceback__ = traceback
+        return function(*args, **kwargs)
