@@ -92,7 +92,7 @@ class Failure(Exception):
 @asynccontextmanager
 async def rolled_back() -> AsyncIterator[None]:
     """A transaction that fails at its end, which must come out of it."""
-    with pytest.raises(Failure):  # noqa: PT012
+    with pytest.raises(Failure):
         async with aatomic():
             yield
             raise Failure

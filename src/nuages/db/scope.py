@@ -70,6 +70,7 @@ class Node:
         "atomic",
         "chain",
         "depth",
+        "doomed",
         "ended",
         "killed",
         "kind",
@@ -102,6 +103,8 @@ class Node:
         """Whether it has its parent's turn (a call gives it back while it awaits elsewhere)."""
         self.atomic: Any = None
         self.depth = (0, 0)
+        self.doomed = False
+        """Whether it must be rolled back, noted while a block of another task is open in it."""
         self._owner = weakref.ref(_caller())
         self.label = caller_label()
 
@@ -191,11 +194,12 @@ def _climb(node: Node | None) -> Node | None:
             step = step.parent
         if node is not None:
             return node
-        if top.kind in (Kind.SAVEPOINT, Kind.CALL):
+        if top.kind is Kind.CALL:
             start = top.parent
         elif top.kind is Kind.PIN or top.owned_by_caller:
             start = top.previous
         else:
+            # A nested block too: the outer one would commit what this block rolled back.
             raise ScopeEnded(task=caller_label())
     return None
 

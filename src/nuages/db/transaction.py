@@ -100,6 +100,9 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
         wrapper.ending = outer_ending
         if node in wrapper.blocks:
             wrapper.blocks.remove(node)
+        if wrapper.blocks and wrapper.blocks[-1].doomed:
+            wrapper.blocks[-1].doomed = False
+            wrapper._needs_rollback = True
         if node.parent is None:
             leave_scope(wrapper)
         node.end()

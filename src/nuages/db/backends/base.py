@@ -29,6 +29,7 @@ from nuages.db import instrumentation
 from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, PoolOptions, Session, pool_for
 from nuages.db.scope import Node, current_node
+from nuages.exceptions import ScopeEnded
 
 # Also where the app is missing, which is what one of the checks reports.
 checks.register()
@@ -95,14 +96,16 @@ class LoopWrapper(_Base):
     """The root of the scope that this wrapper's connection belongs to."""
     blocks: list[Node]
     """The open atomic blocks of the scope, outermost first."""
+    _needs_rollback = False
+    """Of the innermost block; those around it note it on their nodes."""
     ending: Chain | None = None
     """The chain that is ending the scope's block, whose statements need no turn."""
     opening_block = False
     """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
         self.blocks = []
+        super().__init__(*args, **kwargs)
 
     def pool_options(self) -> PoolOptions:
         """Return the pool's options; raises ImproperlyConfigured."""
@@ -289,6 +292,40 @@ class LoopWrapper(_Base):
 
             transaction.leave_scope(self)
         super().run_and_clear_commit_hooks()
+
+    @property
+    def needs_rollback(self) -> bool:
+        """Whether the calling code's innermost block must be rolled back."""
+        block = self._block_around_others()
+        return self._needs_rollback if block is None else block.doomed
+
+    @needs_rollback.setter
+    def needs_rollback(self, value: bool) -> None:
+        block = self._block_around_others()
+        if block is None:
+            self._needs_rollback = value
+        else:
+            block.doomed = value
+
+    def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
+        """As in Django; a hook belongs to the caller's block, not to one of another task."""
+        super().on_commit(func, robust)
+        block = self._block_around_others()
+        if block is not None:
+            own = set(self.savepoint_ids[: block.depth[1]])
+            self.run_on_commit[-1] = (own, *self.run_on_commit[-1][1:])
+
+    def _block_around_others(self) -> Node | None:
+        """The calling code's block, where another task has a block open within it; else None."""
+        if len(self.blocks) < 2:
+            return None
+        try:
+            node = current_node(self.alias)
+        except ScopeEnded:
+            return None
+        while node is not None and node not in self.blocks:
+            node = node.parent
+        return None if node is self.blocks[-1] else node
 
     def get_autocommit(self) -> bool:
         """As in Django; in coroutine code outside a transaction, without connecting."""
