@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import inspect
 import sys
 import threading
 import types
@@ -37,8 +36,8 @@ from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 from nuages.background import in_thread
 from nuages.cancellation import Cancellable
 from nuages.exceptions import BridgeClosed, NotInBridge
-from nuages.portal import run_steps, steps_of
-from nuages.wrapping import call_handling, require_sync, wrap
+from nuages.portal import discard, run_steps, steps_of
+from nuages.wrapping import add_context, call_handling, require_sync, wrap
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -84,7 +83,7 @@ class Bridge(Cancellable):
         self.outer = outer = _bridges.get(task)
         self.locals: dict[str, Any] = {} if outer is None else outer.locals
         self.running = False
-        self.greenlet: greenlet | None = None
+        self.greenlet: Any = None
         self.result: Any = None
 
     def wait(self, awaitable: Awaitable[T]) -> T:
@@ -98,10 +97,15 @@ class Bridge(Cancellable):
                     raise BridgeClosed()
                 self.deliver()
             except BaseException:
-                _discard(awaitable)
+                discard(awaitable)
                 raise
-        assert self.greenlet is not None
-        return cast(T, self.greenlet.parent.switch((getcurrent(), awaitable)))
+        handled = sys.exception()
+        try:
+            return cast(T, self.greenlet.parent.switch((getcurrent(), awaitable)))
+        except BaseException as error:
+            if handled is not None:
+                add_context(error, handled)
+            raise
 
     def suspend(self) -> None:
         """Tell who wants to know that the code is about to wait for something else than I/O."""
@@ -111,8 +115,8 @@ class Bridge(Cancellable):
     def resume(self, switch: Callable[..., Any], *args: Any) -> Any:
         """Switch into the greenlet; return what it asks to await, if it asks."""
         here = getcurrent()
-        if self.greenlet.parent is not here:  # type: ignore[union-attr]
-            self.greenlet.parent = here  # type: ignore[union-attr]
+        if self.greenlet.parent is not here:
+            self.greenlet.parent = here
         self.running = True
         try:
             return switch(*args)
@@ -165,29 +169,22 @@ def await_(awaitable: Awaitable[T]) -> T:
     """
     bridge = current_bridge()
     if bridge is None:
-        _discard(awaitable)
+        discard(awaitable)
         raise NotInBridge()
     if not bridge.closing:
         bridge.suspend()
     return bridge.wait(awaitable)
 
 
-def _discard(awaitable: Awaitable[Any]) -> None:
-    if inspect.iscoroutine(awaitable):
-        awaitable.close()
-    elif isinstance(awaitable, asyncio.Future):
-        awaitable.cancel()
-
-
-def _work(bridge: Bridge) -> None:
+def _work() -> None:
     """What a greenlet does: one call after another. An exception ends it."""
     me = getcurrent()
     while True:
+        bridge: Bridge = me.parent.switch()
         function, args, kwargs = bridge.call  # type: ignore[misc]
         bridge.result = function(*args, **kwargs)
         bridge.call = None
         del bridge, function, args, kwargs
-        bridge = me.parent.switch()
 
 
 @types.coroutine
@@ -203,6 +200,8 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
     bridge = Bridge(task, loop, (function, args, kwargs))
     idle = _idle.greenlets
     child = bridge.greenlet = idle.pop() if idle else greenlet(_work)
+    if not child:
+        child.switch()  # to its wait for a call
     child.gr_context = getcurrent().gr_context
     _bridges[task] = bridge
     try:
@@ -214,7 +213,7 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
             except GeneratorExit as closed:
                 request = bridge.unwind(target, closed)
             except BaseException as error:
-                request = bridge.resume(target.throw, error)
+                request = bridge.resume(target.throw, type(error), error, error.__traceback__)
             else:
                 request = bridge.resume(target.switch, value)
             del target, awaitable

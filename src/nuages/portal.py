@@ -32,6 +32,14 @@ async def _await(awaitable: Any) -> Any:
     return await awaitable
 
 
+def discard(awaitable: Awaitable[Any]) -> None:
+    """Close what will never be awaited, so that nothing complains about that."""
+    if isinstance(awaitable, Coroutine):
+        awaitable.close()
+    elif isinstance(awaitable, asyncio.Future):
+        awaitable.cancel()
+
+
 class _Step:
     """What a portal's coroutine yielded, to be yielded again by the driver."""
 

@@ -67,6 +67,8 @@ def require_sync(function: Any, name: str) -> None:
 
 
 def _is(check: Callable[[Any], bool], function: Any) -> bool:
+    while isinstance(function, functools.partial):
+        function = function.func
     return check(function) or check(getattr(type(function), "__call__", None))  # noqa: B004
 
 
@@ -88,3 +90,21 @@ def call_handling(
     except BaseException:
         handled.__traceback__ = traceback
         return function(*args, **kwargs)
+
+
+def add_context(error: BaseException, handled: BaseException) -> None:
+    """Put `handled` at the end of the `__context__` chain of `error`, which was raised during it.
+
+    Python does so where an exception passes from frame to frame; `greenlet.throw()` does not.
+    """
+    known = set()
+    above: BaseException | None = handled
+    while above is not None and id(above) not in known:
+        known.add(id(above))
+        above = above.__context__
+    while id(error) not in known:
+        known.add(id(error))
+        if error.__context__ is None:
+            error.__context__ = handled
+            return
+        error = error.__context__
