@@ -14,6 +14,8 @@ from nuages.db.transaction import leave_scope, open_scope
 
 T = TypeVar("T")
 
+_NOT_ENTERED = "Use acursor() as `async with acursor() as cursor:`."
+
 
 class AsyncCursor:
     """Django's cursor with awaited methods, on one connection for the length of the block.
@@ -51,7 +53,7 @@ class AsyncCursor:
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._cursor is None:
-            raise TypeError("Use acursor() as `async with acursor() as cursor:`.")
+            raise TypeError(_NOT_ENTERED)
         function: Callable[..., object] = getattr(self._cursor, method)
         return await on_loop(function)(*args, **kwargs)
 
@@ -88,9 +90,13 @@ class AsyncCursor:
 
     async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         """Return `function(cursor, *args, **kwargs)`, run in a bridge: for COPY and so on."""
+        if self._cursor is None:
+            raise TypeError(_NOT_ENTERED)
         return await on_loop(function)(self._cursor, *args, **kwargs)
 
     def __getattr__(self, name: str) -> Any:
+        if self._cursor is None:
+            raise AttributeError(f"AsyncCursor has no {name!r} yet. {_NOT_ENTERED}")
         return getattr(self._cursor, name)
 
 

@@ -1,4 +1,4 @@
-"""Forms and formsets: `ais_valid()`, `afull_clean()` and `asave()`."""
+"""Forms and formsets: `ais_valid()`, `afull_clean()`, `asave()` and `asave_m2m()`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,21 @@ async def afull_clean(self: Any) -> None:
     await native(self.full_clean)()
 
 
-async def asave(self: Any, commit: bool = True) -> Any:
-    """Save the form's instance (or instances) and return it, as `save()` does."""
-    return await native(self.save)(commit=commit)
+async def asave(self: Any, *args: Any, **kwargs: Any) -> Any:
+    """Save the form's instance (or instances) and return it: `save(commit=True)`, awaited.
+
+    It takes what `save()` takes, the user's own too.
+    """
+    return await native(self.save)(*args, **kwargs)
+
+
+async def asave_m2m(self: Any) -> None:
+    """Save the many-to-many data after `asave(commit=False)`."""
+    await native(self.save_m2m)()
+
+
+# As of save(): templates must not call it.
+asave.alters_data = asave_m2m.alters_data = True  # type: ignore[attr-defined]
 
 
 def _put(function: Any) -> Callable[[Any], Any]:
@@ -36,7 +48,9 @@ def seams() -> list[Seam]:
         ("django.forms.formsets:BaseFormSet", ais_valid),
         ("django.forms.formsets:BaseFormSet", afull_clean),
         ("django.forms.models:BaseModelForm", asave),
+        ("django.forms.models:BaseModelForm", asave_m2m),
         ("django.forms.models:BaseModelFormSet", asave),
+        ("django.forms.models:BaseModelFormSet", asave_m2m),
     ]
     return [
         Seam(

@@ -96,6 +96,7 @@ class Connection(psycopg.Connection[Any]):
         self._fd = -1
         self._future: asyncio.Future[None] | None = None
         self._ready = 0
+        self._errors: select.poll | None = None
         self._baseline: tuple[Any, ...] = ()
 
     # Connecting
@@ -180,7 +181,6 @@ class Connection(psycopg.Connection[Any]):
         deadline = None if timeout is None else time.monotonic() + timeout
         tick = interval if interval != _INTERVAL else None
         try:
-            self._watch(bridge.loop)
             while True:
                 ready = self._await_ready(bridge, wanted, tick, deadline)
                 wanted = gen.send(ready)
@@ -222,6 +222,7 @@ class Connection(psycopg.Connection[Any]):
         self, bridge: Bridge, wanted: int, tick: float | None, deadline: float | None
     ) -> int:
         loop = bridge.loop
+        self._watch(loop)
         self._ready = 0
         future = self._future = loop.create_future()
         timer = None
@@ -259,6 +260,8 @@ class Connection(psycopg.Connection[Any]):
                     pool.lost(self)
             return
         self._ready |= READY_R
+        if self._errors is not None and self._errors.poll(0):
+            self.detach()
         if not future.done():
             future.set_result(None)
 
@@ -275,6 +278,11 @@ class Connection(psycopg.Connection[Any]):
         self.detach()
         loop.add_reader(fd, self._readable)
         self._loop, self._fd = loop, fd
+        if not isinstance(loop, asyncio.SelectorEventLoop):
+            # uvloop drops the reader of a socket that is in error after one call, and what is
+            # still to be read, the end of the stream at least, would never wake us.
+            self._errors = select.poll()
+            self._errors.register(fd, 0)
 
     def attach(self, pool: Pool) -> None:
         """Keep the socket registered with the pool's loop from now on."""
@@ -285,6 +293,7 @@ class Connection(psycopg.Connection[Any]):
     def detach(self) -> None:
         """Take the socket out of the loop. On the loop's thread."""
         loop, self._loop = self._loop, None
+        self._errors = None
         if loop is not None and not loop.is_closed():
             loop.remove_reader(self._fd)
 
@@ -303,7 +312,6 @@ class Connection(psycopg.Connection[Any]):
         deadline = time.monotonic() + limit
         try:
             bridge.wait(self._cancel_on_loop(limit))
-            self._watch(bridge.loop)
             while True:
                 ready = self._await_ready(bridge, wanted, None, deadline)
                 wanted = gen.send(ready)
@@ -412,15 +420,23 @@ class Connection(psycopg.Connection[Any]):
             return False
         poll = select.poll()
         poll.register(self.pgconn.socket, select.POLLIN)
-        if self.pgconn.transaction_status == ACTIVE:
+        loop = self._loop
+        if not poll.poll(0) or self.pgconn.transaction_status == ACTIVE:
             return True
+        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
+            return True  # a loop in another thread watches the socket, and will find out
+        self.detach()  # at the end of the stream libpq closes the socket
         try:
             # Behind the server's last words comes the end of the stream, which one read misses.
             while poll.poll(0):
                 self.pgconn.consume_input()
         except e.OperationalError:
             return False
-        return self.pgconn.status == OK
+        if self.pgconn.status != OK:
+            return False
+        if loop is not None:
+            self._watch(loop)
+        return True
 
     def is_idle(self) -> bool:
         """Whether nothing is under way: no statement, transaction or open cursor."""
@@ -464,18 +480,30 @@ class Connection(psycopg.Connection[Any]):
         return "reuse"
 
 
-class _NotesState:
+if TYPE_CHECKING:
+    _CursorBase = psycopg.Cursor[Any]
+else:
+    _CursorBase = object
+
+
+class _NotesState(_CursorBase):
     """Cursor mixin: tells the connection which statement left state in its session."""
 
+    _conn: Connection
+
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super().execute(query, *args, **kwargs)  # type: ignore[misc]
-        connection = self._conn  # type: ignore[attr-defined]
-        if not connection.session_state:
-            for answer in self._results:  # type: ignore[attr-defined]
-                tag = answer.command_status
-                if tag and leaves_state(tag, self._query.query):  # type: ignore[attr-defined]
-                    text = self._query.query  # type: ignore[attr-defined]
-                    connection.session_state = text[:200].decode("utf-8", "replace")
+        result = super().execute(query, *args, **kwargs)
+        connection = self._conn
+        # Without `_query` the statement was prepared before, and so noted then.
+        if not connection.session_state and self._query is not None:
+            text = self._query.query
+            if connection._pipeline is not None:
+                # The answers are still to come; tags begin as their statements do.
+                tags = [text.lstrip()[:20].upper() or None]
+            else:
+                tags = [answer.command_status for answer in self._results]
+            if any(tag and leaves_state(tag, text) for tag in tags):
+                connection.session_state = text[:200].decode("utf-8", "replace")
         return result
 
 
@@ -518,6 +546,9 @@ def _resumed(first: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any,
 
 _LASTING_SET = re.compile(rb"\bSET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)", re.IGNORECASE)
 _TEMPORARY = re.compile(rb"\b(TEMP|TEMPORARY)\b|\bpg_temp\b", re.IGNORECASE)
+_LASTING_CALL = re.compile(
+    rb"\b(set_config\s*\((?![^;]*,\s*true\s*\))|pg_(try_)?advisory_lock(_shared)?\s*\()"
+)
 _CLEAN = frozenset(
     b"INSERT UPDATE DELETE MERGE BEGIN COMMIT ROLLBACK SAVEPOINT RELEASE FETCH CLOSE ALTER "
     b"DROP TRUNCATE COPY EXPLAIN SHOW ANALYZE VACUUM NOTIFY LOCK COMMENT GRANT REVOKE MOVE "
@@ -536,7 +567,12 @@ def leaves_state(tag: bytes, query: bytes) -> bool:
     if word == b"SELECT":
         # CREATE TABLE AS and SELECT INTO answer with a SELECT tag.
         start = query.lstrip()[:6].upper()
-        return (start == b"CREATE" or b"INTO" in query) and bool(_TEMPORARY.search(query))
+        if start == b"CREATE" or b"INTO" in query:
+            return bool(_TEMPORARY.search(query))
+        text = query.lower()
+        return (b"set_config" in text or b"advisory_lock" in text) and bool(
+            _LASTING_CALL.search(text)
+        )
     if word == b"SET":
         return bool(_LASTING_SET.search(query))
     if word == b"CREATE":
