@@ -1,0 +1,237 @@
+"""What the tests of pools, sessions and cancellations share: the server's own view of us."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import psycopg
+from django.db import connections
+
+from nuages.db import acursor
+from nuages.db.pool import Pool, open_pools
+from tests.integration.scope_tools import observer
+
+OURS = """
+    FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend'
+      AND pid <> pg_backend_pid()
+"""
+
+
+class Server:
+    """Asks PostgreSQL, over a connection of its own, what our sessions do."""
+
+    def __init__(self, client: psycopg.AsyncConnection[Any]) -> None:
+        self.client = client
+
+    async def value(self, sql: str, *params: Any) -> Any:
+        cursor = await self.client.execute(sql, params)  # type: ignore[call-overload]
+        row = await cursor.fetchone()
+        return None if row is None else row[0]
+
+    async def execute(self, sql: str, *params: Any) -> None:
+        await self.client.execute(sql, params)  # type: ignore[call-overload]
+
+    async def until(self, sql: str, wanted: Any, *params: Any, seconds: float = 15.0) -> None:
+        """Poll until the query's value is `wanted`."""
+        found: Any = None
+        try:
+            async with asyncio.timeout(seconds):
+                while (found := await self.value(sql, *params)) != wanted:
+                    pass
+        except TimeoutError:
+            raise AssertionError(f"{sql} gave {found!r}, not {wanted!r}") from None
+
+    async def sessions(self) -> int:
+        """How many sessions we have."""
+        return int(await self.value(f"SELECT count(*) {OURS}"))
+
+    async def until_sessions(self, wanted: int) -> None:
+        await self.until(f"SELECT count(*) {OURS}", wanted)
+
+    async def until_idle(self) -> None:
+        """Until no session of ours runs a query or is in a transaction."""
+        await self.until(f"SELECT count(*) {OURS} AND state <> 'idle'", 0)
+
+    async def until_running(self, fragment: str, count: int = 1) -> None:
+        """Until `count` sessions run a query that contains `fragment`."""
+        await self.until(
+            f"SELECT count(*) {OURS} AND state = 'active' AND position(%s in query) > 0",
+            count,
+            fragment,
+        )
+
+    async def until_blocked(self, count: int = 1) -> None:
+        """Until `count` sessions wait for a lock."""
+        await self.until(f"SELECT count(*) {OURS} AND wait_event_type = 'Lock'", count)
+
+    async def kill(self, pid: int) -> None:
+        """End the session `pid` and wait until it is gone."""
+        await self.execute("SELECT pg_terminate_backend(%s)", pid)
+        await self.until("SELECT count(*) FROM pg_stat_activity WHERE pid = %s", 0, pid)
+
+    @asynccontextmanager
+    async def locked(self, key: int) -> AsyncIterator[None]:
+        """Hold an advisory lock for the length of the block (or until `unlock`)."""
+        await self.execute("SELECT pg_advisory_lock(%s)", key)
+        try:
+            yield
+        finally:
+            await self.unlock()
+
+    async def unlock(self) -> None:
+        await self.execute("SELECT pg_advisory_unlock_all()")
+
+
+@asynccontextmanager
+async def server() -> AsyncIterator[Server]:
+    async with observer() as client:
+        yield Server(client)
+
+
+def options(**pool: Any) -> None:
+    """Set options of the default database's pool."""
+    connections.settings["default"].setdefault("OPTIONS", {})["pool"] = pool
+
+
+def the_pool() -> Pool:
+    """The running loop's pool of the default database."""
+    (pool,) = [pool for pool in open_pools() if pool.alias == "default"]
+    return pool
+
+
+def assert_whole(pool: Pool) -> None:
+    """Nothing is in use, nobody waits, and no dead request is left in the queue."""
+    stats = pool.stats()
+    assert (stats["used"], stats["waiting"]) == (0, 0), pool
+    assert stats["size"] == stats["idle"] <= stats["max_size"], pool
+
+
+async def fetch(sql: str, *params: Any) -> Any:
+    """The first column of the first row of a query of ours."""
+    async with acursor() as cursor:
+        await cursor.execute(sql, params or None)
+        row = await cursor.fetchone()
+        return None if row is None else row[0]
+
+
+async def backend() -> int:
+    """The server process of a connection of ours."""
+    return int(await fetch("SELECT pg_backend_pid()"))
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    """Cancel a task and wait for its end, which must be the cancellation."""
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert task.cancelled(), f"{task} swallowed its cancellation"
+
+
+class Heartbeat:
+    """Counts the turns of the loop while something else goes on."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+
+    async def _beat(self) -> None:
+        while True:
+            self.beats += 1
+            await asyncio.sleep(0)
+
+    async def __aenter__(self) -> Heartbeat:
+        self._task = asyncio.create_task(self._beat())
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await cancelled(self._task)
+
+    async def more(self, count: int = 20) -> None:
+        """Wait for `count` more beats."""
+        wanted = self.beats + count
+        while self.beats < wanted:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+
+
+class Proxy:
+    """A TCP proxy before PostgreSQL that can stop answering, or refuse.
+
+    `swallow()` lets nothing pass any more, in either direction, on connections open and new:
+    the server's answers and cancel requests get lost. `cut()` closes every connection.
+    """
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        self._target = (entry["HOST"], entry["PORT"] or 5432)
+        self._swallowing = False
+        self._writers: set[asyncio.StreamWriter] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.accepted = asyncio.Event()
+
+    async def __aenter__(self) -> Proxy:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._server.close()
+        self.cut()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._server.wait_closed()
+
+    def swallow(self) -> None:
+        self._swallowing = True
+        self.accepted.clear()
+
+    def cut(self) -> None:
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def _serve(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self._writers.add(writer)
+        self.accepted.set()
+        back: asyncio.Task[None] | None = None
+        try:
+            upstream = await asyncio.open_connection(*self._target)
+            self._writers.add(upstream[1])
+            back = asyncio.create_task(self._pump(upstream[0], writer))
+            await self._pump(reader, upstream[1])
+        except (OSError, asyncio.CancelledError):
+            pass
+        finally:
+            if back is not None:
+                await asyncio.gather(back, return_exceptions=True)
+            self._tasks.discard(task)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError, asyncio.CancelledError):
+            while data := await reader.read(65536):
+                if not self._swallowing:
+                    writer.write(data)
+                    await writer.drain()
+        self._writers.discard(writer)
+        writer.transport.abort()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def collect() -> None:
+    """Let the garbage collector finalise what was dropped."""
+    for _ in range(3):
+        gc.collect()

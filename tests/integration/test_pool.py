@@ -1,0 +1,629 @@
+"""The pool under load, under cancellation, and with sessions that die."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from django.db import OperationalError, connections
+
+from nuages.db import aatomic, acursor, detached, hold_connection
+from nuages.db.pool import open_pools
+from nuages.db.warm import warm_pools
+from nuages.exceptions import PoolTimeout, TooManyWaiting
+from tests.integration.conftest import Run
+from tests.integration.pool_tools import (
+    Heartbeat,
+    assert_whole,
+    backend,
+    cancelled,
+    fetch,
+    options,
+    server,
+    the_pool,
+)
+from tests.integration.scope_tools import until
+from tests.library.models import Author, Book, Novel
+
+
+def test_500_tasks_at_once_are_all_served_by_5_connections(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(max_size=5)
+
+    async def main() -> None:
+        order: list[int] = []
+
+        async def work(number: int) -> int:
+            async with aatomic():
+                author = await Author.objects.acreate(name=f"author {number}")
+                order.append(number)
+            return await Author.objects.filter(pk=author.pk).acount()
+
+        async with server() as pg:
+            counts = await asyncio.gather(*(work(number) for number in range(500)))
+            assert counts == [1] * 500
+            assert await Author.objects.acount() == 500
+            assert await pg.sessions() == 5
+            await pg.until_idle()
+        assert sorted(order) == list(range(500))
+        assert_whole(the_pool())
+        assert the_pool().stats()["opened"] == 5
+
+    run(main)
+
+
+def test_tasks_are_served_in_the_order_in_which_they_came(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(max_size=1)
+
+    async def main() -> None:
+        served: list[int] = []
+
+        async def work(number: int) -> None:
+            async with acursor():
+                served.append(number)
+
+        async with hold_connection():
+            async with detached():
+                tasks = []
+                for number in range(50):
+                    tasks.append(asyncio.create_task(work(number)))
+                    await until(lambda: the_pool().stats()["waiting"] == len(tasks))
+        await asyncio.gather(*tasks)
+        assert served == list(range(50))
+
+    run(main)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_500_tasks_cancelled_at_random_points_leave_a_whole_pool(
+    postgresql: dict[str, Any], run: Run, seed: int
+) -> None:
+    options(max_size=5)
+    chance = random.Random(seed)
+
+    async def work(number: int) -> None:
+        async with aatomic():
+            author = await Author.objects.acreate(name=f"author {number}")
+            async with aatomic():
+                await Book.objects.acreate(title="one", author=author)
+            await Novel.objects.acreate(title="two", author=author, genre="none")
+        await fetch("SELECT pg_sleep(0.01)")
+        await Author.objects.filter(pk=author.pk).acount()
+
+    async def main() -> None:
+        tasks = [asyncio.create_task(work(number)) for number in range(500)]
+        victims = list(tasks)
+        chance.shuffle(victims)
+        for victim in victims:
+            for _ in range(chance.randrange(12)):
+                await asyncio.sleep(0)
+            victim.cancel()
+            if chance.random() < 0.2:
+                victim.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        strange = [o for o in outcomes if o is not None and type(o) is not asyncio.CancelledError]
+        assert strange == []
+        assert any(isinstance(o, asyncio.CancelledError) for o in outcomes)
+        async with server() as pg:
+            await pg.until_idle()
+            await until(lambda: the_pool().stats()["used"] == 0)
+            assert_whole(the_pool())
+            assert await pg.sessions() == the_pool().stats()["size"]
+        written = await Author.objects.acount()
+        for author in await Author.objects.prefetch_related("books").alist():
+            assert sorted(book.title for book in author.books.all()) == ["one", "two"]
+        assert await Novel.objects.acount() == written
+        after = [work(1000 + number) for number in range(50)]
+        await asyncio.gather(*after)
+        assert await Author.objects.acount() == written + 50
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_request_cancelled_in_the_queue_loses_nobody_a_place(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(max_size=1)
+
+    async def main() -> None:
+        async with hold_connection():
+            async with detached():
+                first = asyncio.create_task(backend())
+                await until(lambda: the_pool().stats()["waiting"] == 1)
+                second = asyncio.create_task(backend())
+                await until(lambda: the_pool().stats()["waiting"] == 2)
+                await cancelled(first)
+                assert the_pool().stats()["waiting"] == 1
+        await second
+        assert_whole(the_pool())
+
+    run(main)
+
+
+@pytest.mark.parametrize("dead", [False, True])
+def test_a_session_handed_to_a_task_that_is_cancelled_at_that_moment_goes_on(
+    postgresql: dict[str, Any], run: Run, dead: bool
+) -> None:
+    """The hand-over and the cancellation fall into one iteration of the loop."""
+    options(max_size=1)
+
+    async def main() -> None:
+        held = asyncio.Event()
+        release = asyncio.Event()
+
+        async def hold() -> None:
+            async with hold_connection() as wrapper:
+                held.set()
+                await release.wait()
+            assert request.done()
+            assert not request.cancelled()
+            first.cancel()
+            if dead:
+                request.result().raw.terminate()
+            assert wrapper.connection is None
+
+        holder = asyncio.create_task(hold())
+        await held.wait()
+        first = asyncio.create_task(backend())
+        await until(lambda: the_pool().stats()["waiting"] == 1)
+        second = asyncio.create_task(backend())
+        await until(lambda: the_pool().stats()["waiting"] == 2)
+        request = the_pool()._queue[0]
+        release.set()
+        await holder
+        await second
+        with pytest.raises(asyncio.CancelledError):
+            await first
+        assert first.cancelled()
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_too_few_connections_end_in_an_error_that_shows_the_counts(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(max_size=1, timeout=0.05)
+
+    async def main() -> None:
+        async with hold_connection():
+            async with detached():
+                with pytest.raises(PoolTimeout) as caught:
+                    await backend()
+        message = str(caught.value)
+        assert "'default'" in message
+        assert "0.05 s" in message
+        assert "used=1" in message
+        assert "max_size" in message
+        assert isinstance(caught.value, OperationalError)
+        await backend()
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_one_too_many_waiting_is_refused_at_once(postgresql: dict[str, Any], run: Run) -> None:
+    options(max_size=1, max_waiting=2)
+
+    async def main() -> None:
+        async with hold_connection():
+            async with detached():
+                waiting = [asyncio.create_task(backend()) for _ in range(2)]
+                await until(lambda: the_pool().stats()["waiting"] == 2)
+                with pytest.raises(TooManyWaiting):
+                    await backend()
+                await cancelled(waiting.pop())
+                waiting.append(asyncio.create_task(backend()))
+                await until(lambda: the_pool().stats()["waiting"] == 2)
+        await asyncio.gather(*waiting)
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_warming_opens_min_size_connections_at_once(postgresql: dict[str, Any], run: Run) -> None:
+    options(min_size=3, max_size=4)
+
+    async def main() -> None:
+        async with server() as pg:
+            await warm_pools()
+            assert await pg.sessions() == 3
+            assert the_pool().stats()["idle"] == 3
+            await asyncio.gather(*(backend() for _ in range(3)))
+            assert the_pool().stats()["opened"] == 3
+            assert repr(the_pool()).startswith("<Pool 'default': size=3, idle=3, used=0, waiting=0")
+
+    run(main)
+
+
+def test_an_old_connection_is_closed_when_it_comes_back(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(max_lifetime=0)
+
+    async def main() -> None:
+        assert await backend() != await backend()
+        async with server() as pg:
+            await pg.until_sessions(0)
+
+    run(main)
+
+
+def test_con_max_age_is_the_greatest_age(postgresql: dict[str, Any], run: Run) -> None:
+    postgresql["CONN_MAX_AGE"] = 12
+
+    async def main() -> None:
+        await backend()
+        assert the_pool().options.max_lifetime == 12
+
+    run(main)
+
+
+def test_unused_connections_above_min_size_are_closed(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(min_size=1, max_size=4, max_idle=0.02)
+
+    async def main() -> None:
+        async with server() as pg:
+
+            async def one(barrier: asyncio.Barrier) -> None:
+                async with acursor():
+                    await barrier.wait()
+
+            barrier = asyncio.Barrier(4)
+            await asyncio.gather(*(one(barrier) for _ in range(4)))
+            await pg.until_sessions(1)
+            assert the_pool().stats()["size"] == 1
+
+    run(main)
+
+
+def test_pool_false_keeps_no_connection(postgresql: dict[str, Any], run: Run) -> None:
+    postgresql["OPTIONS"]["pool"] = False
+
+    async def main() -> None:
+        await backend()
+        async with server() as pg:
+            await pg.until_sessions(0)
+
+    run(main)
+
+
+def test_a_health_check_finds_a_connection_that_only_looks_alive(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    """The socket is fine, the session in it is not: `is_usable()` is asked before each use."""
+    postgresql["CONN_HEALTH_CHECKS"] = True
+    options(max_size=1)
+
+    async def main() -> None:
+        checked = []
+        first = await backend()
+        wrapper_class = type(connections["default"])
+        usable = wrapper_class.is_usable
+
+        def is_usable(self: Any) -> bool:
+            checked.append(self.connection)
+            return len(checked) > 1 and usable(self)
+
+        wrapper_class.is_usable = is_usable
+        try:
+            second = await backend()
+            assert first != second
+            assert await backend() == second
+        finally:
+            wrapper_class.is_usable = usable
+        assert len(checked) == 2
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_an_idle_connection_that_the_server_closes_is_dropped_unasked(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    async def main() -> None:
+        async with server() as pg:
+            pid = await backend()
+            assert the_pool().stats()["size"] == 1
+            await pg.kill(pid)
+            await until(lambda: the_pool().stats()["size"] == 0)
+            assert await backend() != pid
+
+    run(main)
+
+
+def test_a_closed_connection_is_noticed_at_check_out_without_a_round_trip(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    """Where the loop had no time to see the server's good-bye, the check-out sees it."""
+    import psycopg
+
+    async def main() -> None:
+        pid = await backend()
+        entry = connections.settings["default"]
+        with psycopg.connect(
+            host=entry["HOST"], port=entry["PORT"] or None, user=entry["USER"],
+            password=entry["PASSWORD"], dbname=entry["NAME"], autocommit=True,
+        ) as client:  # fmt: skip
+            client.execute("SELECT pg_terminate_backend(%s, 5000)", [pid])
+            assert the_pool().stats()["idle"] == 1
+            assert await backend() != pid
+
+    run(main)
+
+
+def test_a_connection_killed_during_a_query_is_replaced(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    async def main() -> None:
+        async with server() as pg:
+            task = asyncio.create_task(fetch("SELECT pg_sleep(60)"))
+            await pg.until_running("pg_sleep")
+            pid = await pg.value(
+                "SELECT pid FROM pg_stat_activity WHERE query LIKE '%%pg_sleep(60)' LIMIT 1"
+            )
+            await pg.kill(pid)
+            with pytest.raises(OperationalError):
+                await task
+            assert_whole(the_pool())
+            assert await backend() != pid
+
+    run(main)
+
+
+def test_a_transaction_on_a_killed_connection_ends_with_the_original_error(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    """Its end sends nothing and opens no connection."""
+
+    class Oops(Exception):
+        pass
+
+    async def main() -> None:
+        async with server() as pg:
+            for nested in (False, True):
+                await backend()
+                opened = the_pool().stats()["opened"]
+                with pytest.raises(Oops):  # noqa: PT012
+                    async with aatomic():
+                        await Author.objects.acreate(name="Nobody")
+                        pid = await backend()
+                        if nested:
+                            with pytest.raises(OperationalError):
+                                async with aatomic():
+                                    await pg.kill(pid)
+                                    await Author.objects.acount()
+                        else:
+                            await pg.kill(pid)
+                            with pytest.raises(OperationalError):
+                                await Author.objects.acount()
+                        raise Oops
+                assert the_pool().stats()["opened"] == opened
+                assert_whole(the_pool())
+            assert await Author.objects.acount() == 0
+
+    run(main)
+
+
+def test_a_commit_on_a_killed_connection_is_an_error_and_runs_no_hook(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    from nuages.db import aon_commit
+
+    async def main() -> None:
+        ran: list[int] = []
+        async with server() as pg:
+            with pytest.raises(OperationalError):  # noqa: PT012
+                async with aatomic():
+                    await Author.objects.acreate(name="Nobody")
+                    await aon_commit(lambda: ran.append(1))
+                    await pg.kill(await backend())
+            assert ran == []
+            assert await Author.objects.acount() == 0
+            assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_server_restart_is_survived(postgresql: dict[str, Any], run: Run) -> None:
+    """As seen from a client: every session ends at once, idle and busy ones."""
+    options(max_size=5)
+
+    async def main() -> None:
+        async with server() as pg:
+            await asyncio.gather(*(backend() for _ in range(5)))
+            busy = [asyncio.create_task(fetch("SELECT pg_sleep(60)")) for _ in range(2)]
+            await pg.until_running("pg_sleep", 2)
+            await pg.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            outcomes = await asyncio.gather(*busy, return_exceptions=True)
+            assert all(isinstance(outcome, OperationalError) for outcome in outcomes)
+            await until(lambda: the_pool().stats()["size"] == 0)
+            await asyncio.gather(*(backend() for _ in range(20)))
+            assert_whole(the_pool())
+
+    run(main)
+
+
+# aiterator
+
+
+def _fill(count: int) -> None:
+    author = Author.objects.create(name="Ursula")
+    Book.objects.bulk_create(
+        [Book(title=f"book {number:03}", author=author) for number in range(count)]
+    )
+
+
+def test_an_aiterator_keeps_one_connection_that_its_body_uses(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    _fill(20)
+    options(max_size=1)
+
+    async def main() -> None:
+        pool = None
+        pids = set()
+        seen = 0
+        async for book in Book.objects.order_by("title").aiterator(chunk_size=5):
+            pool = pool or the_pool()
+            assert pool.stats()["used"] == 1
+            await book.asave()
+            pids.add(await backend())
+            seen += 1
+        assert seen == 20
+        assert len(pids) == 1
+        assert_whole(the_pool())
+
+    run(main)
+
+
+@pytest.mark.parametrize("method", ["values", "values_list", "plain", "prefetch"])
+def test_every_kind_of_aiterator_reuses_its_connection(
+    postgresql: dict[str, Any], run: Run, method: str
+) -> None:
+    _fill(20)
+    options(max_size=1)
+    books = {
+        "values": lambda: Book.objects.values("title"),
+        "values_list": lambda: Book.objects.values_list("title", flat=True),
+        "plain": lambda: Book.objects.all(),
+        "prefetch": lambda: Book.objects.prefetch_related("tags", "author"),
+    }[method]
+
+    async def main() -> None:
+        seen = [item async for item in books().order_by("title").aiterator(chunk_size=7)]
+        assert len(seen) == 20
+        assert_whole(the_pool())
+        async with aatomic():
+            seen = [item async for item in books().order_by("title").aiterator(chunk_size=7)]
+            assert len(seen) == 20
+        assert_whole(the_pool())
+
+    run(main)
+
+
+@pytest.mark.parametrize("end", ["exhaustion", "aclose", "break", "error"])
+def test_an_aiterator_gives_its_connection_back(
+    postgresql: dict[str, Any], run: Run, end: str
+) -> None:
+    _fill(20)
+    options(max_size=1)
+
+    async def main() -> None:
+        iterator = Book.objects.aiterator(chunk_size=5)
+        if end == "exhaustion":
+            assert len([book async for book in iterator]) == 20
+        elif end == "aclose":
+            await anext(iterator)
+            assert the_pool().stats()["used"] == 1
+            await iterator.aclose()
+        elif end == "error":
+            with pytest.raises(ZeroDivisionError):
+                async for _ in iterator:
+                    raise ZeroDivisionError
+        else:
+            async for _ in iterator:
+                break
+        del iterator
+        async with server() as pg:
+            await pg.until_idle()
+            assert await backend()
+            assert await fetch("SELECT count(*) FROM pg_cursors") == 0
+        await until(lambda: the_pool().stats()["used"] == 0)
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_gather_in_the_body_of_an_aiterator_takes_other_connections(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    _fill(20)
+    options(max_size=4)
+
+    async def main() -> None:
+        async for _ in Book.objects.aiterator(chunk_size=5):
+            mine = await backend()
+            barrier = asyncio.Barrier(3)
+
+            async def one(barrier: asyncio.Barrier = barrier) -> int:
+                async with acursor() as cursor:
+                    await barrier.wait()
+                    await cursor.execute("SELECT pg_backend_pid()")
+                    return int((await cursor.fetchone())[0])
+
+            others = await asyncio.gather(one(), one(), one())
+            assert len({mine, *others}) == 4
+            break
+
+    run(main)
+
+
+def test_ten_aiterators_with_queries_in_their_bodies_fit_a_pool_of_ten(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    _fill(20)
+    options(max_size=10, timeout=10)
+
+    async def main() -> None:
+        barrier = asyncio.Barrier(10)
+
+        async def walk() -> int:
+            seen = 0
+            async for book in Book.objects.prefetch_related("tags").aiterator(chunk_size=5):
+                if seen == 0:
+                    await barrier.wait()
+                seen += await Book.objects.filter(pk=book.pk).acount()
+            return seen
+
+        assert await asyncio.gather(*(walk() for _ in range(10))) == [20] * 10
+        assert the_pool().stats()["opened"] == 10
+        assert_whole(the_pool())
+
+    run(main)
+
+
+# The loop goes on
+
+
+def test_the_loop_runs_while_a_task_waits_for_a_connection(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(max_size=1)
+
+    async def main() -> None:
+        async with hold_connection():
+            async with detached(), Heartbeat() as heart:
+                waiting = asyncio.create_task(backend())
+                await until(lambda: the_pool().stats()["waiting"] == 1)
+                await heart.more()
+        await waiting
+
+    run(main)
+
+
+def test_a_pool_is_made_anew_when_the_settings_change(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    async def main() -> None:
+        await backend()
+        before = the_pool()
+        postgresql["PORT"] = str(postgresql["PORT"] or 5432)
+        connections["default"].settings_dict["PORT"] = int(postgresql["PORT"])
+        await backend()
+        assert before.closed
+        assert the_pool() is not before
+        assert len(open_pools()) == 1
+
+    run(main)
