@@ -85,8 +85,9 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
             raise ScopeEnded(task=node.label)
         return
     outside = context_node(alias)
-    if not _is_within(outside, node):
-        # Left in another context than it was entered in (an async generator, a fixture).
+    if outside is not node:
+        # Left in another context than it was entered in (an async generator, a fixture), or
+        # before a block inside it that was opened here.
         _scope.set_node(alias, node)
     left_open = _end_open_children(node)
     error: BaseException | None = None
@@ -285,7 +286,9 @@ def aatomic(using: Any = None, savepoint: bool = True, durable: bool = False) ->
     An async context manager (`async with aatomic():`) and a decorator of coroutine functions,
     with or without arguments. Tasks started inside join the transaction and take turns on its
     connection; await them before the block ends. A cancellation rolls back, unless COMMIT has
-    been sent: then its outcome is awaited first.
+    been sent: then its outcome is awaited first. An async generator that yields inside the block
+    must be advanced by one task, and its consumer is in the transaction meanwhile (Python's
+    context variables work so); any task may close it.
 
     Raises what Django's `atomic` raises, and `OpenBlock`, `ScopeEnded` and `ScopeDeadlock`.
     """
