@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.sqlite3 import base as django_base
 
 from nuages.bridge import current_bridge
@@ -37,7 +38,12 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         """As in Django, with our connection class and without our options."""
         params: dict[str, Any] = super().get_connection_params()
         params.pop("pool", None)
-        params.setdefault("factory", Connection)
+        factory = params.setdefault("factory", Connection)
+        if not (isinstance(factory, type) and issubclass(factory, Connection)):
+            raise ImproperlyConfigured(
+                f'DATABASES[{self.alias!r}]["OPTIONS"]["factory"] must be a subclass of '
+                f"{Connection.__module__}.{Connection.__name__}, not {factory!r}."
+            )
         self.transaction_mode = self._transaction_mode()
         return params
 

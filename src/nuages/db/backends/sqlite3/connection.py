@@ -122,6 +122,8 @@ class Worker:
         self._thread.start()
         # Added to by whoever submits, taken from by the worker: each is one atomic step.
         self._jobs: set[Job] = set()
+        self._stopped = False
+        self._mutex = threading.Lock()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -138,13 +140,19 @@ class Worker:
         return threading.get_ident() == self._thread.ident
 
     def submit(self, job: Job) -> None:
-        """Queue a job."""
-        self._jobs.add(job)
-        self._queue.put(job)
+        """Queue a job; raises what sqlite3 raises on a closed connection."""
+        with self._mutex:
+            if self._stopped:
+                # Nobody would run it, and whoever waits would wait for ever.
+                raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+            self._jobs.add(job)
+            self._queue.put(job)
 
     def stop(self) -> None:
         """End the thread when its queue is done."""
-        self._queue.put(None)
+        with self._mutex:
+            self._stopped = True
+            self._queue.put(None)
 
     def call(self, function: Callable[[], Any], connection: Connection | None = None) -> Any:
         """Run `function` in the worker: awaited in a bridge, waited for in a thread.
@@ -201,6 +209,7 @@ class _WorkerCursor(_CursorBase):
         super().__init__(connection)
         self._rows: deque[Any] = deque()
         self._exhausted = True
+        self._closed = False
 
     def execute(self, *args: Any) -> Any:
         """Execute a statement and fetch its first rows."""
@@ -235,7 +244,7 @@ class _WorkerCursor(_CursorBase):
         self._rows.clear()
         self._exhausted = True
         work = functools.partial(super().executemany, query, list(param_list))
-        connection.execute_in_turn(query, work)
+        connection.execute_in_turn(query, functools.partial(connection.patiently, work))
         return self
 
     def executescript(self, script: str) -> Any:
@@ -243,11 +252,13 @@ class _WorkerCursor(_CursorBase):
         connection = self.connection
         if not connection.runs_here():
             work = functools.partial(super().executescript, script)
-            connection.execute_in_turn("CREATE", work)
+            connection.execute_in_turn("CREATE", functools.partial(connection.patiently, work))
             return self
         return super().executescript(script)
 
     def _more(self, size: int) -> None:
+        if self._closed:
+            super().fetchone()  # raises sqlite3's error
         if not self._exhausted and len(self._rows) < size:
             missing = size - len(self._rows)
             if self.connection.runs_here():
@@ -258,7 +269,7 @@ class _WorkerCursor(_CursorBase):
     def fetchone(self) -> Any:
         """Return the next row, or None."""
         if not self._rows:
-            self._more(1)
+            self._more(1 if self.connection.runs_here() else PREFETCH)
         return self._rows.popleft() if self._rows else None
 
     def fetchmany(self, size: int | None = None) -> list[Any]:
@@ -288,14 +299,15 @@ class _WorkerCursor(_CursorBase):
         """Close the cursor."""
         self._rows.clear()
         connection = self.connection
-        if self._exhausted or connection.runs_here() or not connection.busy():
+        exhausted, self._exhausted, self._closed = self._exhausted, True, True
+        if exhausted or connection.runs_here() or not connection.is_alive():
             super().close()
         elif current_bridge() is None and asyncio._get_running_loop() is not None:
-            # Finalised outside a bridge while the worker has a statement under way.
+            # Finalised outside a bridge.
             connection.later(super().close)
         else:
+            # Resetting its statement may write: INSERT ... RETURNING commits then.
             connection.in_worker(super().close)
-        self._exhausted = True
 
 
 class Cursor(_WorkerCursor, SQLiteCursorWrapper):
@@ -357,6 +369,18 @@ class Connection(sqlite3.Connection):
         finally:
             if turn is not None:
                 turn.end()
+
+    def patiently(self, function: Callable[[], Any]) -> Any:
+        """In the worker: call what runs several statements, SQLite waiting for its locks itself.
+
+        Begun anew after a busy error, it would repeat the statements that had succeeded.
+        """
+        wait = super().execute
+        wait(f"PRAGMA busy_timeout = {round(self.timeout * 1000)}")
+        try:
+            return function()
+        finally:
+            wait("PRAGMA busy_timeout = 0")
 
     def _check_transaction(self) -> None:
         # An interrupted or failed write may have dropped the whole transaction; what follows
@@ -443,12 +467,17 @@ class Connection(sqlite3.Connection):
     def executemany(self, *args: Any) -> Any:
         """As sqlite3's."""
         run = super().executemany
-        return run(*args) if self.runs_here() else self.in_worker(lambda: run(*args))
+        return run(*args) if self.runs_here() else self._several(args[0], run, *args)
 
     def executescript(self, *args: Any) -> Any:
         """As sqlite3's."""
         run = super().executescript
-        return run(*args) if self.runs_here() else self.in_worker(lambda: run(*args))
+        return run(*args) if self.runs_here() else self._several("CREATE", run, *args)
+
+    def _several(self, query: str, run: Callable[..., Any], *args: Any) -> Any:
+        result: list[Any] = []
+        self.execute_in_turn(query, lambda: result.append(self.patiently(lambda: run(*args))))
+        return result[0]
 
     def commit(self) -> None:
         """As sqlite3's; waits for readers where the journal mode makes it."""
