@@ -27,6 +27,7 @@ from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
+    from nuages.db.scope import Node
 
 logger = logging.getLogger("nuages.pool")
 
@@ -134,6 +135,9 @@ class Pool:
         self._queue: deque[asyncio.Future[Session]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
         self._guard: AsyncGenerator[None, None] | None = None
+        self.scopes: set[Node] = set()
+        """The roots of the open scopes on this pool's connections."""
+        self._no_scopes: asyncio.Event | None = None
 
     def __repr__(self) -> str:
         state = "closed" if self.closed else ", ".join(f"{k}={v}" for k, v in self.stats().items())
@@ -324,6 +328,24 @@ class Pool:
         with suppress(StopIteration):
             step.send(None)
 
+    def scope_ended(self, node: Node) -> None:
+        """Note the end of a transaction or hold."""
+        self.scopes.discard(node)
+        if not self.scopes and self._no_scopes is not None:
+            self._no_scopes.set()
+
+    async def end_scopes(self) -> None:
+        """End what was left open when the loop shuts down, all tasks being done."""
+        if not self.scopes:
+            return
+        # Async generators that the loop closes now may be about to roll back.
+        self._no_scopes = asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._no_scopes.wait()
+        for node in list(self.scopes):
+            node.wrapper.abandon("its event loop ended")
+
     def run_in_background(self, function: Callable[[], Any]) -> None:
         """Run a coroutine function on the pool's loop, its failure reported there."""
         spawn(self.loop, function)
@@ -334,6 +356,7 @@ async def _closing(pool: Pool) -> AsyncGenerator[None, None]:
         yield
     finally:
         pool.close()
+        await pool.end_scopes()
 
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = (

@@ -28,6 +28,7 @@ from nuages.exceptions import ScopeDeadlock, ScopeEnded
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
+    from nuages.db.pool import Pool
 
 _EMPTY: Mapping[str, Node] = MappingProxyType({})
 _nodes: ContextVar[Mapping[str, Node]] = ContextVar("nuages.db.nodes", default=_EMPTY)
@@ -77,6 +78,7 @@ class Node:
         "label",
         "live",
         "parent",
+        "pool",
         "previous",
         "sealed_by",
         "turns",
@@ -93,6 +95,8 @@ class Node:
         self.chain = chain
         """The chain of calls that opened it: whose own code needs no turn."""
         self.previous: Node | None = None
+        self.pool: Pool | None = None
+        """For a root: the pool that the connection is from."""
         self.turns = Turns()
         self.ended = False
         self.killed = False

@@ -156,6 +156,9 @@ def open_scope(wrapper: LoopWrapper, kind: Kind) -> Node:
     chain = current_chain()
     node = Node(kind, wrapper, None, chain)
     wrapper.node = node
+    if wrapper.session is not None:
+        node.pool = wrapper.session.pool
+        node.pool.scopes.add(node)
     if chain is not None:
         if wrapper in chain.active:
             chain.active.remove(wrapper)
@@ -171,6 +174,8 @@ def leave_scope(wrapper: LoopWrapper) -> None:
     node, wrapper.node = wrapper.node, None
     if node is None:
         return
+    if node.pool is not None:
+        node.pool.scope_ended(node)
     node.end()
     wrapper.forget_closed()
     if wrapper.connection is None or wrapper.role != "lease":
@@ -184,10 +189,21 @@ def leave_scope(wrapper: LoopWrapper) -> None:
 
 
 def manual_mode(wrapper: LoopWrapper, *, on: bool) -> None:
-    """Follow `set_autocommit()` outside `atomic`: off makes a scope, on ends it."""
+    """Follow `set_autocommit()` outside `atomic`: off makes a scope, on ends it.
+
+    A task that ends without switching it on again leaves nobody who could: it is done here.
+    """
     node = wrapper.node
     if on and node is None:
-        open_scope(wrapper, Kind.TRANSACTION)
+        opened = open_scope(wrapper, Kind.TRANSACTION)
+        bridge = current_bridge()
+
+        def end(task: Any) -> None:
+            if wrapper.node is opened:
+                wrapper.abandon("its task ended")
+
+        if bridge is not None:
+            bridge.task.add_done_callback(end)
     elif not on and node is not None and node.atomic is None and node.kind is Kind.TRANSACTION:
         leave_scope(wrapper)
 

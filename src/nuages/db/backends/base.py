@@ -27,7 +27,7 @@ from nuages import checks
 from nuages.bridge import current_bridge, on_loop
 from nuages.db import instrumentation
 from nuages.db.connections import Chain, current_chain, take_turn
-from nuages.db.pool import Pool, PoolOptions, Session, pool_for
+from nuages.db.pool import Pool, PoolOptions, Session, logger, pool_for
 from nuages.db.scope import Node, current_node
 from nuages.exceptions import ScopeEnded
 
@@ -205,6 +205,27 @@ class LoopWrapper(_Base):
         raw.wrapper = None
         verdict: Verdict = "close" if not self.autocommit else raw.inspect()
         _on_loop_of(session.pool, _take_back, session, verdict, type(self), self.settings_dict)
+
+    def abandon(self, when: str) -> None:
+        """End a scope that nobody is left to end: close its connection, and say so."""
+        node, self.node = self.node, None
+        assert node is not None
+        logger.warning(
+            "Closed a connection of %r that was still in use when %s: a transaction, or a hold, "
+            "of %s was not ended. What was not committed is rolled back.",
+            self.alias,
+            when,
+            node.label,
+        )
+        for block in (node, *self.blocks):
+            block.killed = True
+            block.end()
+        self.blocks.clear()
+        if node.pool is not None:
+            node.pool.scope_ended(node)
+        self.connection = None
+        self._forget_transaction()
+        self._drop_session()
 
     def _drop_session(self) -> None:
         session, self.session = self.session, None
@@ -476,6 +497,4 @@ async def _reset(
 
 
 def _log_failed_reset(pool: Pool, error: Exception) -> None:
-    from nuages.db.pool import logger
-
     logger.warning("closed a connection of %r that could not be reset: %s", pool.alias, error)

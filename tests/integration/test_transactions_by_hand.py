@@ -1,0 +1,230 @@
+"""Transactions without a `with`: autocommit by hand, blocks as Django's test cases have them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from nuages import on_loop
+from nuages.db import aatomic, hold_connection
+from tests.integration.conftest import Run
+from tests.integration.scope_tools import Failure, names, observer, pool_stats, until
+from tests.library.models import Author
+
+set_autocommit = on_loop(transaction.set_autocommit)
+commit = on_loop(transaction.commit)
+rollback = on_loop(transaction.rollback)
+
+
+def test_autocommit_off_is_a_transaction_until_it_is_on(database: str, run: Run) -> None:
+    async def main() -> None:
+        await set_autocommit(False)
+        await Author.objects.acreate(name="rolled back")
+        assert pool_stats()["used"] == 1
+        assert await names() == []
+        await rollback()
+        await asyncio.gather(*(Author.objects.acreate(name=f"{i}") for i in range(3)))
+        await commit()
+        assert await names() == ["0", "1", "2"]
+        await Author.objects.acreate(name="last")
+        await commit()
+        await set_autocommit(True)
+        assert await names() == ["0", "1", "2", "last"]
+        assert pool_stats()["used"] == 0
+        await Author.objects.acreate(name="autocommitted")
+        assert len(await names()) == 5
+
+    run(main)
+
+
+def test_atomic_blocks_in_manual_mode_are_savepoints(database: str, run: Run) -> None:
+    async def main() -> None:
+        await set_autocommit(False)
+        await Author.objects.acreate(name="one")
+        with pytest.raises(Failure):
+            async with aatomic():
+                await Author.objects.acreate(name="two")
+                raise Failure
+        async with aatomic():
+            await Author.objects.acreate(name="three")
+        assert await names() == []
+        await commit()
+        assert await names() == ["one", "three"]
+        await set_autocommit(True)
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_manual_mode_within_one_sync_function(database: str, run: Run) -> None:
+    def work() -> None:
+        transaction.set_autocommit(False)
+        try:
+            Author.objects.create(name="one")
+            transaction.rollback()
+            Author.objects.create(name="two")
+            transaction.commit()
+        finally:
+            transaction.set_autocommit(True)
+
+    async def main() -> None:
+        await on_loop(work)()
+        assert await names() == ["two"]
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+# A scope that is never ended
+
+
+def test_manual_mode_ends_with_its_task(
+    database: str, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task ends without switching autocommit on: rolled back, said, and the place is free."""
+
+    async def forgetful() -> None:
+        await set_autocommit(False)
+        await Author.objects.acreate(name="forgotten")
+
+    async def main() -> None:
+        await asyncio.create_task(forgetful(), name="forgetful")
+        await until(lambda: pool_stats()["used"] == 0)
+        async with aatomic():
+            await Author.objects.acreate(name="next")
+        assert await names() == ["next"]
+
+    with caplog.at_level(logging.WARNING, "nuages"):
+        run(main)
+    assert "'forgetful'" in caplog.text
+    assert "rolled back" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["atomic", "hold"])
+def test_what_is_open_when_the_loop_ends_is_closed_and_said(
+    postgresql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    pids: list[int] = []
+    entered: list[Any] = []
+
+    async def main() -> None:
+        # Entered, and never left: what a `with` cannot do.
+        manager = aatomic() if kind == "atomic" else hold_connection()
+        entered.append(manager)
+        await manager.__aenter__()
+        await Author.objects.acreate(name="forgotten")
+        pids.append(connection.connection.info.backend_pid)
+
+    async def look() -> None:
+        async with observer() as client:
+            query = "SELECT count(*) FROM pg_stat_activity WHERE pid = %s"
+            async with asyncio.timeout(20):
+                while (await (await client.execute(query, pids)).fetchone()) != (0,):
+                    pass
+        assert await names() == ([] if kind == "atomic" else ["forgotten"])
+
+    with caplog.at_level(logging.WARNING, "nuages"):
+        run(main)
+    assert "its event loop ended" in caplog.text
+    run(look)
+
+
+def test_a_generator_that_the_loop_closes_rolls_back_quietly(
+    database: str, run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Suspended in its block when the loop shuts down: that is an end like any other."""
+    kept: list[Any] = []
+
+    async def creating() -> AsyncIterator[None]:
+        async with aatomic():
+            await Author.objects.acreate(name="forgotten")
+            yield
+
+    async def main() -> None:
+        kept.append(creating())
+        await anext(kept[0])
+
+    async def look() -> None:
+        assert await names() == []
+
+    with caplog.at_level(logging.WARNING):
+        run(main)
+    assert caplog.text == ""
+    run(look)
+
+
+# As Django's test cases do it
+
+
+def test_nested_atomics_entered_by_hand(database: str, run: Run) -> None:
+    """setUpClass, setUp, test, tearDown, tearDownClass: each a call of its own on the loop."""
+
+    async def main() -> None:
+        class_atomic = transaction.atomic()
+        await on_loop(class_atomic.__enter__)()
+        await Author.objects.acreate(name="class")
+        for test in ("one", "two"):
+            test_atomic = transaction.atomic()
+            await on_loop(test_atomic.__enter__)()
+            async with aatomic():
+                await Author.objects.acreate(name=test)
+            await asyncio.gather(Author.objects.acreate(name="gathered"))
+            await on_loop(lambda: Author.objects.create(name="sync"))()
+            assert await Author.objects.acount() == 4
+            await on_loop(transaction.set_rollback)(True)
+            await on_loop(test_atomic.__exit__)(None, None, None)
+            assert [a.name for a in await Author.objects.alist()] == ["class"]
+        await on_loop(transaction.set_rollback)(True)
+        await on_loop(class_atomic.__exit__)(None, None, None)
+        assert not connection.in_atomic_block
+        assert await names() == []
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_atomics_entered_by_hand_within_one_bridged_call(database: str, run: Run) -> None:
+    """A whole sync test case in one greenlet, async test method by `async_to_sync` included."""
+    from asgiref.sync import async_to_sync
+
+    async def async_test() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="async test")
+        await asyncio.gather(*(Author.objects.acreate(name=f"{i}") for i in range(2)))
+
+    def case() -> None:
+        class_atomic, test_atomic = transaction.atomic(), transaction.atomic()
+        class_atomic.__enter__()
+        Author.objects.create(name="class")
+        test_atomic.__enter__()
+        async_to_sync(async_test)()
+        assert Author.objects.count() == 4
+        transaction.set_rollback(True)
+        test_atomic.__exit__(None, None, None)
+        assert Author.objects.count() == 1
+        transaction.set_rollback(True)
+        class_atomic.__exit__(None, None, None)
+
+    async def main() -> None:
+        await on_loop(case)()
+        assert await names() == []
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_an_exit_stack_may_leave_blocks(database: str, run: Run) -> None:
+    async def main() -> None:
+        async with contextlib.AsyncExitStack() as stack:
+            for name in "abc":
+                await stack.enter_async_context(aatomic())
+                await Author.objects.acreate(name=name)
+        assert await names() == ["a", "b", "c"]
+
+    run(main)
