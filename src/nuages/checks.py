@@ -82,7 +82,7 @@ def check_databases(
         )
     try:
         foreign = foreign_aliases()
-    except ImproperlyConfigured as error:
+    except (ImproperlyConfigured, ImportError) as error:
         return [*found, checks.Error(str(error), id="nuages.E008")]
     for alias, entry in _databases():
         engine = entry["ENGINE"]
@@ -140,6 +140,8 @@ def check_settings(
         ):
             names = " or ".join(kind.__name__ for kind in key.types)
             problem = f"must be {names}, not {value!r}"
+        elif isinstance(value, int | float) and value < 0:
+            problem = f"must be 0 or more, not {value!r}"
         elif key.choices and value not in key.choices:
             problem = f"must be one of {', '.join(map(repr, key.choices))}, not {value!r}"
         else:

@@ -37,6 +37,8 @@ def _ours_by_class(databases: dict[str, Any]) -> set[str]:
     found = set()
     for alias, entry in databases.items():
         engine = entry["ENGINE"]
+        if engine.startswith("django."):
+            continue  # without loading it: its driver need not be here
         if engine.startswith(_OURS) or issubclass(
             load_backend(engine).DatabaseWrapper, LoopWrapper
         ):

@@ -69,6 +69,13 @@ class PoolOptions:
             )
         given = dict(given)
         max_age = settings_dict.get("CONN_MAX_AGE", 0)
+        if max_age is not None and (
+            isinstance(max_age, bool) or not isinstance(max_age, int | float) or max_age < 0
+        ):
+            raise ImproperlyConfigured(
+                f'DATABASES[{alias!r}]["CONN_MAX_AGE"] must be seconds, 0 or more, or None, '
+                f"not {max_age!r}."
+            )
         if max_age != 0:
             # 0, Django's default, means "close after each request", which a pool is there to
             # avoid; any other value is a connection's greatest age.
@@ -344,7 +351,7 @@ class Pool:
             async with asyncio.timeout(1.0):
                 await self._no_scopes.wait()
         for node in list(self.scopes):
-            node.wrapper.abandon("its event loop ended")
+            node.wrapper.end_forgotten("its event loop ended")
 
     def run_in_background(self, function: Callable[[], Any]) -> None:
         """Run a coroutine function on the pool's loop, its failure reported there."""

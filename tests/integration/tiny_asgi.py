@@ -1,0 +1,5 @@
+"""The tiny site's asgi.py."""
+
+from nuages.asgi import get_asgi_application
+
+application = get_asgi_application()
