@@ -136,12 +136,12 @@ def take_turn(wrapper: LoopWrapper) -> Node | None:
     if root is None:
         return None
     chain = current_chain()
-    if wrapper.ending is not None and wrapper.ending is chain:
+    if wrapper.ending is not None and wrapper.ending is (chain or threading.current_thread()):
         return None
     node = current_node(wrapper.alias)
     if node is None or node.wrapper is not wrapper:
         raise ForeignConnection(owner=root.label, caller=caller_label())
-    if node.chain is chain:
+    if node.chain is chain and (chain is not None or node.owned_by_caller):
         if not node.live:
             assert node.parent is not None
             _scope.acquire_turn(node.parent, node)

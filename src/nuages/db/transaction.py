@@ -7,6 +7,7 @@ take and give the block's turn in its scope and leave the SQL to Django.
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import TracebackType
@@ -49,21 +50,26 @@ def enter_atomic(atomic: Atomic) -> None:
             wrapper.opening_block = False
         node = open_scope(wrapper, Kind.TRANSACTION)
     else:
-        take_turn(wrapper)
-        here = current_node(wrapper.alias)
+        # In a thread without a chain the call is this function's to end.
+        call = take_turn(wrapper)
+        here = call or current_node(wrapper.alias)
         assert here is not None
         kind = Kind.SAVEPOINT if wrapper.in_atomic_block else Kind.TRANSACTION
         node = Node(kind, wrapper, here, current_chain())
-        _scope.acquire_turn(here, node)
-        _scope.enter(node)
-        wrapper.opening_block = True
         try:
-            django_enter(atomic)
-        except BaseException:
-            node.end()
-            raise
+            _scope.acquire_turn(here, node)
+            _scope.enter(node)
+            wrapper.opening_block = True
+            try:
+                django_enter(atomic)
+            except BaseException:
+                node.end()
+                raise
+            finally:
+                wrapper.opening_block = False
         finally:
-            wrapper.opening_block = False
+            if call is not None:
+                call.end()
     node.atomic = atomic
     node.depth = (len(wrapper.atomic_blocks), len(wrapper.savepoint_ids))
     wrapper.blocks.append(node)
@@ -94,7 +100,7 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     if left_open is not None and exc_info[0] is None:
         error = OpenBlock(child=left_open.label)
         exc_info = (type(error), error, None)
-    outer_ending, wrapper.ending = wrapper.ending, current_chain()
+    outer_ending, wrapper.ending = wrapper.ending, current_chain() or threading.current_thread()
     try:
         django_exit(atomic, *exc_info)
     finally:
@@ -200,7 +206,7 @@ def manual_mode(wrapper: LoopWrapper, *, on: bool) -> None:
 
         def end(task: Any) -> None:
             if wrapper.node is opened:
-                wrapper.abandon("its task ended")
+                wrapper.end_forgotten("its task ended")
 
         if bridge is not None:
             bridge.task.add_done_callback(end)

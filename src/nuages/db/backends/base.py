@@ -19,6 +19,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -28,7 +29,7 @@ from nuages.bridge import current_bridge, on_loop
 from nuages.db import instrumentation
 from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, PoolOptions, Session, logger, pool_for
-from nuages.db.scope import Node, current_node
+from nuages.db.scope import Kind, Node, current_node
 from nuages.exceptions import ScopeEnded
 
 # Also where the app is missing, which is what one of the checks reports.
@@ -98,8 +99,8 @@ class LoopWrapper(_Base):
     """The open atomic blocks of the scope, outermost first."""
     _needs_rollback = False
     """Of the innermost block; those around it note it on their nodes."""
-    ending: Chain | None = None
-    """The chain that is ending the scope's block, whose statements need no turn."""
+    ending: Chain | Thread | None = None
+    """The chain, or else thread, that is ending the scope's block: it needs no turn."""
     opening_block = False
     """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
 
@@ -129,9 +130,8 @@ class LoopWrapper(_Base):
 
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
-        pool = pool_for(self, chain.loop)
         while True:
-            session = self.session = _acquire(pool, chain.loop)
+            session = self.session = _acquire(self, chain.loop)
             try:
                 if session.raw is None:
                     self._open(session)
@@ -206,7 +206,7 @@ class LoopWrapper(_Base):
         verdict: Verdict = "close" if not self.autocommit else raw.inspect()
         _on_loop_of(session.pool, _take_back, session, verdict, type(self), self.settings_dict)
 
-    def abandon(self, when: str) -> None:
+    def end_forgotten(self, when: str) -> None:
         """End a scope that nobody is left to end: close its connection, and say so."""
         node, self.node = self.node, None
         assert node is not None
@@ -311,7 +311,12 @@ class LoopWrapper(_Base):
         if self.node is not None and not self.in_atomic_block:
             from nuages.db import transaction
 
-            transaction.leave_scope(self)
+            if self.node.kind is Kind.TRANSACTION:
+                transaction.leave_scope(self)
+            elif self.blocks:
+                # In a hold, which goes on.
+                self.blocks.pop().end()
+                self.ending = None
         super().run_and_clear_commit_hooks()
 
     @property
@@ -423,10 +428,11 @@ class LoopWrapper(_Base):
             wrappers.pop()
 
 
-def _acquire(pool: Pool, loop: asyncio.AbstractEventLoop) -> Session:
+def _acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
     bridge = current_bridge()
     if bridge is None:
-        return asyncio.run_coroutine_threadsafe(_acquire_for_thread(pool), loop).result()
+        return asyncio.run_coroutine_threadsafe(_acquire_for_thread(wrapper), loop).result()
+    pool = pool_for(wrapper, loop)
     pool.requests += 1
     session = pool.acquire_nowait()
     if session is None:
@@ -439,8 +445,9 @@ def _acquire(pool: Pool, loop: asyncio.AbstractEventLoop) -> Session:
     return session
 
 
-async def _acquire_for_thread(pool: Pool) -> Session:
-    session = await pool.acquire()
+async def _acquire_for_thread(wrapper: LoopWrapper) -> Session:
+    # The pool may be made here, which must be on the loop for it to be closed with the loop.
+    session = await pool_for(wrapper, asyncio.get_running_loop()).acquire()
     if session.raw is not None:
         session.raw.detach()
     return session
