@@ -49,7 +49,7 @@ def _no_hops(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) ->
     start = threading.Thread.start
 
     def counted_submit(self: Any, function: Any, *args: Any, **kwargs: Any) -> Any:
-        hops.append(f"submit {function!r}")
+        hops.append(f"submit {getattr(function, '__qualname__', type(function))}")
         return submit(self, function, *args, **kwargs)
 
     def counted_start(self: threading.Thread) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 
 from asgiref.sync import sync_to_async
 from django.core.signals import setting_changed
-from django.db import DEFAULT_DB_ALIAS, connections
+from django.db import DEFAULT_DB_ALIAS, connections, router
+from django.db.models import Model, QuerySet
 
 from nuages.bridge import on_loop
 
@@ -46,21 +47,53 @@ def _ours_by_class(databases: dict[str, Any]) -> set[str]:
     return found
 
 
-def _alias_of(function: Callable[..., Any]) -> str:
-    """The database that a bound ORM method will most likely use."""
+_WRITES = frozenset(
+    {
+        "bulk_create",
+        "bulk_update",
+        "create",
+        "delete",
+        "get_or_create",
+        "update",
+        "update_or_create",
+    }
+)
+
+
+def _alias_of(function: Callable[..., Any], args: Any, kwargs: Any) -> str:
+    """The database that an ORM method will use, as Django finds it; at a guess, the default."""
+    using = kwargs.get("using")
     owner = getattr(function, "__self__", None)
-    alias = getattr(owner, "db", None)
-    if not isinstance(alias, str):
-        alias = getattr(getattr(owner, "_state", None), "db", None)
+    instance = getattr(owner, "instance", owner)
+    if owner is None and args and isinstance(args[0], (list, tuple)) and args[0]:
+        instance = args[0][0]  # prefetch_related_objects()
+    if isinstance(using, str):
+        alias: Any = using
+    elif isinstance(instance, Model):
+        model = getattr(owner, "model", None) or type(instance)
+        alias = router.db_for_write(model, instance=instance)
+    elif isinstance(owner, QuerySet) and function.__name__ in _WRITES:
+        own = vars(owner)
+        alias = own["_db"] or router.db_for_write(owner.model, **own["_hints"])
+    else:
+        alias = getattr(owner, "db", None)
     return alias if isinstance(alias, str) else DEFAULT_DB_ALIAS
 
 
 def native(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Return an async callable that runs a sync method of the ORM on the loop."""
     foreign = foreign_aliases()
-    if foreign and _alias_of(function) in foreign:
-        return sync_to_async(function)
-    return on_loop(function)
+    if not foreign:
+        return on_loop(function)
+
+    async def where_its_database_is(*args: Any, **kwargs: Any) -> Any:
+        if _alias_of(function, args, kwargs) in foreign:
+            return await sync_to_async(function)(*args, **kwargs)
+        result: object = await on_loop(call)(*args, **kwargs)
+        return result
+
+    call: Callable[..., object] = function
+    return where_its_database_is
 
 
 def _changed(*, setting: str, **kwargs: Any) -> None:

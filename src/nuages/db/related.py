@@ -22,20 +22,20 @@ class RelatedObject:
     Awaiting it queries only where `post.author` would. It raises what `post.author` raises.
     """
 
-    __slots__ = ("_instance", "_name")
+    __slots__ = ("_name", "instance")
 
     def __init__(self, instance: models.Model, name: str) -> None:
-        self._instance = instance
+        self.instance = instance
         self._name = name
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return native(self._get)().__await__()
 
     def _get(self) -> Any:
-        return getattr(self._instance, self._name)
+        return getattr(self.instance, self._name)
 
     def __repr__(self) -> str:
-        return f"<await to get {type(self._instance).__name__}.{self._name}>"
+        return f"<await to get {type(self.instance).__name__}.{self._name}>"
 
 
 class AsyncRelated:
