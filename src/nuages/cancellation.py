@@ -32,6 +32,16 @@ class Cancellable:
         finally:
             self.shields -= 1
 
+    @contextmanager
+    def postponed(self) -> Iterator[None]:
+        """Inside, what a shield caught before is not raised; it is due again afterwards."""
+        caught, self.deferred_cancel = self.deferred_cancel, None
+        try:
+            yield
+        finally:
+            if self.deferred_cancel is None:
+                self.deferred_cancel = caught
+
     def take_cancel(self) -> asyncio.CancelledError | None:
         """Return the deferred cancellation that is due now and was not withdrawn meanwhile."""
         if self.deferred_cancel is None or self.shields or self.closing:

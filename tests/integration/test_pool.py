@@ -67,12 +67,11 @@ def test_tasks_are_served_in_the_order_in_which_they_came(
             async with acursor():
                 served.append(number)
 
-        async with hold_connection():
-            async with detached():
-                tasks = []
-                for number in range(50):
-                    tasks.append(asyncio.create_task(work(number)))
-                    await until(lambda: the_pool().stats()["waiting"] == len(tasks))
+        async with hold_connection(), detached():
+            tasks = []
+            for number in range(50):
+                tasks.append(asyncio.create_task(work(number)))
+                await until(lambda: the_pool().stats()["waiting"] == len(tasks))
         await asyncio.gather(*tasks)
         assert served == list(range(50))
 
@@ -132,14 +131,13 @@ def test_a_request_cancelled_in_the_queue_loses_nobody_a_place(
     options(max_size=1)
 
     async def main() -> None:
-        async with hold_connection():
-            async with detached():
-                first = asyncio.create_task(backend())
-                await until(lambda: the_pool().stats()["waiting"] == 1)
-                second = asyncio.create_task(backend())
-                await until(lambda: the_pool().stats()["waiting"] == 2)
-                await cancelled(first)
-                assert the_pool().stats()["waiting"] == 1
+        async with hold_connection(), detached():
+            first = asyncio.create_task(backend())
+            await until(lambda: the_pool().stats()["waiting"] == 1)
+            second = asyncio.create_task(backend())
+            await until(lambda: the_pool().stats()["waiting"] == 2)
+            await cancelled(first)
+            assert the_pool().stats()["waiting"] == 1
         await second
         assert_whole(the_pool())
 
@@ -192,10 +190,9 @@ def test_too_few_connections_end_in_an_error_that_shows_the_counts(
     options(max_size=1, timeout=0.05)
 
     async def main() -> None:
-        async with hold_connection():
-            async with detached():
-                with pytest.raises(PoolTimeout) as caught:
-                    await backend()
+        async with hold_connection(), detached():
+            with pytest.raises(PoolTimeout) as caught:
+                await backend()
         message = str(caught.value)
         assert "'default'" in message
         assert "0.05 s" in message
@@ -212,15 +209,14 @@ def test_one_too_many_waiting_is_refused_at_once(postgresql: dict[str, Any], run
     options(max_size=1, max_waiting=2)
 
     async def main() -> None:
-        async with hold_connection():
-            async with detached():
-                waiting = [asyncio.create_task(backend()) for _ in range(2)]
-                await until(lambda: the_pool().stats()["waiting"] == 2)
-                with pytest.raises(TooManyWaiting):
-                    await backend()
-                await cancelled(waiting.pop())
-                waiting.append(asyncio.create_task(backend()))
-                await until(lambda: the_pool().stats()["waiting"] == 2)
+        async with hold_connection(), detached():
+            waiting = [asyncio.create_task(backend()) for _ in range(2)]
+            await until(lambda: the_pool().stats()["waiting"] == 2)
+            with pytest.raises(TooManyWaiting):
+                await backend()
+            await cancelled(waiting.pop())
+            waiting.append(asyncio.create_task(backend()))
+            await until(lambda: the_pool().stats()["waiting"] == 2)
         await asyncio.gather(*waiting)
         assert_whole(the_pool())
 
@@ -237,7 +233,9 @@ def test_warming_opens_min_size_connections_at_once(postgresql: dict[str, Any], 
             assert the_pool().stats()["idle"] == 3
             await asyncio.gather(*(backend() for _ in range(3)))
             assert the_pool().stats()["opened"] == 3
-            assert repr(the_pool()).startswith("<Pool 'default': size=3, idle=3, used=0, waiting=0")
+            assert repr(the_pool()).startswith(
+                "<Pool 'default': size=3, idle=3, used=0, waiting=0"
+            )
 
     run(main)
 
@@ -392,7 +390,7 @@ def test_a_transaction_on_a_killed_connection_ends_with_the_original_error(
             for nested in (False, True):
                 await backend()
                 opened = the_pool().stats()["opened"]
-                with pytest.raises(Oops):  # noqa: PT012
+                with pytest.raises(Oops):
                     async with aatomic():
                         await Author.objects.acreate(name="Nobody")
                         pid = await backend()
@@ -421,7 +419,7 @@ def test_a_commit_on_a_killed_connection_is_an_error_and_runs_no_hook(
     async def main() -> None:
         ran: list[int] = []
         async with server() as pg:
-            with pytest.raises(OperationalError):  # noqa: PT012
+            with pytest.raises(OperationalError):
                 async with aatomic():
                     await Author.objects.acreate(name="Nobody")
                     await aon_commit(lambda: ran.append(1))
@@ -603,11 +601,10 @@ def test_the_loop_runs_while_a_task_waits_for_a_connection(
     options(max_size=1)
 
     async def main() -> None:
-        async with hold_connection():
-            async with detached(), Heartbeat() as heart:
-                waiting = asyncio.create_task(backend())
-                await until(lambda: the_pool().stats()["waiting"] == 1)
-                await heart.more()
+        async with hold_connection(), detached(), Heartbeat() as heart:
+            waiting = asyncio.create_task(backend())
+            await until(lambda: the_pool().stats()["waiting"] == 1)
+            await heart.more()
         await waiting
 
     run(main)

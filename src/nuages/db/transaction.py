@@ -6,6 +6,7 @@ take and give the block's turn in its scope and leave the SQL to Django.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -245,14 +246,30 @@ def _publish(wrapper: LoopWrapper) -> Node:
 # What users call
 
 
+def _running_task() -> asyncio.Task[Any] | None:
+    loop = asyncio._get_running_loop()
+    return None if loop is None else asyncio.current_task(loop)
+
+
+def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
+    """Whether a block is left because its coroutine is closed, so that nothing can be awaited.
+
+    It is not run by its task then, but by whoever closes it: the garbage collector, say. An
+    async generator that another task closes could await; there is no telling the two apart.
+    """
+    return exc_type is GeneratorExit and task is not _running_task()
+
+
 class _AsyncAtomic:
     """One use of `aatomic`: an async context manager and a decorator."""
 
     def __init__(self, using: str | None, savepoint: bool, durable: bool) -> None:
         self._arguments = (using, savepoint, durable)
         self._entered: list[Atomic] = []
+        self._task: Any = None
 
     async def __aenter__(self) -> None:
+        self._task = _running_task()
         atomic = Atomic(*self._arguments)
         await on_loop(atomic.__enter__)()
         self._entered.append(atomic)
@@ -265,6 +282,10 @@ class _AsyncAtomic:
     ) -> None:
         atomic = self._innermost()
         self._entered.remove(atomic)
+        if _is_closed_by_hand(exc_type, self._task) and (node := _node_of(atomic)) is not None:
+            node.wrapper.abandon()
+            atomic.__exit__(exc_type, exc_value, traceback)
+            return
         await on_loop(atomic.__exit__)(exc_type, exc_value, traceback)
 
     def _innermost(self) -> Atomic:
@@ -356,6 +377,7 @@ class _Hold:
         self._nested = False
 
     async def __aenter__(self) -> Any:
+        self._task = _running_task()
         return await on_loop(self._enter)()
 
     def _enter(self) -> LoopWrapper:
@@ -371,9 +393,14 @@ class _Hold:
         self._node = open_scope(wrapper, Kind.HOLD)
         return wrapper
 
-    async def __aexit__(self, *exc_info: object) -> None:
-        if not self._nested:
-            await on_loop(self._exit)()
+    async def __aexit__(self, *exc_info: Any) -> None:
+        if self._nested:
+            return
+        if _is_closed_by_hand(exc_info[0], self._task) and self._node is not None:
+            self._node.wrapper.abandon()
+            self._exit()
+            return
+        await on_loop(self._exit)()
 
     def _exit(self) -> None:
         node, self._node = self._node, None

@@ -22,6 +22,8 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from django.apps import apps
+from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from nuages import checks
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
         _execute_wrappers: list[Any]
 
         def _commit(self) -> None: ...
+        def _rollback(self) -> None: ...
         def _set_autocommit(self, autocommit: bool) -> None: ...
 
 else:
@@ -66,6 +69,9 @@ class RawConnection(Protocol):
     def is_idle(self) -> bool:
         """Whether nothing is under way on it: no statement, transaction or open cursor."""
 
+    def is_settled(self) -> bool:
+        """Whether it is in no transaction."""
+
     def inspect(self) -> Verdict:
         """What must be done before another user gets it."""
 
@@ -85,6 +91,21 @@ def may_do_io() -> bool:
         asyncio._get_running_loop() is None
         or current_bridge() is not None
         or bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
+    )
+
+
+def _require_app(alias: str) -> None:
+    """Raise ImproperlyConfigured where the engine is used without the app.
+
+    `manage.py check` cannot say it: it need not load an engine, and nothing else of ours is there.
+    """
+    from nuages import seams
+
+    if seams.installed() or not apps.apps_ready or apps.is_installed("nuages"):
+        return
+    raise ImproperlyConfigured(
+        f'DATABASES[{alias!r}] uses an engine of Nuages, but "nuages" is not in INSTALLED_APPS: '
+        "async queries would run in threads. Add it."
     )
 
 
@@ -116,6 +137,7 @@ class LoopWrapper(_Base):
 
     def connect(self) -> None:
         """Connect; a lease checks a connection out of the pool of its loop."""
+        _require_app(self.alias)
         chain = current_chain() if self.role == "lease" else None
         if self.node is not None:
             # A request's connection, which several tasks may be the first to use.
@@ -280,8 +302,30 @@ class LoopWrapper(_Base):
             return
         # The outcome of a COMMIT must be known before a cancellation is delivered: it decides
         # whether the on-commit hooks run.
-        with bridge.shield():
-            super()._commit()
+        try:
+            with bridge.shield():
+                super()._commit()
+        except Exception:
+            raise  # Django's rollback follows
+        except BaseException:
+            # It was not sent yet: cancelled while a statement of another task was in flight.
+            try:
+                self._rollback()
+            except BaseException:
+                self._terminate()
+                raise
+            raise
+
+    def _terminate(self) -> None:
+        if self.connection is not None:
+            self.connection.terminate()
+
+    def abandon(self) -> None:
+        """Drop the connection without I/O: the server rolls back what is open on it."""
+        self._terminate()
+        if self.in_atomic_block:
+            self.closed_in_transaction = True
+            self.needs_rollback = True
 
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
@@ -290,18 +334,29 @@ class LoopWrapper(_Base):
         if self.role != "lease":
             super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
             return
-        if autocommit and self.ending is not None and self._is_dead():
-            # The end of a block on a connection that is gone: no I/O, and no new connection.
-            self.connection = None
-            self.autocommit = True
-            self.run_on_commit = []
-            self.run_commit_hooks_on_set_autocommit_on = False
-            return
+        if autocommit and self.ending is not None:
+            if not self._is_dead() and not self.connection.is_settled():
+                # Its end was interrupted; what came of it is not known here.
+                self._terminate()
+            if self._is_dead():
+                self._end_without_connection()
+                return
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         if not self.opening_block and self.ending is None:
             from nuages.db import transaction
 
             transaction.manual_mode(self, on=not autocommit)
+
+    def _end_without_connection(self) -> None:
+        """The end of a block on a connection that is gone: no I/O, and no new connection."""
+        self.connection = None
+        self.autocommit = True
+        if self.run_commit_hooks_on_set_autocommit_on:
+            # It was lost after the answer to COMMIT.
+            self.run_commit_hooks_on_set_autocommit_on = False
+            self.run_and_clear_commit_hooks()
+        else:
+            self.run_on_commit = []
 
     def _is_dead(self) -> bool:
         return self.connection is None or not self.connection.is_alive()
@@ -317,7 +372,13 @@ class LoopWrapper(_Base):
                 # In a hold, which goes on.
                 self.blocks.pop().end()
                 self.ending = None
-        super().run_and_clear_commit_hooks()
+        bridge = current_bridge()
+        if bridge is None:
+            super().run_and_clear_commit_hooks()
+            return
+        # A cancellation that came during COMMIT is not the hooks'.
+        with bridge.postponed():
+            super().run_and_clear_commit_hooks()
 
     @property
     def needs_rollback(self) -> bool:

@@ -72,7 +72,13 @@ class _Tracked(_NamedCursor):
             connection.orphaned_cursors.add(self.name)
             self._closed = True
             return
-        super().close()
+        try:
+            super().close()
+        except BaseException:
+            # Cancelled, say. The connection's reset or end closes it on the server.
+            connection.orphaned_cursors.add(self.name)
+            self._closed = True
+            raise
         connection.open_cursors.discard(self.name)
 
 

@@ -352,7 +352,10 @@ class Connection(psycopg.Connection[Any]):
                 wanted = gen.send(ready)
                 if time.monotonic() >= deadline:
                     self.terminate()
-                    raise OutcomeUnknown()
+                    unknown = OutcomeUnknown()
+                    # The task is cancelled: nobody else may ever see it.
+                    logger.error("%s", unknown)
+                    raise unknown
         except StopIteration as stop:
             return stop.value
 
@@ -446,6 +449,10 @@ class Connection(psycopg.Connection[Any]):
             and self.open_cursors <= self.orphaned_cursors
             and self._pipeline is None
         )
+
+    def is_settled(self) -> bool:
+        """Whether it is in no transaction."""
+        return self.pgconn.transaction_status == IDLE
 
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""

@@ -56,7 +56,16 @@ def gate_of(database: str) -> Turns:
 class Job:
     """One call for the worker, and the way its end is told to whoever waits."""
 
-    __slots__ = ("_event", "_function", "_future", "_loop", "done", "error", "result")
+    __slots__ = (
+        "_event",
+        "_function",
+        "_future",
+        "_loop",
+        "abandoned",
+        "done",
+        "error",
+        "result",
+    )
 
     def __init__(
         self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop | None
@@ -66,12 +75,16 @@ class Job:
         self._future: asyncio.Future[None] | None = None
         self._event = threading.Event() if loop is None else None
         self.done = False
+        self.abandoned = False
+        """Whether it need not be begun any more."""
         self.result: Any = None
         self.error: BaseException | None = None
 
     def run(self, ended: Callable[[Job], None]) -> None:
         """In the worker: call the function, then `ended`, then tell the waiter."""
         try:
+            if self.abandoned:
+                raise sqlite3.OperationalError("interrupted")
             self.result = self._function()
         except BaseException as error:
             self.error = error
@@ -182,8 +195,9 @@ class Worker:
                     bridge.deferred_cancel = error
                     continue
                 cancelled = error
+                job.abandoned = True
                 if connection is not None:
-                    connection.interrupt()
+                    connection.interrupt_until_done(job)
             except (GeneratorExit, BridgeClosed):
                 if connection is not None:
                     connection.terminate()
@@ -393,6 +407,36 @@ class Connection(sqlite3.Connection):
     def execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
         """Run a statement in the worker, waiting for SQLite's locks where it needs them."""
         self._leave_gate_after_transaction()
+        settled = not self.in_transaction
+        try:
+            self._execute_in_turn(query, function)
+        except Exception:
+            raise
+        except BaseException:
+            # Cancelled, and the worker had begun a transaction before it was interrupted.
+            if settled and not self._broken and self.in_transaction:
+                self._undo()
+            raise
+
+    def _undo(self) -> None:
+        bridge = current_bridge()
+        assert bridge is not None
+        assert self.worker is not None
+        try:
+            with bridge.shield():
+                self.worker.call(super().rollback)
+        except BaseException:
+            self.terminate()
+            raise
+        self._leave_gate_after_transaction()
+
+    def interrupt_until_done(self, job: Job) -> None:
+        """Interrupt the worker, again and again: between two steps there is nothing to."""
+        if not job.done and not self._broken:
+            self.interrupt()
+            asyncio.get_running_loop().call_later(0.01, self.interrupt_until_done, job)
+
+    def _execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
         deadline = time.monotonic() + self.timeout
         begins = _BEGIN.match(query) is not None
         writes = begins or (not self._gate_held and _WRITE.match(query) is not None)
@@ -542,6 +586,10 @@ class Connection(sqlite3.Connection):
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
         return not self.in_transaction and not self.busy()
+
+    def is_settled(self) -> bool:
+        """Whether it is in no transaction."""
+        return not self.in_transaction
 
     def inspect(self) -> Verdict:
         """What must be done before another user gets it."""
