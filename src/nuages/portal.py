@@ -89,17 +89,15 @@ class SteppedGenerator(AsyncGenerator[Any, Any]):
     def __init__(self, generator: AsyncGenerator[Any, Any], run: RunStep) -> None:
         self._generator: Any = generator
         self._run = run
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._context: contextvars.Context | None = None
+        self._begun = False
 
     def _step(self, method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
-        if self._loop is not None:
+        if self._begun:
             return self._run(method(*args))
-        self._loop = asyncio.get_running_loop()
-        self._context = contextvars.copy_context()
-        # The driven generator looks for the hooks at its first step, and must find none.
+        self._begun = True
+        # The driven generator takes its hooks at its first step.
         firstiter, finalizer = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(None, None)
+        sys.set_asyncgen_hooks(None, _closer(self._run))
         try:
             step = method(*args)
         finally:
@@ -126,10 +124,15 @@ class SteppedGenerator(AsyncGenerator[Any, Any]):
     def __getattr__(self, name: str) -> Any:
         return getattr(self._generator, name)
 
-    def __del__(self) -> None:
-        loop = self._loop
-        if loop is None or loop.is_closed() or self._generator.ag_frame is None:
-            return
-        # The collector may run anywhere, so nothing but a callback may be left on the loop.
-        heir = SteppedGenerator(self._generator, self._run)
-        loop.call_soon_threadsafe(spawn, loop, heir.aclose, self._context)
+
+def _closer(run: RunStep) -> Callable[[AsyncGenerator[Any, Any]], None]:
+    """Return what the garbage collector calls, from anywhere, for an abandoned generator."""
+    loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+
+    def close(generator: AsyncGenerator[Any, Any]) -> None:
+        if not loop.is_closed():
+            # A callback, so that nothing runs here, with eager tasks neither.
+            closing = SteppedGenerator(generator, run).aclose
+            loop.call_soon_threadsafe(spawn, loop, closing, context)
+
+    return close
