@@ -7,6 +7,7 @@ needed.
 from __future__ import annotations
 
 import asyncio
+import logging
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -73,9 +74,14 @@ class _Tracked(_NamedCursor):
             self._closed = True
             return
         try:
-            super().close()
+            if bridge is None:
+                super().close()
+            else:
+                # Shielded, since a generator that is finalised would swallow a cancellation.
+                with bridge.shield():
+                    super().close()
         except BaseException:
-            # Cancelled, say. The connection's reset or end closes it on the server.
+            # The connection is lost, say. The connection's reset or end closes it on the server.
             connection.orphaned_cursors.add(self.name)
             self._closed = True
             raise
@@ -184,7 +190,12 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             super()._commit()
         except OperationalError as error:
             if alive and self._is_dead() and not isinstance(error, OutcomeUnknown):
-                raise OutcomeUnknown() from error
+                unknown = OutcomeUnknown()
+                bridge = current_bridge()
+                if bridge is not None and bridge.deferred_cancel is not None:
+                    # The task is cancelled, and what it ends with seldom looked at.
+                    logging.getLogger("nuages.postgresql").error("%s", unknown)
+                raise unknown from error
             raise
 
 
@@ -192,8 +203,6 @@ _warned: set[str] = set()
 
 
 def _warn_about_state(alias: str, statement: str) -> None:
-    import logging
-
     from nuages.conf import setting
 
     word = " ".join(statement.split()[:2])

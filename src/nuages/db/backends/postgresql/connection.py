@@ -34,7 +34,7 @@ from nuages.conf import setting
 from nuages.db.backends.base import Verdict, may_do_io
 from nuages.db.counters import statistics
 from nuages.db.turns import Turns
-from nuages.exceptions import OutcomeUnknown, SyncInCoroutine
+from nuages.exceptions import SyncInCoroutine
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
@@ -339,7 +339,7 @@ class Connection(psycopg.Connection[Any]):
         wanted: int,
         cancelled: asyncio.CancelledError,
     ) -> Any:
-        """Wait for the outcome of a COMMIT although the task was cancelled."""
+        """Wait for the end of a statement (a COMMIT) although the task was cancelled."""
         bridge.deferred_cancel = cancelled
         deadline = time.monotonic() + float(setting("COMMIT_TIMEOUT"))
         try:
@@ -352,10 +352,7 @@ class Connection(psycopg.Connection[Any]):
                 wanted = gen.send(ready)
                 if time.monotonic() >= deadline:
                     self.terminate()
-                    unknown = OutcomeUnknown()
-                    # The task is cancelled: nobody else may ever see it.
-                    logger.error("%s", unknown)
-                    raise unknown
+                    raise e.OperationalError("the server did not answer in time")
         except StopIteration as stop:
             return stop.value
 

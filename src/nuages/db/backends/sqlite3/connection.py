@@ -319,9 +319,13 @@ class _WorkerCursor(_CursorBase):
         elif current_bridge() is None and asyncio._get_running_loop() is not None:
             # Finalised outside a bridge.
             connection.later(super().close)
-        else:
-            # Resetting its statement may write: INSERT ... RETURNING commits then.
+        elif (bridge := current_bridge()) is None:
             connection.in_worker(super().close)
+        else:
+            # Resetting its statement may write: INSERT ... RETURNING commits then. Shielded,
+            # since a generator that is finalised would swallow a cancellation.
+            with bridge.shield():
+                connection.in_worker(super().close)
 
 
 class Cursor(_WorkerCursor, SQLiteCursorWrapper):
