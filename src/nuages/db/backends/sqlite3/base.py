@@ -9,6 +9,7 @@ when another has written meanwhile, and waiting cannot help), and the file is in
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -16,12 +17,22 @@ from django.db.backends.sqlite3 import base as django_base
 
 from nuages.bridge import current_bridge
 from nuages.db.backends.base import LoopWrapper
-from nuages.db.backends.sqlite3.connection import Connection, Cursor, Worker
+from nuages.db.backends.sqlite3.connection import Connection, Cursor, Worker, gates
 from nuages.db.connections import current_chain
 from nuages.db.pool import PoolOptions
 
 _in_memory: dict[tuple[str, str], Connection] = {}
 """The one connection of every in-memory database."""
+
+
+def _after_fork() -> None:
+    # The workers are threads of the parent. A database in memory has been copied.
+    for connection in _in_memory.values():
+        connection.worker = None
+    gates.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
@@ -59,13 +70,14 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         in_memory = self.is_in_memory_db()
         if current_bridge() is None and (self.role != "lease" or current_chain() is None):
             connection = super().get_new_connection(conn_params)
-            if in_memory:
-                _in_memory.setdefault(key, connection)
+            if in_memory and not (key in _in_memory and _in_memory[key].is_alive()):
+                _in_memory[key] = connection
             return connection
         worker = Worker()
         in_memory = in_memory and self.role == "lease"
         if in_memory and key in _in_memory and _in_memory[key].is_alive():
             connection = _in_memory[key]
+            connection.kept = True
             if connection.worker is None:
                 worker.call(lambda: connection.serve_loop(worker))
             else:
@@ -77,6 +89,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             worker.stop()
             raise
         if in_memory:
+            connection.kept = True
             _in_memory[key] = connection
         return connection
 

@@ -45,12 +45,12 @@ _WRITE = re.compile(
     r"\s*(INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|VACUUM|ANALYZE)\b", re.IGNORECASE
 )
 
-_gates: dict[str, Turns] = {}
+gates: dict[str, Turns] = {}
 
 
 def gate_of(database: str) -> Turns:
     """Return the queue of this process's writers of a database file."""
-    return _gates.setdefault(database, Turns())
+    return gates.setdefault(database, Turns())
 
 
 class Job:
@@ -341,6 +341,8 @@ class Connection(sqlite3.Connection):
 
     wrapper: LoopWrapper | None = None
     pool: Pool | None = None
+    kept = False
+    """Whether it is a whole database, in memory: it outlives pools and loops."""
 
     def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
         self.worker: Worker | None = None
@@ -612,6 +614,11 @@ class Connection(sqlite3.Connection):
         """Interrupt what runs and close, without waiting."""
         worker = self.worker
         if self._broken or worker is None:
+            return
+        if self.kept:
+            if self.busy():
+                self.interrupt()
+            worker.submit(Job(super().rollback, None))
             return
         self._broken = True
         if self.busy():
