@@ -105,7 +105,7 @@ def test_a_child_opens_connections_of_its_own(postgresql: dict[str, Any], run: R
             os.close(write)
             with os.fdopen(read) as pipe:
                 answer = json.loads(pipe.read() or "{}")
-            _, status = os.waitpid(child, 0)
+            _, status = os.waitpid(child, 0)  # noqa: ASYNC222
             assert answer.get("error") is None, answer
             assert status == 0
             assert answer["pid"] not in before
@@ -160,7 +160,7 @@ def test_a_child_of_a_process_with_sqlite(sqlite: dict[str, Any], run: Run) -> N
         os.close(write)
         with os.fdopen(read) as pipe:
             answer = json.loads(pipe.read() or "{}")
-        os.waitpid(child, 0)
+        os.waitpid(child, 0)  # noqa: ASYNC222
         assert answer == {"count": 1}
         assert await Author.objects.acount() == 2
 

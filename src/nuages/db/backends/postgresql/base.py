@@ -139,6 +139,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         """As in Django."""
         connection = super().get_new_connection(conn_params)
         connection.wrapper = self
+        connection.server_cursor_factory = ServerBindingServerSideCursor
         return connection
 
     def _open(self, session: Any) -> None:
@@ -175,8 +176,10 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         connection.rollback()
         with connection.cursor() as cursor:
             cursor.execute("DISCARD ALL")
-        connection._prepared = type(connection._prepared)()
-        connection.prepare_threshold = connection._baseline[6]
+        known = connection._prepared
+        connection._prepared = type(known)()
+        connection._prepared.prepare_threshold = known.prepare_threshold
+        connection._prepared.prepared_max = known.prepared_max
         connection.open_cursors.clear()
         connection.orphaned_cursors.clear()
         self.init_connection_state()

@@ -453,6 +453,7 @@ class Connection(psycopg.Connection[Any]):
 
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""
+        self._adapters = _Adapters(self.adapters)
         self._baseline = self._settings()
         self.session_state = ""
 
@@ -466,8 +467,11 @@ class Connection(psycopg.Connection[Any]):
             self.deferrable,
             self.prepare_threshold,
             self._autocommit,
-            len(self._notice_handlers),
-            len(self._notify_handlers),
+            self.prepared_max,
+            getattr(self._adapters, "changes", None),
+            *self._notice_handlers,
+            None,
+            *self._notify_handlers,
         )
 
     def inspect(self) -> Verdict:
@@ -488,6 +492,22 @@ if TYPE_CHECKING:
     _CursorBase = psycopg.Cursor[Any]
 else:
     _CursorBase = object
+
+
+class _Adapters(AdaptersMap):
+    """A connection's adapters, which count what is registered."""
+
+    def __init__(self, template: AdaptersMap) -> None:
+        super().__init__(template)
+        self.changes = 0
+
+    def register_dumper(self, *args: Any) -> None:
+        self.changes += 1
+        super().register_dumper(*args)
+
+    def register_loader(self, *args: Any) -> None:
+        self.changes += 1
+        super().register_loader(*args)
 
 
 class _NotesState(_CursorBase):
@@ -548,8 +568,10 @@ def _resumed(first: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any,
         ready = yield state
 
 
-_LASTING_SET = re.compile(rb"\bSET\s+(?!LOCAL\b|TRANSACTION\b|CONSTRAINTS\b)", re.IGNORECASE)
+_LASTING_SET = re.compile(rb"\bSET\b(?!\s+(LOCAL|TRANSACTION|CONSTRAINTS)\b)", re.IGNORECASE)
 _TEMPORARY = re.compile(rb"\b(TEMP|TEMPORARY)\b|\bpg_temp\b", re.IGNORECASE)
+_INTO_TEMPORARY = re.compile(rb"\binto\s+(temp|temporary|pg_temp)\b", re.IGNORECASE)
+_LASTING_CURSOR = re.compile(rb"\bWITH\s+HOLD\b", re.IGNORECASE)
 _LASTING_CALL = re.compile(
     rb"\b(set_config\s*\((?![^;]*,\s*true\s*\))|pg_(try_)?advisory_lock(_shared)?\s*\()"
 )
@@ -570,15 +592,21 @@ def leaves_state(tag: bytes, query: bytes) -> bool:
         return False
     if word == b"SELECT":
         # CREATE TABLE AS and SELECT INTO answer with a SELECT tag.
-        start = query.lstrip()[:6].upper()
-        if start == b"CREATE" or b"INTO" in query:
-            return bool(_TEMPORARY.search(query))
         text = query.lower()
+        if (
+            b"temp" in text
+            and (b"create" in text or b"into" in text)
+            and _TEMPORARY.search(text)
+            and (text.lstrip()[:1] != b"s" or _INTO_TEMPORARY.search(text))
+        ):
+            return True
         return (b"set_config" in text or b"advisory_lock" in text) and bool(
             _LASTING_CALL.search(text)
         )
     if word == b"SET":
         return bool(_LASTING_SET.search(query))
+    if word == b"DECLARE":
+        return bool(_LASTING_CURSOR.search(query))
     if word == b"CREATE":
         return bool(_TEMPORARY.search(query))
     return word in (b"LISTEN", b"PREPARE", b"LOAD", b"RESET", b"DISCARD", b"DO")
