@@ -66,6 +66,9 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
             return None
         try:
             return function(*args, **kwargs)
+        except StopIteration as error:
+            # As in a coroutine; in a future it would never arrive (before Python 3.13).
+            raise RuntimeError("the function raised StopIteration") from error
         finally:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(end)

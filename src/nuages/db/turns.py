@@ -12,8 +12,8 @@ import threading
 from collections import deque
 from typing import Any, Protocol
 
-from nuages.bridge import current_bridge
-from nuages.exceptions import ConnectionBusy
+from nuages.bridge import Bridge, current_bridge
+from nuages.exceptions import BridgeClosed, ConnectionBusy
 
 
 class Holder(Protocol):
@@ -38,24 +38,29 @@ def caller_label() -> str:
 class _Waiter:
     """One place in the queue: a future of the bridge's loop, or a thread's event."""
 
-    __slots__ = ("_event", "_future", "_loop", "error", "granted", "holder")
+    __slots__ = ("_bridge", "_event", "_future", "error", "granted", "holder")
 
-    def __init__(self, holder: Any) -> None:
+    def __init__(self, holder: Any, bridge: Bridge | None) -> None:
         self.holder = holder
         self.granted = False
         self.error: BaseException | None = None
-        self._loop = asyncio._get_running_loop()
-        self._future = self._loop.create_future() if self._loop is not None else None
-        self._event = threading.Event() if self._loop is None else None
+        self._bridge = bridge
+        self._future = bridge.loop.create_future() if bridge is not None else None
+        self._event = threading.Event() if bridge is None else None
+
+    def is_gone(self) -> bool:
+        """Whether its loop was closed, so that nobody waits any more."""
+        return self._bridge is not None and self._bridge.loop.is_closed()
 
     def wake(self) -> None:
         if self._event is not None:
             self._event.set()
-        elif asyncio._get_running_loop() is self._loop:
+            return
+        assert self._bridge is not None
+        if asyncio._get_running_loop() is self._bridge.loop:
             self._set()
         else:
-            assert self._loop is not None
-            self._loop.call_soon_threadsafe(self._set)
+            self._bridge.loop.call_soon_threadsafe(self._set)
 
     def _set(self) -> None:
         assert self._future is not None
@@ -66,12 +71,12 @@ class _Waiter:
         if self._event is not None:
             self._event.wait(timeout)
             return
-        bridge = current_bridge()
-        assert bridge is not None
-        assert self._loop is not None
-        timer = self._loop.call_later(timeout, self._set) if timeout is not None else None
+        assert self._bridge is not None
+        assert self._future is not None
+        loop = self._bridge.loop
+        timer = loop.call_later(timeout, self._set) if timeout is not None else None
         try:
-            bridge.wait(self._future)  # type: ignore[arg-type]
+            self._bridge.wait(self._future)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -83,7 +88,8 @@ class Turns:
     __slots__ = ("_mutex", "_queue", "holder")
 
     def __init__(self) -> None:
-        self._mutex = threading.Lock()
+        # Reentrant, since the garbage collector may unwind an abandoned bridge in between.
+        self._mutex = threading.RLock()
         self._queue: deque[_Waiter] = deque()
         self.holder: Any = None
 
@@ -93,9 +99,16 @@ class Turns:
             if self.holder is None:
                 self.holder = holder
                 return True
-            if asyncio._get_running_loop() is not None and current_bridge() is None:
-                raise ConnectionBusy(holder=_label(self.holder))
-            waiter = _Waiter(holder)
+        bridge = current_bridge()
+        if bridge is None and asyncio._get_running_loop() is not None:
+            raise ConnectionBusy(holder=_label(self.holder))
+        if bridge is not None and bridge.closing:
+            raise BridgeClosed()
+        waiter = _Waiter(holder, bridge)
+        with self._mutex:
+            if self.holder is None:
+                self.holder = holder
+                return True
             self._queue.append(waiter)
         try:
             waiter.wait(timeout)
@@ -121,22 +134,27 @@ class Turns:
     def release(self) -> None:
         """Hand the turn to the next in the queue."""
         with self._mutex:
-            if self._queue:
+            while self._queue:
                 waiter = self._queue.popleft()
-                self.holder = waiter.holder
-                waiter.granted = True
+                if not waiter.is_gone():
+                    break
             else:
                 self.holder = None
                 return
+            self.holder = waiter.holder
+            waiter.granted = True
         waiter.wake()
 
     def refuse_waiting(self, error: BaseException) -> None:
         """Raise `error` in everyone who waits."""
         with self._mutex:
             waiting, self._queue = self._queue, deque()
+            for waiter in waiting:
+                # Each an error of its own, which gets a traceback of its own.
+                waiter.error = type(error)(*error.args)
         for waiter in waiting:
-            waiter.error = error
-            waiter.wake()
+            if not waiter.is_gone():
+                waiter.wake()
 
     def locked(self) -> bool:
         """Whether somebody holds the turn."""
