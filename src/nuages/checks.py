@@ -27,6 +27,7 @@ from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
 
 from nuages.conf import KEYS
+from nuages.db.app import check_app
 
 _ENGINES = "nuages.db.backends."
 
@@ -46,29 +47,12 @@ def _databases() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from connections.settings.items()
 
 
-def check_app(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Report an engine of ours without the app, whose seams make it async."""
-    from nuages import seams
-
-    ours = [alias for alias, entry in _databases() if entry["ENGINE"].startswith(_ENGINES)]
-    if not ours or apps.is_installed("nuages") or seams.installed():
-        return []
-    return [
-        checks.Error(
-            f'DATABASES {", ".join(map(repr, ours))} use an engine of Nuages, but "nuages" is '
-            "not in INSTALLED_APPS: async queries would run in threads.",
-            hint='Add "nuages" to INSTALLED_APPS.',
-            id="nuages.E001",
-        )
-    ]
-
-
 def check_databases(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
     """Report what DATABASES says that cannot work on the loop."""
     from nuages.db.native import foreign_aliases
-    from nuages.db.pool import PoolOptions
+    from nuages.db.pool_options import PoolOptions
 
     found: list[checks.CheckMessage] = []
     if apps.is_installed("django.contrib.gis"):

@@ -14,7 +14,7 @@ from django.test import override_settings
 
 from nuages import checks, seams
 from nuages.conf import KEYS
-from nuages.db import native
+from nuages.db import app, native
 from nuages.seams import table
 
 
@@ -56,7 +56,7 @@ def test_an_engine_without_the_app(databases: Any, monkeypatch: pytest.MonkeyPat
     is_installed = apps.is_installed
     monkeypatch.setattr(apps, "is_installed", lambda name: name != "nuages" and is_installed(name))
     assert checks.check_app(None) == []  # the seams are in place all the same
-    monkeypatch.setattr(table, "_installed", False)
+    monkeypatch.setattr(app, "is_routed", lambda: False)
     (message,) = checks.check_app(None)
     assert message.id == "nuages.E001"
     assert "INSTALLED_APPS" in message.msg
@@ -230,7 +230,8 @@ def test_every_id_is_in_the_table_and_tested_here() -> None:
     from pathlib import Path
 
     documented = set(re.findall(r"^\| (nuages\.[EW]\d+)", checks.__doc__ or "", re.MULTILINE))
-    used = set(re.findall(r'id="(nuages\.[EW]\d+)"', Path(checks.__file__).read_text()))
+    sources = "".join(Path(module.__file__ or "").read_text() for module in (checks, app))
+    used = set(re.findall(r'id="(nuages\.[EW]\d+)"', sources))
     tested = set(re.findall(r"nuages\.[EW]\d+", Path(__file__).read_text()))
     assert used == documented
     assert documented <= tested  # W002: tests/integration/test_related.py

@@ -22,20 +22,17 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from django.apps import apps
-from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from nuages import checks
 from nuages.bridge import current_bridge, on_loop
-from nuages.db import instrumentation
+from nuages.db import app, instrumentation
 from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, PoolOptions, Session, logger, pool_for
 from nuages.db.scope import Kind, Node, current_node
 from nuages.exceptions import ScopeEnded
 
-# Also where the app is missing, which is what one of the checks reports.
-checks.register()
+# Here, since the app that registers the other checks is what it misses.
+app.register()
 
 if TYPE_CHECKING:
 
@@ -94,21 +91,6 @@ def may_do_io() -> bool:
     )
 
 
-def _require_app(alias: str) -> None:
-    """Raise ImproperlyConfigured where the engine is used without the app.
-
-    `manage.py check` cannot say it: it need not load an engine, and nothing else of ours is there.
-    """
-    from nuages import seams
-
-    if seams.installed() or not apps.apps_ready or apps.is_installed("nuages"):
-        return
-    raise ImproperlyConfigured(
-        f'DATABASES[{alias!r}] uses an engine of Nuages, but "nuages" is not in INSTALLED_APPS: '
-        "async queries would run in threads. Add it."
-    )
-
-
 class LoopWrapper(_Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
@@ -137,7 +119,7 @@ class LoopWrapper(_Base):
 
     def connect(self) -> None:
         """Connect; a lease checks a connection out of the pool of its loop."""
-        _require_app(self.alias)
+        app.require_app(self.alias)
         chain = current_chain() if self.role == "lease" else None
         if self.node is not None:
             # A request's connection, which several tasks may be the first to use.
