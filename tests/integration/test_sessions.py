@@ -13,7 +13,7 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection
+from nuages.db import aatomic, acursor, hold_connection, session_state
 from nuages.db.backends.postgresql import base
 from nuages.db.backends.postgresql.connection import leaves_state
 from tests.integration.conftest import Run
@@ -24,7 +24,7 @@ from tests.library.models import Author
 
 @pytest.fixture(autouse=True)
 def _warnings_anew() -> None:
-    base._warned.clear()
+    session_state.warned.clear()
 
 
 async def execute(*statements: str) -> None:

@@ -143,13 +143,14 @@ def _is_within(inner: Node | None, outer: Node) -> bool:
 def _end_open_children(node: Node) -> Node | None:
     """Seal `node`: blocks still open inside are over; return the innermost one."""
     blocks = node.wrapper.blocks
-    inner = blocks[blocks.index(node) + 1 :] if node in blocks else []
+    first = blocks.index(node) + 1 if node in blocks else 0
+    inner = blocks[first:]
     for child in inner:
         child.killed = True
         child.ended = True
         child.turns.refuse_waiting(ScopeEnded(task="a task"))
     if inner:
-        del blocks[blocks.index(node) + 1 :]
+        del blocks[first:]
         atomic_depth, savepoint_depth = node.depth
         del node.wrapper.atomic_blocks[atomic_depth:]
         del node.wrapper.savepoint_ids[savepoint_depth:]
@@ -193,6 +194,28 @@ def leave_scope(wrapper: LoopWrapper) -> None:
         return
     chain.active.append(wrapper)
     chain.wrappers.setdefault(wrapper.alias, wrapper)
+
+
+def end_hold(wrapper: LoopWrapper) -> Node | None:
+    """End the scope of a hold; return the innermost block that a task has open in it.
+
+    It waits for a statement in flight. What is not committed is rolled back.
+    """
+    node = wrapper.node
+    if node is None:
+        return None
+    left_open = _end_open_children(node)
+    outer_ending, wrapper.ending = wrapper.ending, current_chain() or threading.current_thread()
+    try:
+        if wrapper.connection is not None:
+            wrapper.connection.settle()
+            wrapper.connection.state_is_meant = True
+    finally:
+        wrapper.ending = outer_ending
+        if wrapper.in_atomic_block or not wrapper.autocommit:
+            wrapper.drop_connection()
+        leave_scope(wrapper)
+    return left_open
 
 
 def manual_mode(wrapper: LoopWrapper, *, on: bool) -> None:
@@ -397,15 +420,18 @@ class _Hold:
         if self._nested:
             return
         if _is_closed_by_hand(exc_info[0], self._task) and self._node is not None:
-            self._node.wrapper.abandon()
-            self._exit()
+            node, self._node = self._node, None
+            node.wrapper.abandon()
+            leave_scope(node.wrapper)
             return
-        await on_loop(self._exit)()
+        await on_loop(self._exit)(exc_info[0] is not None)
 
-    def _exit(self) -> None:
+    def _exit(self, failed: bool) -> None:
         node, self._node = self._node, None
         assert node is not None
-        leave_scope(node.wrapper)
+        left_open = end_hold(node.wrapper) if node.wrapper.node is node else None
+        if left_open is not None and not failed:
+            raise OpenBlock(child=left_open.label)
 
 
 def hold_connection(using: str | None = None) -> _Hold:
@@ -430,7 +456,7 @@ class _PerRequest:
     async def __aexit__(self, *exc_info: object) -> None:
         _scope.request_nodes.set(self._before)
         for node in self._held.values():
-            await on_loop(leave_scope)(node.wrapper)
+            await on_loop(end_hold)(node.wrapper)
 
 
 def request_connections() -> _PerRequest:

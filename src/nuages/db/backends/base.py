@@ -72,6 +72,12 @@ class RawConnection(Protocol):
     def inspect(self) -> Verdict:
         """What must be done before another user gets it."""
 
+    state_is_meant: bool
+    """Whether the session's state was set on purpose, in a hold: nobody need be warned."""
+
+    def settle(self) -> None:
+        """Wait until the statement in flight, if there is one, has ended."""
+
     def attach(self, pool: Pool) -> None:
         """Prepare for waiting on the pool's loop."""
 
@@ -227,7 +233,12 @@ class LoopWrapper(_Base):
         self.blocks.clear()
         if node.pool is not None:
             node.pool.scope_ended(node)
+        self.drop_connection()
+
+    def drop_connection(self) -> None:
+        """Close the connection without I/O and be as new."""
         self.connection = None
+        self.autocommit = True
         self._forget_transaction()
         self._drop_session()
 

@@ -32,6 +32,7 @@ from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.db.utils import OperationalError
 
 from nuages.bridge import current_bridge
+from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.exceptions import OutcomeUnknown
@@ -184,8 +185,9 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         connection.orphaned_cursors.clear()
         self.init_connection_state()
         connection.session_state = ""
-        if state:
-            _warn_about_state(self.alias, state)
+        if state and not connection.state_is_meant:
+            session_state.warn(self.alias, state)
+        connection.state_is_meant = False
 
     def _commit(self) -> None:
         alive = self.connection is not None and current_bridge() and self.connection.is_alive()
@@ -200,21 +202,3 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
                     logging.getLogger("nuages.postgresql").error("%s", unknown)
                 raise unknown from error
             raise
-
-
-_warned: set[str] = set()
-
-
-def _warn_about_state(alias: str, statement: str) -> None:
-    from nuages.conf import setting
-
-    word = " ".join(statement.split()[:2])
-    if setting("RESET_WARNING") and word not in _warned:
-        _warned.add(word)
-        logging.getLogger("nuages.pool").warning(
-            "A connection of %r came back with session state (%s), which was discarded. "
-            "Use SET LOCAL in a transaction, hold_connection() for as long as the state is "
-            'needed, or NUAGES["CONNECTION_PER"] = "request".',
-            alias,
-            statement,
-        )

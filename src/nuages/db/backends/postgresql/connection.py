@@ -84,6 +84,7 @@ class Connection(psycopg.Connection[Any]):
 
     wrapper: LoopWrapper | None = None
     pool: Pool | None = None
+    state_is_meant = False
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
 
@@ -284,6 +285,11 @@ class Connection(psycopg.Connection[Any]):
             self._errors = select.poll()
             self._errors.register(fd, 0)
 
+    def settle(self) -> None:
+        """Wait until the statement in flight has ended."""
+        with self.lock:
+            pass
+
     def attach(self, pool: Pool) -> None:
         """Keep the socket registered with the pool's loop from now on."""
         self.pool = pool
@@ -413,6 +419,8 @@ class Connection(psycopg.Connection[Any]):
     def _finish(self) -> None:
         self.detach()
         self.pgconn.finish()
+        if self._future is not None:
+            _wake(self._future)  # whoever waits gets psycopg's error of a closed connection
 
     def is_alive(self) -> bool:
         """Whether the connection is open, as far as can be told without a round trip."""

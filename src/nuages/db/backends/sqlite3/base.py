@@ -16,6 +16,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.sqlite3 import base as django_base
 
 from nuages.bridge import current_bridge
+from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.sqlite3.connection import Connection, Cursor, Worker, gates
 from nuages.db.connections import current_chain
@@ -122,8 +123,14 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         """Nothing: a SQLite session has no time zone."""
 
     def reset_session(self) -> None:
-        """Roll back what was left open."""
-        self.connection.rollback()
+        """Roll back what was left open; a session with state of its own is closed."""
+        connection = self.connection
+        connection.rollback()
+        state, connection.session_state = connection.session_state, ""
+        if state and not connection.kept:
+            if not connection.state_is_meant:
+                session_state.warn(self.alias, state)
+            connection.terminate()
 
     def _set_autocommit(self, autocommit: bool) -> None:
         connection = self.connection

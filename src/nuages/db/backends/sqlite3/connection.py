@@ -40,6 +40,12 @@ PREFETCH = 100
 
 _BUSY = 5
 _BUSY_SNAPSHOT = 517
+_LASTING = re.compile(
+    r"\s*(CREATE\s+TEMP|ATTACH\b"
+    r"|PRAGMA\s+(?!(\w+\.)?(foreign_keys|legacy_alter_table)\b)[\w.]+\s*=)",
+    re.IGNORECASE,
+)
+"""What leaves state in a session. Django's schema editor sets the two pragmas back itself."""
 _BEGIN = re.compile(r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)\b", re.IGNORECASE)
 _WRITE = re.compile(
     r"\s*(INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|VACUUM|ANALYZE)\b", re.IGNORECASE
@@ -341,6 +347,9 @@ class Connection(sqlite3.Connection):
 
     wrapper: LoopWrapper | None = None
     pool: Pool | None = None
+    state_is_meant = False
+    session_state: str = ""
+    """The first statement that left state behind in the session; empty for none."""
     kept = False
     """Whether it is a whole database, in memory: it outlives pools and loops."""
 
@@ -414,6 +423,8 @@ class Connection(sqlite3.Connection):
         """Run a statement in the worker, waiting for SQLite's locks where it needs them."""
         self._leave_gate_after_transaction()
         settled = not self.in_transaction
+        if not self.session_state and _LASTING.match(query):
+            self.session_state = query[:200]
         try:
             self._execute_in_turn(query, function)
         except Exception:
@@ -601,7 +612,12 @@ class Connection(sqlite3.Connection):
         """What must be done before another user gets it."""
         if self._broken:
             return "close"
-        return "reset" if self.in_transaction or self.busy() else "reuse"
+        return "reset" if self.in_transaction or self.busy() or self.session_state else "reuse"
+
+    def settle(self) -> None:
+        """Wait until the statement in flight has ended."""
+        if not self.runs_here() and not self._broken:
+            self.in_worker(lambda: None)
 
     def attach(self, pool: Pool) -> None:
         """Remember the pool; a worker serves any loop."""

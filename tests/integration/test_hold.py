@@ -1,0 +1,313 @@
+"""`hold_connection`: one session for a block, with what is set in it, and nobody else's after."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from django.db import connection, transaction
+
+from nuages import on_loop
+from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
+from nuages.db.transaction import TransactionManagementError
+from nuages.exceptions import ScopeEnded
+from tests.integration.conftest import Run
+from tests.integration.scope_tools import Failure, names, pool_stats, rolled_back, statements
+from tests.library.models import Author
+
+
+async def value(sql: str) -> Any:
+    async with acursor() as cursor:
+        await cursor.execute(sql)
+        row = await cursor.fetchone()
+        return row[0] if row else None
+
+
+async def execute(sql: str) -> None:
+    async with acursor() as cursor:
+        await cursor.execute(sql)
+
+
+async def backend_pid() -> int:
+    return int(await value("SELECT pg_backend_pid()"))
+
+
+# State of the session
+
+
+def test_a_setting_is_seen_inside_and_never_outside(postgresql: dict[str, Any], run: Run) -> None:
+    postgresql["OPTIONS"] = {"pool": {"max_size": 2}}
+    show = "SHOW application_name"
+
+    async def main() -> None:
+        before = await value(show)
+        async with hold_connection():
+            await execute("SET application_name = 'held'")
+            assert await asyncio.gather(*(value(show) for _ in range(3))) == ["held"] * 3
+            assert await asyncio.create_task(on_loop(_show_in_orm)()) == "held"
+            async with detached():
+                assert await value(show) == before
+            outside = asyncio.create_task(_outside(show))
+            assert await outside == before
+        async with asyncio.timeout(10):
+            # Every connection that the pool has, at the same time.
+            async with hold_connection(), detached(), hold_connection():
+                assert await value(show) == before
+            assert await asyncio.gather(*(value(show) for _ in range(2))) == [before] * 2
+
+    run(main)
+
+
+async def _outside(sql: str) -> Any:
+    async with detached():
+        return await value(sql)
+
+
+def _show_in_orm() -> Any:
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW application_name")
+        return cursor.fetchone()[0]
+
+
+def test_a_temporary_table_lives_as_long_as_the_hold(database: str, run: Run) -> None:
+    async def main() -> None:
+        for _ in range(2):
+            async with hold_connection():
+                await execute("CREATE TEMPORARY TABLE scratch (n integer)")
+                await asyncio.gather(
+                    *(execute(f"INSERT INTO scratch VALUES ({i})") for i in range(3))
+                )
+                assert await value("SELECT sum(n) FROM scratch") == 3
+            with pytest.raises(Exception, match="scratch"):
+                await value("SELECT sum(n) FROM scratch")
+
+    run(main)
+
+
+def test_a_pragma_lives_as_long_as_the_hold(sqlite: dict[str, Any], run: Run) -> None:
+    sqlite["OPTIONS"] = {"pool": {"max_size": 1}}
+
+    async def main() -> None:
+        before = await value("PRAGMA cache_size")
+        async with hold_connection():
+            await execute("PRAGMA cache_size = 77")
+            assert await value("PRAGMA cache_size") == 77
+            assert (
+                await asyncio.gather(*(value("PRAGMA cache_size") for _ in range(3))) == [77] * 3
+            )
+        assert await value("PRAGMA cache_size") == before
+
+    run(main)
+
+
+# Who uses it
+
+
+def test_everything_inside_uses_one_connection(postgresql: dict[str, Any], run: Run) -> None:
+    async def main() -> None:
+        async with hold_connection() as held:
+            pids = await asyncio.gather(*(backend_pid() for _ in range(5)))
+            pids.append(await backend_pid())
+            assert held.connection.info.backend_pid == pids[0]
+            assert connection.vendor == "postgresql"
+            assert pool_stats()["used"] == 1
+        assert len(set(pids)) == 1
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_transactions_in_a_hold(database: str, run: Run) -> None:
+    calls: list[str] = []
+
+    async def main() -> None:
+        async with hold_connection():
+            async with aatomic():
+                await Author.objects.acreate(name="committed")
+                await aon_commit(lambda: calls.append("hook"))
+                assert await names() == []
+                assert calls == []
+            assert calls == ["hook"]
+            # Committed at the end of its block, not of the hold; which goes on.
+            assert await names() == ["committed"]
+            assert not connection.in_atomic_block
+            assert connection.node is not None
+            async with rolled_back():
+                await Author.objects.acreate(name="rolled back")
+            async with aatomic(durable=True):
+                async with aatomic():
+                    await Author.objects.acreate(name="second")
+                with pytest.raises(Failure):
+                    async with aatomic():
+                        await Author.objects.acreate(name="third")
+                        raise Failure
+            await Author.objects.acreate(name="autocommitted")
+            assert await names() == ["autocommitted", "committed", "second"]
+            assert pool_stats()["used"] == 1
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_gathered_transactions_in_a_hold_take_turns(database: str, run: Run) -> None:
+    """One session has one transaction at a time: they follow one another and share nothing."""
+
+    async def work(name: str) -> None:
+        async with aatomic():
+            await Author.objects.acreate(name=f"{name} first")
+            await Author.objects.acreate(name=f"{name} second")
+            if name == "b":
+                raise Failure
+
+    def sync_work(name: str) -> None:
+        with transaction.atomic():
+            Author.objects.create(name=name)
+
+    async def main() -> None:
+        async with asyncio.timeout(10), hold_connection():
+            with statements() as sent:
+                results = await asyncio.gather(
+                    *map(work, "abc"), on_loop(sync_work)("sync"), return_exceptions=True
+                )
+                assert [type(r) for r in results if r is not None] == [Failure]
+            assert not any("SAVEPOINT" in sql for sql in sent)
+            expected = ["a first", "a second", "c first", "c second", "sync"]
+            assert await names() == expected
+
+    run(main)
+
+
+def test_a_hook_in_a_hold_may_start_tasks(database: str, run: Run) -> None:
+    async def main() -> None:
+        async def hook() -> None:
+            await asyncio.gather(*(Author.objects.acreate(name=f"{i}") for i in range(3)))
+            async with aatomic():
+                await Author.objects.acreate(name="in a transaction")
+
+        async with asyncio.timeout(10), hold_connection():
+            async with aatomic():
+                await Author.objects.acreate(name="saved")
+                await aon_commit(hook)
+            assert await names() == ["0", "1", "2", "in a transaction", "saved"]
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_manual_transaction_in_a_hold(database: str, run: Run) -> None:
+    async def main() -> None:
+        async with hold_connection():
+            await on_loop(transaction.set_autocommit)(False)
+            await Author.objects.acreate(name="rolled back")
+            await on_loop(transaction.rollback)()
+            await Author.objects.acreate(name="committed")
+            await on_loop(transaction.commit)()
+            await on_loop(transaction.set_autocommit)(True)
+            assert await names() == ["committed"]
+            await Author.objects.acreate(name="held")
+            assert pool_stats()["used"] == 1
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_hold_left_in_manual_mode_gives_nothing_on(database: str, run: Run) -> None:
+    """The connection is closed: what was not committed is gone, and autocommit is on again."""
+
+    async def main() -> None:
+        async with hold_connection():
+            await on_loop(transaction.set_autocommit)(False)
+            await Author.objects.acreate(name="uncommitted")
+        assert pool_stats()["used"] == 0
+        assert pool_stats()["size"] == 0
+        await Author.objects.acreate(name="next")
+        assert await names() == ["next"]
+
+    run(main)
+
+
+# Nesting and ends
+
+
+def test_holds_nest(postgresql: dict[str, Any], run: Run) -> None:
+    async def main() -> None:
+        async with hold_connection() as outer:
+            async with hold_connection() as inner:
+                assert inner is outer
+                pid = await backend_pid()
+            assert await backend_pid() == pid
+            async with aatomic(), hold_connection() as in_transaction:
+                assert in_transaction is outer
+                await Author.objects.acreate(name="one")
+        async with rolled_back(), hold_connection():
+            await Author.objects.acreate(name="two")
+        assert await names() == ["one"]
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_task_that_outlives_a_hold_gets_an_error(database: str, run: Run) -> None:
+    async def main() -> None:
+        ended = asyncio.Event()
+
+        async def late() -> None:
+            await Author.objects.acount()
+            await ended.wait()
+            with pytest.raises(ScopeEnded):
+                await Author.objects.acount()
+
+        async with hold_connection():
+            task = asyncio.create_task(late())
+            await asyncio.sleep(0)
+        ended.set()
+        await task
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_hold_is_given_back_after_an_error(database: str, run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(Failure):
+            async with hold_connection():
+                await Author.objects.acreate(name="autocommitted")
+                raise Failure
+        assert pool_stats()["used"] == 0
+        assert await names() == ["autocommitted"]
+
+    run(main)
+
+
+def test_an_advisory_lock_is_released_with_the_hold(postgresql: dict[str, Any], run: Run) -> None:
+    """Session state that no command tag tells: the session's locks."""
+
+    async def main() -> None:
+        async with hold_connection():
+            await value("SELECT pg_advisory_lock(99)")
+        async with asyncio.timeout(10), hold_connection(), detached(), hold_connection():
+            assert await value("SELECT pg_try_advisory_lock(99)") is True
+            await value("SELECT pg_advisory_unlock(99)")
+
+    run(main)
+
+
+def test_a_hold_needs_one_of_our_engines(sqlite: dict[str, Any], run: Run) -> None:
+    from django.db import connections
+
+    async def main() -> None:
+        connections.settings["other"] = {
+            **sqlite,
+            "ENGINE": "django.db.backends.sqlite3",
+            "NAME": ":memory:",
+        }
+        try:
+            with pytest.raises(TransactionManagementError, match="hold_connection"):
+                async with hold_connection("other"):
+                    pytest.fail("entered")
+        finally:
+            del connections["other"]
+            del connections.settings["other"]
+
+    run(main)
