@@ -1,0 +1,202 @@
+"""The layers of the package: imports go downwards, and patches live in the seams only."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import nuages
+
+ROOT = Path(nuages.__file__).parent
+
+# Upwards: what a module may import is what stands on its own line or above. A package stands
+# for all of its modules.
+LAYERS = [
+    {"nuages.exceptions", "nuages.conf"},
+    {
+        "nuages.background",
+        "nuages.bridge",
+        "nuages.cancellation",
+        "nuages.portal",
+        "nuages.wrapping",
+    },
+    {"nuages.db"},
+    {"nuages.seams"},
+    {"nuages.asgi", "nuages.checks"},
+    {"nuages.apps"},
+]
+FACE = "nuages"
+"""The package itself: it shows the bridge's names, and every import of a module runs it."""
+
+PATHS = sorted(ROOT.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = ("nuages", *path.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+def layer_of(module: str) -> int:
+    for number, layer in enumerate(LAYERS):
+        if any(module == name or module.startswith(f"{name}.") for name in layer):
+            return number
+    raise AssertionError(f"{module} is in no layer: put it into LAYERS")
+
+
+def running_nodes(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node but those under `if TYPE_CHECKING:`, which never runs."""
+    for child in ast.iter_child_nodes(tree):
+        if (
+            isinstance(child, ast.If)
+            and isinstance(child.test, ast.Name)
+            and child.test.id == "TYPE_CHECKING"
+        ):
+            for other in child.orelse:
+                yield other
+                yield from running_nodes(other)
+            continue
+        yield child
+        yield from running_nodes(child)
+
+
+MODULES = {name_of(path) for path in PATHS}
+
+
+def imports_of(path: Path) -> set[str]:
+    """The modules that a file imports, inside functions too."""
+    found: set[str] = set()
+    for node in running_nodes(tree_of(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            module = node.module or ""
+            names = {f"{module}.{alias.name}" for alias in node.names}
+            found |= (names & MODULES) or {module}
+    return found
+
+
+def ours(path: Path) -> set[str]:
+    return {name for name in imports_of(path) if name.split(".")[0] == "nuages"}
+
+
+@pytest.mark.parametrize("path", PATHS, ids=name_of)
+def test_imports_go_downwards(path: Path) -> None:
+    module = name_of(path)
+    if module == FACE:
+        assert ours(path) <= {"nuages.bridge"}
+        return
+    mine = layer_of(module)
+    upwards = {name for name in ours(path) if name == FACE or layer_of(name) > mine}
+    assert not upwards, f"{module} imports from above: {sorted(upwards)}"
+
+
+def test_the_bridge_needs_nothing_of_nuages_but_its_errors() -> None:
+    for module in LAYERS[1]:
+        path = ROOT / f"{module.removeprefix('nuages.')}.py"
+        assert ours(path) <= LAYERS[1] | {"nuages.exceptions"}
+
+
+def test_the_bottom_needs_nothing() -> None:
+    for module in LAYERS[0]:
+        assert ours(ROOT / f"{module.removeprefix('nuages.')}.py") == set()
+
+
+def test_nobody_imports_a_backend_but_by_its_engine() -> None:
+    """A driver may be missing; `ENGINE` is what names it."""
+    backends = {"nuages.db.backends.postgresql", "nuages.db.backends.sqlite3"}
+    for path in PATHS:
+        module = name_of(path)
+        for name in ours(path):
+            vendor = ".".join(name.split(".")[:4])
+            if vendor in backends:
+                assert module.startswith(vendor), f"{module} imports {name}"
+
+
+def test_only_the_bridge_knows_greenlets() -> None:
+    users = {name_of(path) for path in PATHS if "greenlet" in imports_of(path)}
+    assert users == {"nuages.bridge"}
+
+
+def test_the_bridge_is_small_enough_to_audit() -> None:
+    assert len((ROOT / "bridge.py").read_text().splitlines()) <= 300
+
+
+# Patching
+
+
+def foreign_names(tree: ast.Module) -> set[str]:
+    """The names in a module that were imported from anywhere but nuages."""
+    found: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {(a.asname or a.name).split(".")[0] for a in node.names
+                      if not a.name.startswith("nuages")}  # fmt: skip
+        elif isinstance(node, ast.ImportFrom) and not (node.module or "").startswith("nuages"):
+            found |= {alias.asname or alias.name for alias in node.names}
+    return found
+
+
+def root_of(node: ast.expr) -> str | None:
+    while isinstance(node, (ast.Attribute, ast.Subscript)):
+        node = node.value
+    return node.id if isinstance(node, ast.Name) else None
+
+
+def patches(source: str) -> list[int]:
+    """The lines where something is set on, or deleted from, what another package defines."""
+    tree = ast.parse(source)
+    foreign = foreign_names(tree)
+    lines: list[int] = []
+    for node in ast.walk(tree):
+        targets: list[ast.expr] = []
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, (ast.AugAssign, ast.AnnAssign)):
+            targets = [node.target]
+        elif isinstance(node, ast.Delete):
+            targets = node.targets
+        elif (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("setattr", "delattr")
+        ):
+            targets = [ast.Attribute(value=node.args[0], attr="", ctx=ast.Store())]
+        for target in targets:
+            elements = target.elts if isinstance(target, (ast.Tuple, ast.List)) else [target]
+            lines += [
+                node.lineno
+                for element in elements
+                if isinstance(element, (ast.Attribute, ast.Subscript))
+                and root_of(element) in foreign
+            ]
+    return lines
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from django.db import connection\nconnection.cursor = None",
+        "import django.db\ndjango.db.connection.cursor = None",
+        "from django.db.models import query as q\nq.QuerySet.alist, x = None, 1",
+        "from django.db.models import QuerySet\nsetattr(QuerySet, 'alist', None)",
+        "from django.db import connections\nconnections.settings['default'] = {}",
+        "import asyncio\ndel asyncio.run",
+    ],
+)
+def test_the_search_for_patches_finds_them(source: str) -> None:
+    assert patches(source) == [2]
+
+
+@pytest.mark.parametrize(
+    "path", [path for path in PATHS if ROOT / "seams" not in path.parents], ids=name_of
+)
+def test_nothing_patches_other_packages_outside_the_seams(path: Path) -> None:
+    assert patches(path.read_text()) == []
