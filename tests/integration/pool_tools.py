@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -165,7 +164,8 @@ class Proxy:
     the server's answers and cancel requests get lost. `cut()` closes every connection.
     """
 
-    def __init__(self, entry: dict[str, Any]) -> None:
+    def __init__(self, entry: dict[str, Any], port: int = 0) -> None:
+        self.port = port
         self._target = (entry["HOST"], entry["PORT"] or 5432)
         self._swallowing = False
         self._writers: set[asyncio.StreamWriter] = set()
@@ -173,7 +173,7 @@ class Proxy:
         self.accepted = asyncio.Event()
 
     async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 
@@ -227,9 +227,3 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def collect() -> None:
-    """Let the garbage collector finalise what was dropped."""
-    for _ in range(3):
-        gc.collect()

@@ -337,7 +337,7 @@ def test_a_commit_without_an_answer_is_an_unknown_outcome(
                 task = asyncio.create_task(work())
                 await pg.until_running("COMMIT")
                 task.cancel()
-                with caplog.at_level(logging.ERROR, "nuages"):
+                with caplog.at_level(logging.ERROR, "nuages"):  # noqa: SIM117
                     with pytest.raises(asyncio.CancelledError) as caught:
                         await task
                 assert isinstance(caught.value.__cause__, OutcomeUnknown)

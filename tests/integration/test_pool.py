@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
+import sqlite3
 from typing import Any
 
 import pytest
+from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError, connections
 
 from nuages.db import aatomic, acursor, detached, hold_connection
+from nuages.db.backends.sqlite3.connection import gate_of
 from nuages.db.pool import open_pools
 from nuages.db.warm import warm_pools
 from nuages.exceptions import PoolTimeout, TooManyWaiting
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (
     Heartbeat,
+    Proxy,
     assert_whole,
     backend,
     cancelled,
     fetch,
+    free_port,
     options,
     server,
     the_pool,
@@ -624,3 +630,183 @@ def test_a_pool_is_made_anew_when_the_settings_change(
         assert len(open_pools()) == 1
 
     run(main)
+
+
+# A server that is away
+
+
+def test_opening_is_tried_again_while_the_server_refuses(
+    postgresql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    options(reconnect_timeout=30, max_size=1)
+
+    async def main() -> None:
+        proxy = Proxy(dict(postgresql), port=free_port())
+        postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+        with caplog.at_level(logging.INFO, "nuages.pool"):
+            task = asyncio.create_task(fetch("SELECT 1"))
+            await until(lambda: "is away" in caplog.text or task.done())
+            second = asyncio.create_task(fetch("SELECT 2"))
+            async with proxy:
+                assert await task == 1
+                assert await second == 2
+                assert_whole(the_pool())
+                the_pool().close()
+
+    run(main)
+
+
+def test_a_server_that_stays_away_is_an_error_at_the_timeout(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(reconnect_timeout=0.05)
+
+    async def main() -> None:
+        postgresql.update(HOST="127.0.0.1", PORT=str(free_port()))
+        with pytest.raises(OperationalError, match="refused"):
+            await fetch("SELECT 1")
+        assert the_pool().stats()["size"] == 0
+
+    run(main)
+
+
+def test_waiting_for_a_server_can_be_cancelled(
+    postgresql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    options(reconnect_timeout=1000)
+
+    async def main() -> None:
+        postgresql.update(HOST="127.0.0.1", PORT=str(free_port()))
+        with caplog.at_level(logging.INFO, "nuages.pool"):
+            task = asyncio.create_task(fetch("SELECT 1"))
+            await until(lambda: "is away" in caplog.text or task.done())
+            await cancelled(task)
+        assert the_pool().stats()["size"] == 0
+
+    run(main)
+
+
+def test_a_server_that_says_no_is_not_asked_again(postgresql: dict[str, Any], run: Run) -> None:
+    options(reconnect_timeout=1000)
+
+    async def main() -> None:
+        postgresql["NAME"] = "there_is_no_such_database"
+        with pytest.raises(OperationalError, match="does not exist"):
+            await fetch("SELECT 1")
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    ("text", "away"),
+    [
+        ("FATAL:  the database system is starting up", True),
+        ("FATAL:  the database system is not yet accepting connections", True),
+        ('server at "127.0.0.1", port 5432 failed: Connection refused', True),
+        ('server on socket "/tmp/.s.PGSQL.5432" failed: No such file or directory', True),
+        ('FATAL:  password authentication failed for user "joe"', False),
+        ('could not read certificate file "x": No such file or directory', False),
+        ("FATAL:  sorry, too many clients already", False),
+    ],
+)
+def test_which_failures_are_tried_again(postgresql: dict[str, Any], text: str, away: bool) -> None:
+    assert connections["default"].is_away(OperationalError(text)) is away
+
+
+# Statement timeout
+
+LONG = {
+    "postgresql": "SELECT pg_sleep(60)",
+    "sqlite": (
+        "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    ),
+}
+
+
+def test_a_statement_ends_at_its_timeout(database: str, run: Run) -> None:
+    connections.settings["default"]["OPTIONS"]["statement_timeout"] = 0.05
+
+    async def main() -> None:
+        with pytest.raises(OperationalError, match="due to statement timeout"):
+            await fetch(LONG[database])
+        assert await fetch("SELECT 1") == 1
+        with pytest.raises(OperationalError, match="due to statement timeout"):
+            async with aatomic():
+                await Author.objects.acreate(name="Nobody")
+                await fetch(LONG[database])
+        assert await Author.objects.acount() == 0
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_statement_ends_at_its_timeout_outside_loops_too(database: str) -> None:
+    connections.settings["default"]["OPTIONS"]["statement_timeout"] = 0.05
+    with connections["default"].cursor() as cursor:
+        with pytest.raises(OperationalError, match="due to statement timeout"):
+            cursor.execute(LONG[database])
+            cursor.fetchone()
+        cursor.execute("SELECT 1")
+        assert cursor.fetchone() == (1,)
+
+
+def test_a_wrong_statement_timeout_is_named(database: str, run: Run) -> None:
+    connections.settings["default"]["OPTIONS"]["statement_timeout"] = "soon"
+
+    async def main() -> None:
+        with pytest.raises(ImproperlyConfigured, match="statement_timeout"):
+            await fetch("SELECT 1")
+
+    run(main)
+
+
+# Writers of SQLite
+
+
+def test_writers_of_one_process_are_served_in_order(sqlite: dict[str, Any], run: Run) -> None:
+    async def main() -> None:
+        served: list[int] = []
+
+        async def write(number: int) -> None:
+            async with aatomic():
+                served.append(number)
+                await Author.objects.acreate(name=str(number))
+
+        async with aatomic():
+            await Author.objects.acreate(name="first")
+            async with detached():
+                tasks = []
+                gate = gate_of(str(sqlite["NAME"]))
+                for number in range(8):
+                    tasks.append(asyncio.create_task(write(number)))
+                    await until(lambda: len(gate._queue) == len(tasks))
+        await asyncio.gather(*tasks)
+        assert served == list(range(8))
+        assert await Author.objects.acount() == 9
+
+    run(main)
+
+
+def test_the_loop_goes_on_while_another_process_holds_the_write_lock(
+    sqlite: dict[str, Any], run: Run
+) -> None:
+    sqlite["OPTIONS"]["timeout"] = 0.2
+    other = sqlite3.connect(sqlite["NAME"], isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+
+    async def main() -> None:
+        async with Heartbeat() as heart:
+            before = heart.beats
+            with pytest.raises(OperationalError, match="database is locked"):
+                await Author.objects.acreate(name="Nobody")
+            assert heart.beats > before + 20
+            waiting = asyncio.create_task(Author.objects.acreate(name="Ursula"))
+            await heart.more(5)
+            other.execute("ROLLBACK")
+            await waiting
+        assert_whole(the_pool())
+
+    try:
+        run(main)
+    finally:
+        other.close()

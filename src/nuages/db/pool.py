@@ -17,12 +17,10 @@ import weakref
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from django.core.exceptions import ImproperlyConfigured
-
 from nuages.background import spawn
+from nuages.db.pool_options import PoolOptions
 from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
 
 if TYPE_CHECKING:
@@ -30,71 +28,6 @@ if TYPE_CHECKING:
     from nuages.db.scope import Node
 
 logger = logging.getLogger("nuages.pool")
-
-
-@dataclass(frozen=True)
-class PoolOptions:
-    """`OPTIONS["pool"]`; times in seconds."""
-
-    min_size: int = 0
-    """Connections that lifespan start-up opens and idle reaping leaves open."""
-    max_size: int = 10
-    timeout: float = 30.0
-    """How long a task waits for a connection before PoolTimeout."""
-    max_waiting: int = 0
-    """How many may wait; one more gets TooManyWaiting at once. 0: no limit."""
-    max_lifetime: float | None = 3600.0
-    """Age at which a connection is closed when it comes back; None: never."""
-    max_idle: float = 600.0
-    """How long an unused connection above min_size stays open."""
-    reconnect_timeout: float = 0.0
-    """How long opening is tried again, with growing pauses, while the server refuses."""
-
-    @classmethod
-    def parse(cls, alias: str, settings_dict: dict[str, Any]) -> PoolOptions:
-        """Read the options of a DATABASES entry; raises ImproperlyConfigured."""
-        given = settings_dict.get("OPTIONS", {}).get("pool", True)
-        where = f'DATABASES[{alias!r}]["OPTIONS"]["pool"]'
-        if given is False or given is None:
-            given = {"max_idle": 0.0}
-        elif given is True:
-            given = {}
-        elif not isinstance(given, dict):
-            raise ImproperlyConfigured(f"{where} must be a dict, True or False, not {given!r}.")
-        known = {field.name for field in fields(cls)}
-        if unknown := sorted(set(given) - known):
-            raise ImproperlyConfigured(
-                f"{where} has unknown options: {', '.join(unknown)}. "
-                f"Known are: {', '.join(sorted(known))}."
-            )
-        given = dict(given)
-        max_age = settings_dict.get("CONN_MAX_AGE", 0)
-        if max_age is not None and (
-            isinstance(max_age, bool) or not isinstance(max_age, int | float) or max_age < 0
-        ):
-            raise ImproperlyConfigured(
-                f'DATABASES[{alias!r}]["CONN_MAX_AGE"] must be seconds, 0 or more, or None, '
-                f"not {max_age!r}."
-            )
-        if max_age != 0:
-            # 0, Django's default, means "close after each request", which a pool is there to
-            # avoid; any other value is a connection's greatest age.
-            given.setdefault("max_lifetime", max_age)
-        if "max_size" not in given and given.get("min_size", 0) > cls.max_size:
-            given["max_size"] = given["min_size"]
-        options = cls(**given)
-        for name in known:
-            value = getattr(options, name)
-            if value is None and name == "max_lifetime":
-                continue
-            wanted = int if name in ("min_size", "max_size", "max_waiting") else (int, float)
-            if isinstance(value, bool) or not isinstance(value, wanted) or value < 0:
-                raise ImproperlyConfigured(f"{where}[{name!r}] must be 0 or more, not {value!r}.")
-        if options.max_size < 1:
-            raise ImproperlyConfigured(f'{where}["max_size"] must be at least 1.')
-        if options.min_size > options.max_size:
-            raise ImproperlyConfigured(f'{where}["min_size"] is greater than "max_size".')
-        return options
 
 
 class Session:
@@ -199,6 +132,7 @@ class Pool:
 
     def _time_out(self, future: asyncio.Future[Session]) -> None:
         if not future.done():
+            self._queue.remove(future)
             future.set_exception(
                 PoolTimeout(alias=self.alias, timeout=self.options.timeout, stats=repr(self))
             )
@@ -213,6 +147,8 @@ class Pool:
                 self.release(session)
         else:
             future.cancel()
+            if future in self._queue:
+                self._queue.remove(future)
 
     async def acquire(self) -> Session:
         """Check a session out, waiting in line where need be."""

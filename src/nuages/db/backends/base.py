@@ -25,9 +25,10 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from nuages.bridge import current_bridge, on_loop
-from nuages.db import app, instrumentation
+from nuages.db import app, instrumentation, reconnect
 from nuages.db.connections import Chain, current_chain, take_turn
-from nuages.db.pool import Pool, PoolOptions, Session, logger, pool_for
+from nuages.db.pool import Pool, Session, logger, pool_for
+from nuages.db.pool_options import PoolOptions, check_seconds
 from nuages.db.scope import Kind, Node, current_node
 from nuages.exceptions import ScopeEnded
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
         _thread_ident: int
         _force_debug_cursor: bool
+        Database: Any
         _queries_log: deque[Any]
         _execute_wrappers: list[Any]
 
@@ -158,12 +160,42 @@ class LoopWrapper(_Base):
             chain.active.append(self)
 
     def _open(self, session: Session) -> None:
-        super().connect()
+        self._connect_patiently(session.pool)
         session.opened(self.connection)
         session.pool.opened += 1
         self._bound()
         if current_bridge() is not None:
             self.connection.attach(session.pool)
+
+    def _connect_patiently(self, pool: Pool) -> None:
+        pauses = reconnect.pauses(pool.options.reconnect_timeout)
+        while True:
+            try:
+                super().connect()
+                return
+            except self.Database.OperationalError as error:
+                pause = next(pauses, None)
+                if pause is None or pool.closed or not self.is_away(error):
+                    raise
+                logger.info(
+                    "the server of %r is away, again in %.2f s: %s", self.alias, pause, error
+                )
+            raw, self.connection = self.connection, None
+            if raw is not None:
+                raw.terminate()
+            reconnect.sleep(pause)
+
+    def is_away(self, error: Exception) -> bool:
+        """Whether connecting failed since the server is not up, so that trying again may help."""
+        return False
+
+    def take_statement_timeout(self, params: dict[str, Any]) -> float | None:
+        """Take our option "statement_timeout" (seconds) out of connection parameters."""
+        timeout = params.pop("statement_timeout", None)
+        if timeout is None:
+            return None
+        where = f'DATABASES[{self.alias!r}]["OPTIONS"]["statement_timeout"]'
+        return check_seconds(where, timeout)
 
     def _reuse(self, session: Session) -> bool:
         self._forget_transaction()

@@ -7,7 +7,9 @@ needed.
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +45,17 @@ Database.__dict__.update(psycopg.__dict__)
 Database.connect = Connection.connect
 Database.Connection = Connection
 
+
+_AWAY = (
+    # libpq has no code for these: its own words of the system's error, and the server's.
+    f"failed: {os.strerror(errno.ECONNREFUSED)}",
+    f"failed: {os.strerror(errno.ENOENT)}",
+    "the database system is starting up",
+    "the database system is shutting down",
+    "the database system is in recovery mode",
+    "the database system is not yet accepting connections",
+    "the database system is not accepting connections",
+)
 
 if TYPE_CHECKING:
     _NamedCursor = psycopg.ServerCursor[Any]
@@ -125,13 +138,8 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def get_connection_params(self) -> dict[str, Any]:
         """As in Django, without our options."""
         params: dict[str, Any] = super().get_connection_params()
-        timeout = params.pop("statement_timeout", None)
+        timeout = self.take_statement_timeout(params)
         if timeout is not None:
-            if isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout < 0:
-                raise ImproperlyConfigured(
-                    f'DATABASES[{self.alias!r}]["OPTIONS"]["statement_timeout"] must be seconds, '
-                    f"0 or more, not {timeout!r}."
-                )
             given = params.get("options", "")
             params["options"] = f"{given} -c statement_timeout={round(timeout * 1000)}".strip()
         return params
@@ -151,6 +159,11 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def _reuse(self, session: Any) -> bool:
         self.isolation_level = session.raw.isolation_of_wrapper
         return super()._reuse(session)
+
+    def is_away(self, error: Exception) -> bool:
+        """Whether the server refuses connections, or is starting up or shutting down."""
+        text = str(error)
+        return any(sign in text for sign in _AWAY)
 
     def create_cursor(self, name: str | None = None) -> Any:
         """As in Django; a named cursor is known to its connection until it is closed."""

@@ -20,7 +20,7 @@ from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.sqlite3.connection import Connection, Cursor, Worker, gates
 from nuages.db.connections import current_chain
-from nuages.db.pool import PoolOptions
+from nuages.db.pool_options import PoolOptions
 
 _in_memory: dict[tuple[str, str], Connection] = {}
 """The one connection of every in-memory database."""
@@ -50,6 +50,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         """As in Django, with our connection class and without our options."""
         params: dict[str, Any] = super().get_connection_params()
         params.pop("pool", None)
+        self._statement_timeout = self.take_statement_timeout(params)
         factory = params.setdefault("factory", Connection)
         if not (isinstance(factory, type) and issubclass(factory, Connection)):
             raise ImproperlyConfigured(
@@ -71,6 +72,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         in_memory = self.is_in_memory_db()
         if current_bridge() is None and (self.role != "lease" or current_chain() is None):
             connection = super().get_new_connection(conn_params)
+            connection.statement_timeout = self._statement_timeout
             if in_memory and not (key in _in_memory and _in_memory[key].is_alive()):
                 _in_memory[key] = connection
             return connection
@@ -96,6 +98,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Any:
         connection = super().get_new_connection(conn_params)
+        connection.statement_timeout = self._statement_timeout
         if not self.is_in_memory_db() and not self._sets_journal_mode():
             connection.execute("PRAGMA journal_mode = WAL")
         connection.serve_loop(worker)

@@ -40,6 +40,9 @@ PREFETCH = 100
 
 _BUSY = 5
 _BUSY_SNAPSHOT = 517
+_INTERRUPT = 9
+_STEPS = 1000
+"""Steps of SQLite's machine between two looks at the clock."""
 _LASTING = re.compile(
     r"\s*(CREATE\s+TEMP|ATTACH\b"
     r"|PRAGMA\s+(?!(\w+\.)?(foreign_keys|legacy_alter_table)\b)[\w.]+\s*=)",
@@ -237,7 +240,7 @@ class _WorkerCursor(_CursorBase):
         if connection.runs_here():
             self._rows.clear()
             self._exhausted = False
-            super().execute(*args)
+            connection.timed(functools.partial(super().execute, *args))
         else:
             connection.execute_in_turn(args[0], functools.partial(self._execute, args))
         return self
@@ -260,7 +263,7 @@ class _WorkerCursor(_CursorBase):
         """Execute a statement for each of the parameters."""
         connection = self.connection
         if connection.runs_here():
-            return super().executemany(query, param_list)
+            return connection.timed(functools.partial(super().executemany, query, param_list))
         self._rows.clear()
         self._exhausted = True
         work = functools.partial(super().executemany, query, list(param_list))
@@ -282,7 +285,7 @@ class _WorkerCursor(_CursorBase):
         if not self._exhausted and len(self._rows) < size:
             missing = size - len(self._rows)
             if self.connection.runs_here():
-                self._fill(missing)
+                self.connection.timed(functools.partial(self._fill, missing))
             else:
                 self.connection.in_worker(functools.partial(self._fill, missing))
 
@@ -350,6 +353,8 @@ class Connection(sqlite3.Connection):
     state_is_meant = False
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
+    statement_timeout: float | None = None
+    """`OPTIONS["statement_timeout"]`, seconds; waiting for locks, `timeout`, does not count."""
     kept = False
     """Whether it is a whole database, in memory: it outlives pools and loops."""
 
@@ -359,6 +364,7 @@ class Connection(sqlite3.Connection):
         self.database = _identity(database)
         self._gate_held = False
         self._broken = False
+        self._deadline: float | None = None
         super().__init__(database, *args, **kwargs)
 
     def runs_here(self) -> bool:
@@ -386,7 +392,7 @@ class Connection(sqlite3.Connection):
         wrapper = self.wrapper
         turn = None if wrapper is None or wrapper.node is None else wrapper.take_turn()
         try:
-            return self.worker.call(function, self)
+            return self.worker.call(functools.partial(self.timed, function), self)
         except sqlite3.Error:
             self._check_transaction()
             raise
@@ -434,6 +440,25 @@ class Connection(sqlite3.Connection):
             if settled and not self._broken and self.in_transaction:
                 self._undo()
             raise
+
+    def timed(self, function: Callable[[], Any]) -> Any:
+        """In the thread that may: call `function`, interrupted at the statement's timeout."""
+        if not self.statement_timeout or self._deadline is not None:
+            return function()
+        deadline = self._deadline = time.monotonic() + self.statement_timeout
+        self.set_progress_handler(lambda: time.monotonic() >= deadline, _STEPS)
+        try:
+            return function()
+        except sqlite3.OperationalError as error:
+            code = getattr(error, "sqlite_errorcode", 0)
+            if code != _INTERRUPT or time.monotonic() < deadline:
+                raise
+            raise sqlite3.OperationalError(
+                f"canceling statement due to statement timeout: {self.statement_timeout:g} s"
+            ) from error
+        finally:
+            self._deadline = None
+            self.set_progress_handler(None, 0)
 
     def _undo(self) -> None:
         bridge = current_bridge()
