@@ -69,7 +69,10 @@ class Seam:
             if actual != self.signature:
                 return f"{self.target} has the signature {actual}, not {self.signature}"
         if self.callers is not None:
-            actual_callers = users_of(owner, name)
+            try:
+                actual_callers = users_of(owner, name)
+            except OSError as error:
+                return f"{self.target}: the module's source cannot be read ({error})"
             if actual_callers != self.callers:
                 added = sorted(actual_callers - self.callers)
                 gone = sorted(self.callers - actual_callers)
