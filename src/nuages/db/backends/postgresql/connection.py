@@ -20,6 +20,7 @@ import re
 import select
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
@@ -130,8 +131,8 @@ class Connection(psycopg.Connection[Any]):
         failures: list[tuple[e.Error, str]] = []
         for attempt in await conninfo_attempts_async(params):
             where = ", ".join(f"{k}: {attempt.get(k)!r}" for k in ("host", "port", "hostaddr"))
+            steps = begun = cls._connect_gen(make_conninfo("", **attempt))
             try:
-                steps = cls._connect_gen(make_conninfo("", **attempt))
                 if _libpq_resolves(attempt):
                     steps = await _begun_in_thread(steps)
                 connection = await waiting.wait_conn_async(
@@ -143,6 +144,11 @@ class Connection(psycopg.Connection[Any]):
                 failures.append((error, where))
             else:
                 break
+            finally:
+                # An attempt that was cancelled or timed out lets go of its socket now, not when
+                # the last traceback of it is collected. (Still in its thread it cannot be closed.)
+                with suppress(ValueError):
+                    begun.close()
         if connection is None:
             last = failures[-1][0]
             if len(failures) == 1:
