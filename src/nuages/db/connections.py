@@ -177,7 +177,7 @@ def run_in_chain(chain: Chain, function: Callable[[], T]) -> T:
 def hold_for_request(wrapper: LoopWrapper) -> Node:
     """Make `wrapper`'s connection, open or not, the request's: all of its tasks find it."""
     # A chain of its own: no task's code may go without a turn.
-    node = wrapper.node = Node(Kind.HOLD, wrapper, None, object())
+    node = wrapper.node = Node(Kind.REQUEST, wrapper, None, object())
     return node
 
 
@@ -224,7 +224,7 @@ class Storage:
             return
         if wrapper.connection is None:
             wrapper.role = "lease" if current_chain() is not None else "facade"
-        held = _scope.request_nodes.get()
+        held = _scope.held_by_request(alias)
         if held is not None and wrapper.role == "lease":
             held[alias] = hold_for_request(wrapper)
         else:

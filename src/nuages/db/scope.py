@@ -34,17 +34,35 @@ _EMPTY: Mapping[str, Node] = MappingProxyType({})
 _nodes: ContextVar[Mapping[str, Node]] = ContextVar("nuages.db.nodes", default=_EMPTY)
 
 
-request_nodes: ContextVar[dict[str, Node] | None] = ContextVar(
+class RequestNodes(dict[str, "Node"]):
+    """With CONNECTION_PER = "request": the connections that one request holds, by alias."""
+
+    ended = False
+    """Tasks that outlive the request find it so, and use connections like any other code."""
+
+
+request_nodes: ContextVar[RequestNodes | None] = ContextVar(
     "nuages.db.request_nodes", default=None
 )
-"""With CONNECTION_PER = "request": the connections that the request holds, by alias."""
+detached_aliases: ContextVar[frozenset[str]] = ContextVar(
+    "nuages.db.detached_aliases", default=frozenset()
+)
+"""The databases whose request connection `detached()` code does not use."""
+
+
+def held_by_request(alias: str) -> RequestNodes | None:
+    """Return the connections of the running request, if that of `alias` is to be among them."""
+    held = request_nodes.get()
+    return None if held is None or held.ended or alias in detached_aliases.get() else held
 
 
 class Kind(Enum):
     """What a node stands for."""
 
     HOLD = "hold"
-    """`hold_connection()`, or a request's connection with CONNECTION_PER = "request"."""
+    """`hold_connection()`."""
+    REQUEST = "request"
+    """A request's connection with CONNECTION_PER = "request"."""
     PIN = "pin"
     """An open `aiterator()`: seen by its own task only."""
     TRANSACTION = "transaction"
@@ -176,7 +194,7 @@ def current_node(alias: str) -> Node | None:
             node = _climb(node)
             break
         above = above.parent
-    if node is None and (held := request_nodes.get()) is not None:
+    if node is None and (held := held_by_request(alias)) is not None:
         return held.get(alias)
     return node
 
@@ -200,7 +218,7 @@ def _climb(node: Node | None) -> Node | None:
             return node
         if top.kind is Kind.CALL:
             start = top.parent
-        elif top.kind is Kind.PIN or top.owned_by_caller:
+        elif top.kind in (Kind.PIN, Kind.REQUEST) or top.owned_by_caller:
             start = top.previous
         else:
             # A nested block too: the outer one would commit what this block rolled back.

@@ -22,6 +22,7 @@ from nuages.bridge import await_, current_bridge, on_loop
 from nuages.db import scope as _scope
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.connections import Storage, current_chain, take_turn
+from nuages.db.pool import logger
 from nuages.db.scope import Kind, Node, context_node, current_node
 from nuages.exceptions import OpenBlock, ScopeEnded
 
@@ -450,13 +451,24 @@ class _PerRequest:
 
     async def __aenter__(self) -> None:
         self._before = _scope.request_nodes.get()
-        self._held: dict[str, Node] = {}
+        self._held = _scope.RequestNodes()
         _scope.request_nodes.set(self._held)
 
     async def __aexit__(self, *exc_info: object) -> None:
         _scope.request_nodes.set(self._before)
+        self._held.ended = True
         for node in self._held.values():
-            await on_loop(end_hold)(node.wrapper)
+            await on_loop(self._end)(node.wrapper)
+
+    @staticmethod
+    def _end(wrapper: LoopWrapper) -> None:
+        left_open = end_hold(wrapper)
+        if left_open is not None:
+            logger.warning(
+                "A request ended while a transaction block of %s was open on its connection; "
+                "it was rolled back.",
+                left_open.label,
+            )
 
 
 def request_connections() -> _PerRequest:
@@ -472,19 +484,15 @@ class _Detached:
         self._before: dict[str, Node | None] = {}
 
     async def __aenter__(self) -> None:
-        self._request = _scope.request_nodes.get()
-        if self._using is None:
-            _scope.request_nodes.set(None)
-        elif self._request is not None:
-            others = {k: v for k, v in self._request.items() if k != self._using}
-            _scope.request_nodes.set(others)
         aliases = [self._using] if self._using else list(connections)
+        self._outside = _scope.detached_aliases.get()
+        _scope.detached_aliases.set(self._outside.union(aliases))
         for alias in aliases:
             self._before[alias] = context_node(alias)
             _scope.set_node(alias, None)
 
     async def __aexit__(self, *exc_info: object) -> None:
-        _scope.request_nodes.set(self._request)
+        _scope.detached_aliases.set(self._outside)
         for alias, node in self._before.items():
             _scope.set_node(alias, node)
 

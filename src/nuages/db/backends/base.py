@@ -30,7 +30,7 @@ from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, Session, logger, pool_for
 from nuages.db.pool_options import PoolOptions, check_seconds
 from nuages.db.scope import Kind, Node, current_node
-from nuages.exceptions import ScopeEnded
+from nuages.exceptions import ScopeEnded, SyncInCoroutine
 
 # Here, since the app that registers the other checks is what it misses.
 app.register()
@@ -139,6 +139,11 @@ class LoopWrapper(_Base):
             self._bound()
         else:
             self._check_out(chain)
+
+    def ensure_connection(self) -> None:
+        """As in Django; in coroutine code there is nothing to do for it, so no error either."""
+        if may_do_io() or (self.role != "facade" and self.connection is None):
+            super().ensure_connection()
 
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
@@ -356,6 +361,8 @@ class LoopWrapper(_Base):
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:
         """As in Django; off, it makes a scope of a lease."""
+        if not may_do_io():
+            raise SyncInCoroutine()
         if self.role != "lease":
             super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
             return

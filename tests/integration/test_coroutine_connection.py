@@ -1,0 +1,321 @@
+"""`django.db.connection` in coroutine code: what it tells, captures and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.exceptions import SynchronousOnlyOperation
+from django.db import connection, connections, reset_queries, transaction
+from django.test import TransactionTestCase
+from django.test.utils import CaptureQueriesContext, override_settings
+
+from nuages import on_loop
+from nuages.db import aatomic, detached, hold_connection
+from nuages.db.counters import statistics
+from nuages.db.pool import open_pools
+from nuages.exceptions import SyncInCoroutine
+from tests.integration.conftest import Run
+from tests.integration.scope_tools import names, pool_stats, statements
+from tests.library.models import Author, Book
+
+# What it tells, without I/O
+
+
+def test_it_tells_of_the_database_without_io(database: str, run: Run) -> None:
+    async def main() -> None:
+        statistics.reset()
+        assert connection.vendor == database
+        assert connection.alias == "default"
+        assert connection.settings_dict["NAME"] == connections.settings["default"]["NAME"]
+        assert connection.settings_dict["ENGINE"].startswith("nuages.db.backends.")
+        assert connection.ops.quote_name("a") == '"a"'
+        assert connection.features.uses_savepoints
+        assert connection.operators["exact"]
+        assert connection.data_types["BooleanField"]
+        assert connection.introspection.connection is connections["default"]
+        assert connection.schema_editor is not None
+        assert str(Author.objects.filter(name="x").query)
+        assert connection.in_atomic_block is False
+        assert connection.get_autocommit() is True
+        assert connection.needs_rollback is False
+        assert connection.connection is None
+        assert connection.queries == []
+        connection.ensure_connection()
+        assert open_pools() == []
+        assert not any(statistics.as_dict().values())
+
+    run(main)
+
+
+def test_in_atomic_block_is_that_of_the_calling_code(database: str, run: Run) -> None:
+    async def tell() -> bool:
+        return bool(connection.in_atomic_block)
+
+    async def main() -> None:
+        before = asyncio.Event()
+
+        async def outside() -> bool:
+            await before.wait()
+            return await tell()
+
+        task = asyncio.create_task(outside())
+        assert not connection.in_atomic_block
+        async with aatomic():
+            assert connection.in_atomic_block
+            assert await asyncio.create_task(tell())
+            assert await asyncio.to_thread(lambda: connection.in_atomic_block)
+            before.set()
+            assert not await task
+            async with detached():
+                assert not connection.in_atomic_block
+        assert not connection.in_atomic_block
+        async with hold_connection():
+            assert not connection.in_atomic_block
+            async with aatomic():
+                assert connection.in_atomic_block
+
+    run(main)
+
+
+def test_on_commit_in_coroutine_code(database: str, run: Run) -> None:
+    calls: list[str] = []
+
+    async def main() -> None:
+        connection.on_commit(lambda: calls.append("at once"))
+        transaction.on_commit(lambda: calls.append("at once too"))
+        assert calls == ["at once", "at once too"]
+        with pytest.raises(TypeError, match="callable"):
+            connection.on_commit("no function")
+        async with aatomic():
+            transaction.on_commit(lambda: calls.append("after commit"))
+            assert len(calls) == 2
+        assert calls[2:] == ["after commit"]
+
+    run(main)
+
+
+# Capturing queries
+
+
+async def _three_kinds_of_query(name: str) -> None:
+    """One insert, and reads in a task, a gather, a bridged function and a transaction."""
+    author = await Author.objects.acreate(name=name)
+    await asyncio.gather(*(Author.objects.acount() for _ in range(3)))
+    await asyncio.create_task(Author.objects.acount())
+    await on_loop(lambda: list(author.books.all()))()
+    async with aatomic():
+        await asyncio.gather(*(Book.objects.acount() for _ in range(2)))
+
+
+def _without_transaction_control(queries: list[dict[str, str]]) -> list[str]:
+    return [q["sql"] for q in queries if not q["sql"].startswith(("BEGIN", "COMMIT", "ROLLBACK"))]
+
+
+def test_queries_of_gathered_leases_are_captured(database: str, run: Run) -> None:
+    async def main() -> None:
+        with CaptureQueriesContext(connection) as captured:
+            await _three_kinds_of_query("captured")
+        sql = _without_transaction_control(captured.captured_queries)
+        assert [statement.split()[0] for statement in sql] == ["INSERT"] + ["SELECT"] * 7
+        await _three_kinds_of_query("not captured")
+        assert len(_without_transaction_control(captured.captured_queries)) == 8
+
+    run(main)
+
+
+def test_captures_of_concurrent_tasks_are_apart(database: str, run: Run) -> None:
+    """Each task's own context: on one shared wrapper they would count each other's."""
+
+    async def count(number: int, everybody: asyncio.Barrier) -> int:
+        with CaptureQueriesContext(connection) as captured:
+            await everybody.wait()
+            for _ in range(number):
+                await Author.objects.acount()
+            await everybody.wait()
+        return len(captured)
+
+    async def main() -> None:
+        everybody = asyncio.Barrier(4)
+        counts = await asyncio.gather(*(count(number, everybody) for number in range(4)))
+        assert counts == [0, 1, 2, 3]
+
+    run(main)
+
+
+def test_assert_num_queries(postgresql: dict[str, Any], run: Run) -> None:
+    case = TransactionTestCase()
+
+    async def main() -> None:
+        with case.assertNumQueries(8 + 2):  # with BEGIN and COMMIT
+            await _three_kinds_of_query("counted")
+        async with aatomic():
+            with case.assertNumQueries(3):
+                await asyncio.gather(*(Author.objects.acount() for _ in range(3)))
+        wrong = pytest.raises(AssertionError, match="1 queries executed, 2 expected")
+        with wrong, case.assertNumQueries(2):
+            await Author.objects.acount()
+
+    run(main)
+
+
+def test_queries_are_logged_with_debug(database: str, run: Run) -> None:
+    async def main() -> None:
+        with override_settings(DEBUG=True):
+            reset_queries()
+            await asyncio.gather(*(Author.objects.acount() for _ in range(3)))
+            # A task's own context began its log: read where it was written.
+            await Author.objects.acount()
+            assert len(connection.queries) >= 1
+
+    run(main)
+
+
+def test_execute_wrapper_reaches_every_lease_and_thread(database: str, run: Run) -> None:
+    async def main() -> None:
+        with statements() as sent:
+            await asyncio.gather(*(Author.objects.acount() for _ in range(3)))
+            await asyncio.to_thread(lambda: None)
+            async with aatomic():
+                await Author.objects.acount()
+                await asyncio.to_thread(Author.objects.count)
+        await Author.objects.acount()
+        assert sum(sql.startswith("SELECT") for sql in sent) == 5
+
+    run(main)
+
+
+def test_an_execute_wrapper_may_refuse(database: str, run: Run) -> None:
+    def refuse(*args: Any) -> Any:
+        raise PermissionError("no queries here")
+
+    async def main() -> None:
+        with connection.execute_wrapper(refuse):
+            for query in (Author.objects.acount, on_loop(Author.objects.count)):
+                with pytest.raises(PermissionError):
+                    await query()
+            results = await asyncio.gather(
+                *(Author.objects.acount() for _ in range(2)), return_exceptions=True
+            )
+            assert [type(result) for result in results] == [PermissionError] * 2
+        assert await Author.objects.acount() == 0
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+# Sync ORM in a bare coroutine
+
+
+def _attributes() -> list[Callable[[], Any]]:
+    return [
+        lambda: Author.objects.count(),
+        lambda: list(Author.objects.all()),
+        lambda: Author(name="x").save(),
+        lambda: Author.objects.create(name="x"),
+        lambda: connection.cursor(),
+        lambda: transaction.atomic().__enter__(),
+        lambda: connection.savepoint(),
+        lambda: connection.commit(),
+    ]
+
+
+@pytest.mark.parametrize("number", range(len(_attributes())))
+@pytest.mark.parametrize("scope", ["outside", "transaction", "hold"])
+def test_sync_orm_in_a_coroutine_is_refused(
+    database: str, run: Run, number: int, scope: str
+) -> None:
+    use = _attributes()[number]
+
+    async def main() -> None:
+        blocks = {"outside": detached, "transaction": aatomic, "hold": hold_connection}
+        async with blocks[scope]():
+            with pytest.raises(SyncInCoroutine) as caught:
+                use()
+            assert isinstance(caught.value, SynchronousOnlyOperation)
+            message = str(caught.value)
+            assert "await Article.objects.aget(" in message
+            assert "`@on_loop`" in message
+            assert "`await on_loop(function)(...)`" in message
+        assert await names() == []
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_lazy_relation_in_a_coroutine_is_refused(database: str, run: Run) -> None:
+    async def main() -> None:
+        author = await Author.objects.acreate(name="Clarice")
+        book = await Book.objects.acreate(title="T", author=author)
+        found = await Book.objects.aget(pk=book.pk)
+        with pytest.raises(SyncInCoroutine):
+            _ = found.author.name
+        assert (await found.aauthor).name == "Clarice"
+        assert found.author.name == "Clarice"
+
+    run(main)
+
+
+@pytest.mark.parametrize("scope", ["outside", "transaction"])
+def test_async_unsafe_keeps_its_meaning(
+    database: str, run: Run, scope: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DJANGO_ALLOW_ASYNC_UNSAFE: sync code may run in a coroutine, and blocks, as in Django."""
+    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+
+    async def main() -> None:
+        statistics.reset()
+        if scope == "transaction":
+            async with aatomic():
+                await Author.objects.acreate(name="async")
+                Author.objects.create(name="sync")
+                assert Author.objects.count() == 2
+            assert statistics.blocked > 0
+        else:
+            Author.objects.create(name="sync")
+            with transaction.atomic():
+                Author.objects.create(name="in a block")
+            with pytest.raises(ZeroDivisionError), transaction.atomic():
+                Author.objects.create(name="rolled back")
+                raise ZeroDivisionError
+            assert Author.objects.count() == 2
+            await Author.objects.acreate(name="async")
+            connection.close()
+        assert len(await names()) == 2 + (scope == "outside")
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_facade_is_not_another_threads(database: str, run: Run) -> None:
+    """Two loops in two threads: neither sees an attribute of the other's facade."""
+    seen: dict[str, int] = {}
+
+    async def look(name: str) -> None:
+        seen[name] = id(connections["default"])
+        assert await Author.objects.acount() == 0
+
+    async def main() -> None:
+        thread = threading.Thread(target=asyncio.run, args=(look("other"),))
+        thread.start()
+        await look("here")
+        await asyncio.get_running_loop().run_in_executor(None, thread.join)
+
+    run(main)
+    assert seen["here"] != seen["other"]
+
+
+def test_the_wrappers_public_face_is_djangos() -> None:
+    """Properties of ours take the place of Django's attributes, under the same names."""
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from nuages.db.backends.base import LoopWrapper
+
+    for name in ("on_commit", "set_autocommit", "get_autocommit", "execute_wrapper", "close"):
+        ours = inspect.signature(getattr(LoopWrapper, name))
+        djangos = inspect.signature(getattr(BaseDatabaseWrapper, name))
+        assert list(ours.parameters) == list(djangos.parameters)
