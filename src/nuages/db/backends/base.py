@@ -140,11 +140,6 @@ class LoopWrapper(_Base):
         else:
             self._check_out(chain)
 
-    def ensure_connection(self) -> None:
-        """As in Django; in coroutine code there is nothing to do for it, so no error either."""
-        if may_do_io() or (self.role != "facade" and self.connection is None):
-            super().ensure_connection()
-
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
         while True:
