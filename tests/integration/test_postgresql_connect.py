@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -14,12 +13,16 @@ from typing import Any
 import psycopg
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connection
+from django.db import OperationalError, connection, connections
+from psycopg import sql
+from psycopg.conninfo import conninfo_to_dict
 
 from nuages import on_loop
 from nuages.db import acursor
 from tests.integration.conftest import Run, use
-from tests.services import PostgresServer
+from tests.integration.pool_tools import Proxy, backend, cancelled, fetch, server
+from tests.library.models import Tag
+from tests.services import FullPostgresServer, PostgresServer, fresh_database
 
 pytestmark = pytest.mark.postgresql
 
@@ -292,8 +295,6 @@ def test_a_unix_socket(
 ) -> None:
     if postgres_server.socket_url is None:
         pytest.skip("the server named by NUAGES_TEST_POSTGRES_URL is reached by TCP")
-    from psycopg.conninfo import conninfo_to_dict
-
     parts = conninfo_to_dict(postgres_server.socket_url)
 
     async def main() -> None:
@@ -376,39 +377,187 @@ def test_an_unknown_libpq_option_is_named(configure: Any, run: Run) -> None:
 # TLS, on a full server
 
 
-@pytest.fixture(scope="session")
-def tls_parameters() -> dict[str, Any]:
-    """A server with TLS; the wheel's PostgreSQL is built without."""
-    url = os.environ.get("NUAGES_TEST_POSTGRES_URL", "postgresql://postgres@127.0.0.1:5432/")
-    try:
-        with psycopg.connect(url, connect_timeout=5) as probe:
-            if probe.execute("SHOW ssl").fetchone() != ("on",):
-                pytest.skip("the full PostgreSQL server here has ssl = off")
-            return probe.info.get_parameters() | {"password": probe.info.password}
-    except psycopg.OperationalError as error:
-        pytest.skip(f"no full PostgreSQL server to try TLS on: {error}")
+@pytest.fixture(scope="module")
+def tls_database(full_postgres_server: FullPostgresServer) -> Iterator[dict[str, str]]:
+    """A database of the role that may log in over TLS only; gives its part of DATABASES."""
+    user = full_postgres_server.tls_user
+    with fresh_database(full_postgres_server.url) as url:
+        parts = conninfo_to_dict(url)
+        with psycopg.connect(url, autocommit=True) as client:
+            owned = sql.SQL("ALTER DATABASE {} OWNER TO {}")
+            client.execute(owned.format(*map(sql.Identifier, (str(parts["dbname"]), user))))
+        yield {
+            "NAME": str(parts["dbname"]),
+            "HOST": "localhost",
+            "PORT": str(parts["port"]),
+            "USER": user,
+            "PASSWORD": "",
+        }
 
 
-def test_tls(configure: Any, tls_parameters: dict[str, Any], run: Run) -> None:
-    @on_loop
-    def used() -> bool:
-        connection.ensure_connection()
-        return bool(connection.connection.pgconn.ssl_in_use)
+@pytest.fixture
+def verified(full_postgres_server: FullPostgresServer) -> dict[str, str]:
+    """The options with which a client trusts nobody but the server."""
+    return {"sslmode": "verify-full", "sslrootcert": str(full_postgres_server.authority)}
+
+
+@pytest.mark.parametrize("mode", ["require", "verify-full"])
+def test_a_session_over_tls(
+    configure: Any, tls_database: dict[str, str], verified: dict[str, str], run: Run, mode: str
+) -> None:
+    """Answers and statements of many TLS records, so that reads and writes are partial."""
 
     async def main() -> None:
-        assert await used()
         async with acursor() as cursor:
+            await cursor.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+            assert await cursor.fetchone() == (True,)
             await cursor.execute("SELECT repeat('x', 5000000)")
             assert len((await cursor.fetchone())[0]) == 5_000_000
+            await cursor.execute("SELECT length(%s)", ["x" * 5_000_000])
+            assert await cursor.fetchone() == (5_000_000,)
+
+    configure(verified if mode == "verify-full" else {"sslmode": mode}, **tls_database)
+    run(main)
+
+
+def test_sessions_over_tls_side_by_side(
+    configure: Any, tls_database: dict[str, str], verified: dict[str, str], run: Run
+) -> None:
+    """Each task is answered while all the others' statements are on their way."""
+    barrier: asyncio.Barrier
+
+    async def ask(number: int) -> None:
+        async with acursor() as cursor:
+            await cursor.execute("SELECT 1")
+            await barrier.wait()
+            await cursor.execute("SELECT repeat(%s, 500000), pg_backend_pid()", [str(number)])
+            text, pid = await cursor.fetchone()
+            assert text == str(number) * 500_000
+            pids.add(pid)
+
+    async def main() -> None:
+        nonlocal barrier
+        barrier = asyncio.Barrier(5)
+        pids.clear()
+        await asyncio.gather(*(ask(number) for number in range(5)))
+        assert len(pids) == 5
+
+    pids: set[int] = set()
+    configure(verified | {"pool": {"max_size": 5}}, **tls_database)
+    run(main)
+
+
+def test_a_certificate_of_another_authority_is_refused(
+    configure: Any,
+    tls_database: dict[str, str],
+    verified: dict[str, str],
+    full_postgres_server: FullPostgresServer,
+    run: Run,
+) -> None:
+    async def main() -> None:
+        with pytest.raises(OperationalError, match="certificate verify failed"):
+            await one()
 
     configure(
-        {"sslmode": "require"},
-        HOST=tls_parameters.get("host", ""),
-        PORT=tls_parameters.get("port", ""),
-        USER=tls_parameters["user"],
-        PASSWORD=tls_parameters["password"],
-        NAME=tls_parameters.get("dbname", "postgres"),
+        verified | {"sslrootcert": str(full_postgres_server.other_authority)}, **tls_database
     )
+    run(main)
+
+
+def test_a_certificate_for_another_name_is_refused(
+    configure: Any, tls_database: dict[str, str], verified: dict[str, str], run: Run
+) -> None:
+    """The name is the one in DATABASES, whatever address it was resolved to before."""
+
+    async def main() -> None:
+        with pytest.raises(OperationalError, match=r'does not match host name "127\.0\.0\.1"'):
+            await one()
+
+    configure(verified, **tls_database | {"HOST": "127.0.0.1"})
+    run(main)
+
+
+def test_a_login_without_tls_is_refused_where_tls_is_demanded(
+    configure: Any, tls_database: dict[str, str], run: Run
+) -> None:
+    async def main() -> None:
+        with pytest.raises(OperationalError, match="no encryption"):
+            await one()
+
+    configure({"sslmode": "disable"}, **tls_database)
+    run(main)
+
+
+class Overhearing(Proxy):
+    """A proxy that remembers what the client said on each of its connections."""
+
+    def __init__(self, entry: dict[str, Any]) -> None:
+        super().__init__(entry)
+        self.said: list[bytearray] = []
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said, read = bytearray(), reader.read
+        self.said.append(said)
+
+        async def noted(size: int = -1) -> bytes:
+            data = await read(size)
+            said.extend(data)
+            return data
+
+        reader.read = noted  # type: ignore[method-assign]
+        await super()._serve(reader, writer)
+
+
+SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")
+TLS_HANDSHAKE = b"\x16\x03"
+
+
+def test_a_query_over_tls_is_cancelled_over_tls(
+    configure: Any, tls_database: dict[str, str], verified: dict[str, str], run: Run
+) -> None:
+    """In clear, a cancel request would tell whoever listens how to cancel this session again."""
+
+    async def main() -> None:
+        async with server() as pg, Overhearing(tls_database) as proxy:
+            connections.settings["default"]["PORT"] = str(proxy.port)
+            pid = await backend()
+            task = asyncio.create_task(fetch("SELECT pg_sleep(60) /* over TLS */"))
+            await pg.until_running("/* over TLS */")
+            await cancelled(task)
+            await pg.until_idle()
+            assert await backend() == pid
+            assert len(proxy.said) == 2  # the session, and the cancel request
+            for said in proxy.said:
+                assert said.startswith(SSL_REQUEST + TLS_HANDSHAKE)
+
+    configure(verified, **tls_database)
+    run(main)
+
+
+def test_a_server_side_cursor_over_tls(
+    configure: Any, tls_database: dict[str, str], verified: dict[str, str], run: Run
+) -> None:
+    @on_loop
+    def with_table(create: bool) -> None:
+        with connection.schema_editor() as editor:
+            (editor.create_model if create else editor.delete_model)(Tag)
+
+    async def main() -> None:
+        await with_table(True)
+        try:
+            names = [f"{number:04}" for number in range(1000)]
+            await Tag.objects.abulk_create(Tag(name=name) for name in names)
+            found = []
+            async for tag in Tag.objects.order_by("name").aiterator(chunk_size=100):
+                found.append(tag.name)
+                if len(found) == 150:
+                    assert await fetch("SELECT count(*) FROM pg_cursors WHERE is_holdable") == 1
+            assert found == names
+            assert await fetch("SELECT count(*) FROM pg_cursors WHERE is_holdable") == 0
+        finally:
+            await with_table(False)
+
+    configure(verified, **tls_database)
     run(main)
 
 
