@@ -961,6 +961,25 @@ async def test_a_cancellation_that_was_withdrawn_is_forgotten(how: str) -> None:
     await asyncio.sleep(0)
 
 
+async def test_a_deferred_cancellation_is_raised_over_an_exception_inside_a_portal() -> None:
+    steps: list[Any] = []
+
+    def fails(parked: Parked) -> None:
+        commit(parked)
+        raise ZeroDivisionError
+
+    async def portal(parked: Parked) -> None:
+        try:
+            await on_loop(fails)(parked)
+        except asyncio.CancelledError as error:
+            steps.append(type(error.__cause__))
+            raise
+
+    task = await cancelled_in_shield(portal)
+    assert task.cancelled()
+    assert steps == [ZeroDivisionError]
+
+
 async def test_a_deferred_cancellation_cancels_what_a_portal_awaits_next() -> None:
     child: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
@@ -1354,7 +1373,7 @@ async def test_spawn_reports_failures_to_the_loops_exception_handler() -> None:
     assert not background._spawned
 
 
-async def test_spawned_work_is_referenced_and_runs_in_a_context_of_its_own() -> None:
+async def test_spawned_work_runs_in_a_context_of_its_own() -> None:
     loop = asyncio.get_running_loop()
     seen = loop.create_future()
 
@@ -1366,6 +1385,25 @@ async def test_spawned_work_is_referenced_and_runs_in_a_context_of_its_own() -> 
     variable.set("the caller's")
     background.spawn(loop, work)
     assert await seen == "none"
+
+
+async def test_spawned_work_that_nothing_else_refers_to_is_not_collected() -> None:
+    loop = asyncio.get_running_loop()
+    waiting: list[weakref.ref[asyncio.Future[None]]] = []
+
+    async def work() -> None:
+        future = loop.create_future()  # it and its task refer to each other only
+        waiting.append(weakref.ref(future))
+        await future
+
+    background.spawn(loop, work)
+    while not waiting:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    gc.collect()
+    future = waiting[0]()
+    assert future is not None
+    future.set_result(None)
+    await asyncio.wait(list(background._spawned))
 
 
 async def test_spawn_works_from_another_thread() -> None:

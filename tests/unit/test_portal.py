@@ -394,8 +394,8 @@ async def test_collected_in_another_tasks_bridge_it_is_closed_in_its_own_context
         try:
             yield 1
         finally:
-            lazy(1)
             steps.append(variable.get())
+            lazy(1)
 
     variable.set("its own")
     holder = [numbers()]

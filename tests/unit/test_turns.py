@@ -193,6 +193,31 @@ async def test_code_that_unwinds_is_refused_instead_of_waiting() -> None:
     assert not turns._queue
 
 
+def test_code_that_unwinds_after_its_loop_was_closed_is_refused_too() -> None:
+    turns = Turns()
+    acquire(turns)
+    steps: list[str] = []
+
+    def call() -> None:
+        try:
+            await_(asyncio.sleep(0))
+        finally:
+            with pytest.raises(BridgeClosed):
+                acquire(turns, timeout=30)
+            steps.append("refused")
+
+    coroutine = on_loop(call)()
+
+    async def park() -> None:
+        coroutine.send(None)
+
+    loop = asyncio.new_event_loop()
+    loop.run_until_complete(park())
+    loop.close()
+    coroutine.close()
+    assert steps == ["refused"]
+
+
 async def test_a_waiting_coroutine_that_is_closed_leaves_the_queue() -> None:
     turns = Turns()
     acquire(turns)
