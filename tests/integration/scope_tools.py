@@ -96,3 +96,25 @@ async def rolled_back() -> AsyncIterator[None]:
         async with aatomic():
             yield
             raise Failure
+
+
+class Child:
+    """A task that opens a nested block and leaves it when it is told to."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.leave = asyncio.Event()
+        self.error_inside: BaseException | None = None
+
+    async def run(self, *, query_again: bool = False, fail: bool = False) -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="child")
+            self.entered.set()
+            await self.leave.wait()
+            if query_again:
+                try:
+                    await Author.objects.acreate(name="late")
+                except BaseException as error:
+                    self.error_inside = error
+            if fail:
+                raise Failure
