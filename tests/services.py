@@ -34,6 +34,8 @@ from psycopg import sql
 
 READY = "nuages: ready"
 
+DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
+
 POSTGRES_OPTIONS = {
     # Tests need no durability.
     "fsync": "off",
@@ -198,10 +200,10 @@ def _package(name: str, *, wheel: str) -> Path:
 
 def _debian_binaries() -> Path:
     """Where the newest PostgreSQL of Debian's packages has its binaries."""
-    installs = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
+    installs = [path.parent for path in DEBIAN_POSTGRES.glob("*/bin/initdb")]
     if not installs:
         raise NotInstalled(
-            "TLS and contrib need a full PostgreSQL, and /usr/lib/postgresql/*/bin has none: "
+            f"TLS and contrib need a full PostgreSQL, and {DEBIAN_POSTGRES}/*/bin has none: "
             "apt-get install postgresql postgresql-contrib"
         )
     return max(installs, key=lambda path: int(path.parent.name))

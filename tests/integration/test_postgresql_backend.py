@@ -11,11 +11,20 @@ from typing import Any
 
 import psycopg
 import pytest
-from django.contrib.postgres.fields import ArrayField, DateTimeRangeField, IntegerRangeField
-from django.db import OperationalError, connection, connections, models
+from django.contrib.postgres.fields import (
+    ArrayField,
+    DateTimeRangeField,
+    HStoreField,
+    IntegerRangeField,
+)
+from django.contrib.postgres.operations import CITextExtension, HStoreExtension
+from django.contrib.postgres.signals import get_citext_oids, get_hstore_oids
+from django.db import OperationalError, connection, connections, migrations, models
+from django.db.migrations.state import ProjectState
 from django.db.models import Func
-from django.test.utils import isolate_apps
+from django.test.utils import isolate_apps, modify_settings
 from django.utils import timezone
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.range import Range
 
 from nuages import off_loop, on_loop
@@ -24,6 +33,7 @@ from nuages.db import aatomic, acursor, hold_connection
 from nuages.db.counters import statistics
 from tests.integration.conftest import Run, close_thread_connection, use
 from tests.library.models import Author, Tag
+from tests.services import FullPostgresServer, fresh_database
 
 pytestmark = pytest.mark.postgresql
 
@@ -240,45 +250,147 @@ def test_arrays_ranges_and_json(run: Run) -> None:
     run(main)
 
 
-def test_hstore(run: Run) -> None:
-    from django.contrib.postgres.fields import HStoreField
-    from django.contrib.postgres.signals import register_type_handlers
+# Types of contrib's extensions, on a full server: each database has oids of its own for them
 
-    with isolate_apps("tests.catalogue"):
 
-        class Stored(models.Model):
-            pairs = HStoreField()
+class CaselessField(models.TextField):
+    """Django has no field for citext any more, but still loads arrays of it."""
 
-            class Meta:
-                app_label = "catalogue"
+    def db_type(self, connection: Any) -> str:
+        return "citext"
+
+
+class Install(migrations.Migration):
+    operations = [
+        HStoreExtension(),
+        CITextExtension(),
+        migrations.CreateModel(
+            "Stored",
+            [
+                ("id", models.BigAutoField(primary_key=True)),
+                ("pairs", HStoreField(null=True)),
+                ("words", ArrayField(CaselessField(), default=list)),
+            ],
+        ),
+    ]
+
+
+def clear_type_oids() -> None:
+    """Django remembers them for each alias; here one alias is many databases."""
+    get_hstore_oids.cache_clear()
+    get_citext_oids.cache_clear()
+
+
+@pytest.fixture
+def contrib(configure: Any, full_postgres_server: FullPostgresServer) -> Iterator[Any]:
+    """An empty database on a full server, with django.contrib.postgres; configures it."""
+    apps = modify_settings(INSTALLED_APPS={"append": "django.contrib.postgres"})
+    with fresh_database(full_postgres_server.url) as url, apps:
+        parts = conninfo_to_dict(url)
+        keys = {"NAME": parts["dbname"], "HOST": parts["host"], "PORT": parts["port"]}
+        keys |= {"USER": parts["user"], "PASSWORD": ""}
+
+        def change(**pool: Any) -> None:
+            configure({"pool": pool}, **keys)
+
+        change()
+        clear_type_oids()
+        yield change
+        close_thread_connection()
+        configure()
+        clear_type_oids()
+
+
+@on_loop
+def install() -> Any:
+    """Apply the migration; gives its model."""
+    with connection.schema_editor(atomic=True) as editor:
+        state = Install("install", "catalogue").apply(ProjectState(), editor)
+    return state.apps.get_model("catalogue", "Stored")
+
+
+def test_hstore_and_citext_from_their_migration_on(contrib: Any, run: Run) -> None:
+    async def main() -> None:
+        stored = await install()
+        pairs = {"a": "b", "none": None, "ü": 'quoted "text"'}
+        pk = (await stored.objects.acreate(pairs=pairs, words=["One", "two"])).pk
+        found = await stored.objects.aget(pk=pk)
+        assert (found.pairs, found.words) == (pairs, ["One", "two"])
+        for lookup in (
+            {"pairs__a": "b"},
+            {"pairs__has_key": "none"},
+            {"pairs__contains": {"a": "b"}},
+            {"words__contains": ["ONE"]},
+        ):
+            assert await stored.objects.filter(**lookup).acount() == 1
+        found.pairs = {"new": "x"}
+        await found.asave()
+        await stored.objects.acreate()
+        values = stored.objects.order_by("pk").values_list("pairs", "words")
+        assert await values.alist() == [({"new": "x"}, ["One", "two"]), (None, [])]
+
+    run(main)
+
+
+def test_type_oids_are_looked_up_on_the_connection_that_is_being_opened(
+    contrib: Any, run: Run
+) -> None:
+    """From a pool of one there is no other connection, and waiting for it would not end."""
 
     async def main() -> None:
         async with acursor() as cursor:
-            await cursor.execute("CREATE EXTENSION IF NOT EXISTS hstore")
+            await cursor.execute("SELECT 'a=>b'::hstore, ARRAY['A']::citext[]")
+            assert await cursor.fetchone() == ({"a": "b"}, ["A"])
+        assert get_hstore_oids.cache_info().misses == 1
 
-        @on_loop
-        def use_it() -> dict[str, str]:
-            register_type_handlers(connection)
-            with connection.schema_editor() as editor:
-                editor.create_model(Stored)
-            try:
-                Stored.objects.create(pairs={"a": "b"})
-                pairs: dict[str, str] = Stored.objects.get(pairs__a="b").pairs
-                return pairs
-            finally:
-                with connection.schema_editor() as editor:
-                    editor.delete_model(Stored)
+    run(install)
+    clear_type_oids()
+    contrib(max_size=1, timeout=1)
+    run(main)
 
-        assert await use_it() == {"a": "b"}
 
-    @on_loop
-    def available() -> bool:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1 FROM pg_available_extensions WHERE name = 'hstore'")
-            return cursor.fetchone() is not None
+def test_type_oids_looked_up_by_many_connections_at_once(contrib: Any, run: Run) -> None:
+    async def ask(barrier: asyncio.Barrier) -> None:
+        async with acursor() as cursor:
+            await cursor.execute("SELECT 'a=>b'::hstore, ARRAY['A']::citext[]")
+            assert await cursor.fetchone() == ({"a": "b"}, ["A"])
+            await barrier.wait()
 
-    if not run(available):
-        pytest.skip("this PostgreSQL has no contrib, so no hstore")
+    async def main() -> None:
+        barrier = asyncio.Barrier(5)
+        await asyncio.gather(*(ask(barrier) for _ in range(5)))
+
+    run(install)
+    clear_type_oids()
+    contrib(max_size=5)
+    run(main)
+
+
+def test_connections_opened_before_an_extension_was_installed_know_its_types(
+    contrib: Any, run: Run
+) -> None:
+    """Stock's pool asks Django's receivers at each checkout; ours only when it opens one."""
+
+    async def ask(barrier: asyncio.Barrier) -> Any:
+        async with acursor() as cursor:
+            await cursor.execute("SELECT to_regtype('hstore') IS NULL")
+            missing = (await cursor.fetchone())[0]
+            await barrier.wait()
+            if missing:
+                return None
+            await cursor.execute("SELECT 'a=>b'::hstore, ARRAY['A']::citext[]")
+            return await cursor.fetchone()
+
+    async def three() -> list[Any]:
+        barrier = asyncio.Barrier(3)
+        return await asyncio.gather(*(ask(barrier) for _ in range(3)))
+
+    async def main() -> None:
+        assert await three() == [None] * 3
+        await install()
+        assert await three() == [({"a": "b"}, ["A"])] * 3
+
+    contrib(max_size=3)
     run(main)
 
 

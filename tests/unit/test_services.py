@@ -91,6 +91,30 @@ def test_a_missing_wheel_is_named(server, wheel: str, monkeypatch: pytest.Monkey
         pass
 
 
+def test_a_missing_full_postgres_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(services, "DEBIAN_POSTGRES", tmp_path)
+    with (
+        pytest.raises(services.NotInstalled, match="apt-get install postgresql"),
+        services.full_postgres_server(),
+    ):
+        pass
+
+
+@pytest.mark.postgresql
+def test_the_full_postgres_leaves_nothing_behind(
+    full_postgres_server: services.FullPostgresServer,
+) -> None:
+    """Asks for the session's server first, which skips where there is none to start."""
+    with services.full_postgres_server() as server:
+        home = server.authority.parent
+        port = urlsplit(server.url).port
+        assert server.url != full_postgres_server.url
+        assert listening_addresses(port) == {"127.0.0.1"}
+        assert server.authority.exists()
+    assert not home.exists()
+    assert listening_addresses(port) == set()
+
+
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root lends servers to another user")
 
 

@@ -35,7 +35,7 @@ from django.db.utils import OperationalError
 
 from nuages.bridge import current_bridge
 from nuages.db import session_state
-from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.base import LoopWrapper, _on_loop_of
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.exceptions import OutcomeUnknown
 
@@ -159,6 +159,18 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def _reuse(self, session: Any) -> bool:
         self.isolation_level = session.raw.isolation_of_wrapper
         return super()._reuse(session)
+
+    def release(self) -> None:
+        """Give the connection back; where it changed types, the pool opens all others anew.
+
+        What receivers of `connection_created` register by oid (hstore and citext of
+        django.contrib.postgres, a project's own types) is as old as the connection.
+        """
+        session, raw = self.session, self.connection
+        if session is not None and raw is not None and raw.types_changed:
+            # Before this one goes back, so that it is closed as well.
+            _on_loop_of(session.pool, session.pool.clear)
+        super().release()
 
     def is_away(self, error: Exception) -> bool:
         """Whether the server refuses connections, or is starting up or shutting down."""

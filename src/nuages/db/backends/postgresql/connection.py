@@ -88,6 +88,8 @@ class Connection(psycopg.Connection[Any]):
     state_is_meant = False
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
+    types_changed = False
+    """Whether a statement made or dropped types, whose oids other connections have looked up."""
 
     def __init__(self, pgconn: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
@@ -533,14 +535,18 @@ class _NotesState(_CursorBase):
         result = super().execute(query, *args, **kwargs)
         connection = self._conn
         # Without `_query` the statement was prepared before, and so noted then.
-        if not connection.session_state and self._query is not None:
+        if self._query is not None:
             text = self._query.query
             if connection._pipeline is not None:
                 # The answers are still to come; tags begin as their statements do.
                 tags = [text.lstrip()[:20].upper() or None]
             else:
                 tags = [answer.command_status for answer in self._results]
-            if any(tag and leaves_state(tag, text) for tag in tags):
+            if any(tag and _TYPES.match(tag) for tag in tags):
+                connection.types_changed = True
+            if not connection.session_state and any(
+                tag and leaves_state(tag, text) for tag in tags
+            ):
                 connection.session_state = text[:200].decode("utf-8", "replace")
         return result
 
@@ -582,6 +588,7 @@ def _resumed(first: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any,
         ready = yield state
 
 
+_TYPES = re.compile(rb"(CREATE|ALTER|DROP) (EXTENSION|TYPE|DOMAIN)\b")
 _LASTING_SET = re.compile(rb"\bSET\b(?!\s+(LOCAL|TRANSACTION|CONSTRAINTS)\b)", re.IGNORECASE)
 _TEMPORARY = re.compile(rb"\b(TEMP|TEMPORARY)\b|\bpg_temp\b", re.IGNORECASE)
 _INTO_TEMPORARY = re.compile(rb"\binto\s+(temp|temporary|pg_temp)\b", re.IGNORECASE)
