@@ -373,10 +373,12 @@ def test_code_in_a_portal_sees_the_unknown_outcome_itself(slow_commit: None, run
     run(main)
 
 
+@pytest.mark.parametrize("end", ["commit", "rollback"])
 def test_cancelled_while_the_end_of_the_block_waits_for_a_statement_in_flight(
-    postgresql: dict[str, Any], run: Run
+    postgresql: dict[str, Any], run: Run, end: str
 ) -> None:
-    """COMMIT was not sent: the transaction is rolled back."""
+    """Nothing was sent yet. Instead of COMMIT there is a ROLLBACK; one that is cancelled itself
+    has nothing left to wait for, and the connection is closed."""
 
     async def main() -> None:
         async with server() as pg:
@@ -395,6 +397,8 @@ def test_cancelled_while_the_end_of_the_block_waits_for_a_statement_in_flight(
                         stray.append(asyncio.create_task(query))
                         await pg.until_blocked()
                         started.set()
+                        if end == "rollback":
+                            raise ZeroDivisionError
 
                 task = asyncio.create_task(work())
                 await started.wait()
@@ -405,6 +409,7 @@ def test_cancelled_while_the_end_of_the_block_waits_for_a_statement_in_flight(
             with pytest.raises(asyncio.CancelledError):
                 await task
             await asyncio.gather(*stray, return_exceptions=True)
+            assert the_pool().stats()["size"] == (1 if end == "commit" else 0)
             assert await names() == []
             await pg.until_idle()
             assert_whole(the_pool())

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import json
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -121,6 +122,7 @@ def test_a_child_opens_connections_of_its_own(postgresql: dict[str, Any], run: R
 
 def _in_child(write: int) -> None:
     answer: dict[str, Any] = {}
+    signal.alarm(20)  # never outlive the tests
     try:
         warnings.simplefilter("error")
 
@@ -145,6 +147,7 @@ def test_a_child_of_a_process_with_sqlite(sqlite: dict[str, Any], run: Run) -> N
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
+            signal.alarm(20)  # never outlive the tests
             answer: dict[str, Any] = {}
             try:
 
@@ -306,6 +309,7 @@ def test_a_child_has_a_copy_of_a_database_in_memory(sqlite: dict[str, Any]) -> N
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
+            signal.alarm(20)  # never outlive the tests
             try:
                 answer = str(asyncio.run(create()))
             except BaseException as error:
