@@ -15,7 +15,7 @@ from psycopg.types.string import StrDumper
 from nuages import on_loop
 from nuages.db import aatomic, acursor, hold_connection, session_state
 from nuages.db.backends.postgresql import base
-from nuages.db.backends.postgresql.connection import leaves_state
+from nuages.db.backends.postgresql.session_state import leaves_state
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import backend, fetch, options, server, the_pool
 from tests.integration.scope_tools import until

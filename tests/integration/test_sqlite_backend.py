@@ -25,7 +25,7 @@ from django.test.utils import isolate_apps
 
 from nuages import on_loop
 from nuages.db import aatomic, acursor, hold_connection
-from nuages.db.backends.sqlite3.connection import PREFETCH
+from nuages.db.backends.sqlite3.cursor import PREFETCH
 from nuages.db.counters import statistics
 from tests.integration.conftest import Run, use
 from tests.library.models import Author, Book, Tag

@@ -176,7 +176,7 @@ class TestAcceptedList:
         path = Path(accepted.__file__).with_name("differences.toml")
         assert len(accepted.read(path, (99, 0))) <= accepted.MOST_ENTRIES
 
-    def test_an_entry_holds_from_the_django_version_that_has_the_test(self, tmp_path: Path) -> None:
+    def test_an_entry_holds_since_a_django_version(self, tmp_path: Path) -> None:
         path = tmp_path / "differences.toml"
         path.write_text(entry() + 'since = "6.1"\n')
         assert accepted.read(path, (5, 2)) == []

@@ -9,8 +9,8 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from nuages.bridge import on_loop
 from nuages.db.backends.base import LoopWrapper
+from nuages.db.blocks import leave_scope, open_scope
 from nuages.db.scope import Kind, Node
-from nuages.db.transaction import leave_scope, open_scope
 
 T = TypeVar("T")
 

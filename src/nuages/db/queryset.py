@@ -12,6 +12,7 @@ from django.db.models.query import RawQuerySet, aprefetch_related_objects
 from nuages.bridge import current_bridge, on_loop
 from nuages.db import scope as _scope
 from nuages.db.backends.base import LoopWrapper
+from nuages.db.blocks import leave_scope, open_scope
 from nuages.db.connections import Chain, current_chain
 from nuages.db.native import native
 from nuages.db.scope import Kind, Node, current_node
@@ -172,8 +173,6 @@ class _Pin:
         if node is not None or not isinstance(wrapper, LoopWrapper) or wrapper.node is not None:
             return result
         if wrapper.connection is not None and not wrapper.is_idle():
-            from nuages.db.transaction import open_scope
-
             self._node = open_scope(wrapper, Kind.PIN)
         return result
 
@@ -184,8 +183,6 @@ class _Pin:
         finally:
             node, self._node = self._node, None
             if node is not None and node.wrapper.node is node:
-                from nuages.db.transaction import leave_scope
-
                 leave_scope(node.wrapper)
 
 

@@ -1,16 +1,10 @@
-"""Transactions in async code, and the rules of a block for sync `atomic` on the loop.
-
-`enter_atomic` and `exit_atomic` stand behind Django's `Atomic` (`seams/transaction.py`): they
-take and give the block's turn in its scope and leave the SQL to Django.
-"""
+"""What users call: transactions, holds, and code outside of them on purpose."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -20,254 +14,15 @@ from django.db.transaction import Atomic, TransactionManagementError
 
 from nuages.bridge import await_, current_bridge, on_loop
 from nuages.db import scope as _scope
+from nuages.db.atomic import node_of
 from nuages.db.backends.base import LoopWrapper
-from nuages.db.connections import Storage, current_chain, take_turn
+from nuages.db.blocks import end_hold, leave_scope, open_scope
 from nuages.db.pool import logger
-from nuages.db.scope import Kind, Node, context_node, current_node
-from nuages.exceptions import OpenBlock, ScopeEnded
+from nuages.db.scope import Kind, Node, context_node
+from nuages.exceptions import OpenBlock
 
 P = ParamSpec("P")
 T = TypeVar("T")
-
-_Exit = tuple[type[BaseException] | None, BaseException | None, TracebackType | None]
-
-django_enter: Callable[[Atomic], None] = Atomic.__enter__
-django_exit: Callable[..., None] = Atomic.__exit__
-
-
-# The block's place in its scope
-
-
-def enter_atomic(atomic: Atomic) -> None:
-    """Enter a block: begin a transaction, which makes a scope, or nest in the one there is."""
-    wrapper = connections[atomic.using or DEFAULT_DB_ALIAS]
-    if not isinstance(wrapper, LoopWrapper) or (wrapper.role != "lease" and wrapper.node is None):
-        django_enter(atomic)
-        return
-    if wrapper.node is None:
-        wrapper.opening_block = True
-        try:
-            django_enter(atomic)
-        finally:
-            wrapper.opening_block = False
-        node = open_scope(wrapper, Kind.TRANSACTION)
-    else:
-        # In a thread without a chain the call is this function's to end.
-        call = take_turn(wrapper)
-        here = call or current_node(wrapper.alias)
-        assert here is not None
-        kind = Kind.SAVEPOINT if wrapper.in_atomic_block else Kind.TRANSACTION
-        node = Node(kind, wrapper, here, current_chain())
-        try:
-            _scope.acquire_turn(here, node)
-            _scope.enter(node)
-            wrapper.opening_block = True
-            try:
-                django_enter(atomic)
-            except BaseException:
-                node.end()
-                raise
-            finally:
-                wrapper.opening_block = False
-        finally:
-            if call is not None:
-                call.end()
-    node.atomic = atomic
-    node.depth = (len(wrapper.atomic_blocks), len(wrapper.savepoint_ids))
-    wrapper.blocks.append(node)
-    atomic.__dict__.setdefault("_nuages_nodes", []).append(node)
-
-
-def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
-    """Leave a block, which seals it: nothing started inside can run in it any more."""
-    node = _node_of(atomic)
-    if node is None:
-        django_exit(atomic, *exc_info)
-        return
-    atomic.__dict__["_nuages_nodes"].remove(node)
-    wrapper, alias = node.wrapper, node.alias
-    if node.ended:
-        # An outer block ended first and rolled this one back.
-        _scope.leave(node)
-        if exc_info[0] is None:
-            raise ScopeEnded(task=node.label)
-        return
-    outside = context_node(alias)
-    if outside is not node:
-        # Left in another context than it was entered in (an async generator, a fixture), or
-        # before a block inside it that was opened here.
-        _scope.set_node(alias, node)
-    left_open = _end_open_children(node)
-    error: BaseException | None = None
-    if left_open is not None and exc_info[0] is None:
-        error = OpenBlock(child=left_open.label)
-        exc_info = (type(error), error, None)
-    outer_ending, wrapper.ending = wrapper.ending, current_chain() or threading.current_thread()
-    try:
-        django_exit(atomic, *exc_info)
-    finally:
-        wrapper.ending = outer_ending
-        if node in wrapper.blocks:
-            wrapper.blocks.remove(node)
-        if wrapper.blocks and wrapper.blocks[-1].doomed:
-            wrapper.blocks[-1].doomed = False
-            wrapper._needs_rollback = True
-        if node.parent is None:
-            leave_scope(wrapper)
-        node.end()
-        if not _is_within(outside, node) and outside is not node:
-            _scope.set_node(alias, outside)
-    if error is not None:
-        raise error
-
-
-def _node_of(atomic: Atomic) -> Node | None:
-    nodes: list[Node] | None = atomic.__dict__.get("_nuages_nodes")
-    if not nodes:
-        return None
-    here = context_node(nodes[-1].alias)
-    while here is not None:
-        if here.atomic is atomic and here in nodes:
-            return here
-        here = here.previous
-    return nodes[-1]
-
-
-def _is_within(inner: Node | None, outer: Node) -> bool:
-    while inner is not None:
-        if inner is outer:
-            return True
-        inner = inner.parent
-    return False
-
-
-def _end_open_children(node: Node) -> Node | None:
-    """Seal `node`: blocks still open inside are over; return the innermost one."""
-    blocks = node.wrapper.blocks
-    first = blocks.index(node) + 1 if node in blocks else 0
-    inner = blocks[first:]
-    for child in inner:
-        child.killed = True
-        child.ended = True
-        child.turns.refuse_waiting(ScopeEnded(task="a task"))
-    if inner:
-        del blocks[first:]
-        atomic_depth, savepoint_depth = node.depth
-        del node.wrapper.atomic_blocks[atomic_depth:]
-        del node.wrapper.savepoint_ids[savepoint_depth:]
-    # A call in flight ends with its statement (the connection's lock); its next one is refused.
-    node.seal()
-    return inner[-1] if inner else None
-
-
-def open_scope(wrapper: LoopWrapper, kind: Kind) -> Node:
-    """Make `wrapper`'s connection belong to a scope whose root is the calling code's."""
-    chain = current_chain()
-    node = Node(kind, wrapper, None, chain)
-    wrapper.node = node
-    if wrapper.session is not None:
-        node.pool = wrapper.session.pool
-        node.pool.scopes.add(node)
-    if chain is not None:
-        if wrapper in chain.active:
-            chain.active.remove(wrapper)
-        if chain.wrappers.get(wrapper.alias) is wrapper:
-            # From now on it is found by the scope, and only by code in the scope.
-            del chain.wrappers[wrapper.alias]
-    _scope.enter(node)
-    return node
-
-
-def leave_scope(wrapper: LoopWrapper) -> None:
-    """End `wrapper`'s scope; its connection goes on as a lease of the calling chain."""
-    node, wrapper.node = wrapper.node, None
-    if node is None:
-        return
-    if node.pool is not None:
-        node.pool.scope_ended(node)
-    node.end()
-    wrapper.forget_closed()
-    if wrapper.connection is None or wrapper.role != "lease":
-        return
-    chain = current_chain()
-    if chain is None:
-        wrapper.release()
-        return
-    chain.active.append(wrapper)
-    chain.wrappers.setdefault(wrapper.alias, wrapper)
-
-
-def end_hold(wrapper: LoopWrapper) -> Node | None:
-    """End the scope of a hold; return the innermost block that a task has open in it.
-
-    It waits for a statement in flight. What is not committed is rolled back.
-    """
-    node = wrapper.node
-    if node is None:
-        return None
-    left_open = _end_open_children(node)
-    outer_ending, wrapper.ending = wrapper.ending, current_chain() or threading.current_thread()
-    try:
-        if wrapper.connection is not None:
-            wrapper.connection.settle()
-            wrapper.connection.state_is_meant = True
-    finally:
-        wrapper.ending = outer_ending
-        if wrapper.in_atomic_block or not wrapper.autocommit:
-            wrapper.drop_connection()
-        leave_scope(wrapper)
-    return left_open
-
-
-def manual_mode(wrapper: LoopWrapper, *, on: bool) -> None:
-    """Follow `set_autocommit()` outside `atomic`: off makes a scope, on ends it.
-
-    A task that ends without switching it on again leaves nobody who could: it is done here.
-    """
-    node = wrapper.node
-    if on and node is None:
-        opened = open_scope(wrapper, Kind.TRANSACTION)
-        bridge = current_bridge()
-
-        def end(task: Any) -> None:
-            if wrapper.node is opened:
-                wrapper.end_forgotten("its task ended")
-
-        if bridge is not None:
-            bridge.task.add_done_callback(end)
-    elif not on and node is not None and node.atomic is None and node.kind is Kind.TRANSACTION:
-        leave_scope(wrapper)
-
-
-@contextmanager
-def published_scopes() -> Iterator[None]:
-    """Let coroutines that this thread runs by `async_to_sync` join its open transactions."""
-    nodes = [
-        _publish(wrapper)
-        for wrapper in _thread_wrappers()
-        if isinstance(wrapper, LoopWrapper) and wrapper.node is None and wrapper.in_atomic_block
-    ]
-    try:
-        yield
-    finally:
-        for node in nodes:
-            node.wrapper.node = None
-            node.end()
-
-
-def _thread_wrappers() -> list[Any]:
-    storage = vars(connections)["_connections"]
-    return storage.thread_wrappers() if isinstance(storage, Storage) else []
-
-
-def _publish(wrapper: LoopWrapper) -> Node:
-    node = Node(Kind.TRANSACTION, wrapper, None, object())
-    wrapper.node = node
-    _scope.enter(node)
-    return node
-
-
-# What users call
 
 
 def _running_task() -> asyncio.Task[Any] | None:
@@ -306,7 +61,7 @@ class _AsyncAtomic:
     ) -> None:
         atomic = self._innermost()
         self._entered.remove(atomic)
-        if _is_closed_by_hand(exc_type, self._task) and (node := _node_of(atomic)) is not None:
+        if _is_closed_by_hand(exc_type, self._task) and (node := node_of(atomic)) is not None:
             node.wrapper.abandon()
             atomic.__exit__(exc_type, exc_value, traceback)
             return

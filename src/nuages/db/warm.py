@@ -8,8 +8,8 @@ from django.db import connections
 
 from nuages.bridge import on_loop
 from nuages.db.backends.base import LoopWrapper
+from nuages.db.blocks import leave_scope, open_scope
 from nuages.db.scope import Kind
-from nuages.db.transaction import leave_scope, open_scope
 
 
 async def warm_pools() -> None:

@@ -15,7 +15,7 @@ def _async_to_sync_call(original: Any) -> Any:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         if current_bridge() is not None and not self.force_new_loop:
             return await_(self.awaitable(*args, **kwargs))
-        from nuages.db.transaction import published_scopes
+        from nuages.db.atomic import published_scopes
 
         chain = current_chain()
         if chain is not None:

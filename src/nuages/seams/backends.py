@@ -7,7 +7,8 @@ import functools
 from importlib.util import find_spec
 from typing import Any
 
-from nuages.db.backends.base import LoopWrapper, may_do_io
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.contracts import may_do_io
 from nuages.exceptions import SyncInCoroutine
 from nuages.seams.table import Seam
 

@@ -9,21 +9,21 @@ from nuages.seams.table import Seam
 
 
 def _enter(original: Any) -> Any:
-    from nuages.db import transaction
+    from nuages.db import atomic
 
     @functools.wraps(original)
     def __enter__(self: Any) -> None:
-        transaction.enter_atomic(self)
+        atomic.enter_atomic(self)
 
     return __enter__
 
 
 def _exit(original: Any) -> Any:
-    from nuages.db import transaction
+    from nuages.db import atomic
 
     @functools.wraps(original)
     def __exit__(self: Any, exc_type: Any, exc_value: Any, traceback: Any) -> None:
-        transaction.exit_atomic(self, exc_type, exc_value, traceback)
+        atomic.exit_atomic(self, exc_type, exc_value, traceback)
 
     return __exit__
 

@@ -7,27 +7,27 @@
   I/O and goes back as soon as it is idle.
 * ``facade``: for bare coroutine code; does no I/O.
 
-A backend adds a raw connection class that fulfils `RawConnection`.
+A backend adds a raw connection class that fulfils `contracts.RawConnection`.
 """
 
 from __future__ import annotations
 
 import _thread
-import asyncio
-import functools
-import os
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from nuages.bridge import current_bridge, on_loop
-from nuages.db import app, instrumentation, reconnect
+from nuages.bridge import current_bridge
+from nuages.db import app, blocks, reconnect
+from nuages.db.backends.capture import QueryCapture
+from nuages.db.backends.contracts import Verdict, may_do_io
+from nuages.db.backends.leasing import acquire, on_loop_of, take_back
 from nuages.db.connections import Chain, current_chain, take_turn
-from nuages.db.pool import Pool, Session, logger, pool_for
+from nuages.db.pool import Pool, Session, logger
 from nuages.db.pool_options import PoolOptions, check_seconds
 from nuages.db.scope import Kind, Node, current_node
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
@@ -53,53 +53,8 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-Verdict = Literal["reuse", "reset", "close"]
 
-
-class RawConnection(Protocol):
-    """What the pool and the wrapper ask of a driver connection."""
-
-    wrapper: LoopWrapper | None
-    """The wrapper that uses it now."""
-
-    def is_alive(self) -> bool:
-        """Tell, without a round trip, whether it may be used."""
-
-    def is_idle(self) -> bool:
-        """Whether nothing is under way on it: no statement, transaction or open cursor."""
-
-    def is_settled(self) -> bool:
-        """Whether it is in no transaction."""
-
-    def inspect(self) -> Verdict:
-        """What must be done before another user gets it."""
-
-    state_is_meant: bool
-    """Whether the session's state was set on purpose, in a hold: nobody need be warned."""
-
-    def settle(self) -> None:
-        """Wait until the statement in flight, if there is one, has ended."""
-
-    def attach(self, pool: Pool) -> None:
-        """Prepare for waiting on the pool's loop."""
-
-    def detach(self) -> None:
-        """Prepare for use by a thread."""
-
-    def terminate(self) -> None:
-        """Close at once, without waiting."""
-
-
-def may_do_io() -> bool:
-    """Whether sync database code may run here: in a bridge, or with no loop in this thread."""
-    return (
-        asyncio._get_running_loop() is None
-        or current_bridge() is not None
-        or bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
-    )
-
-
-class LoopWrapper(_Base):
+class LoopWrapper(QueryCapture, _Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
     role: Literal["plain", "lease", "facade"] = "plain"
@@ -143,7 +98,7 @@ class LoopWrapper(_Base):
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
         while True:
-            session = self.session = _acquire(self, chain.loop)
+            session = self.session = acquire(self, chain.loop)
             try:
                 if session.raw is None:
                     self._open(session)
@@ -242,11 +197,11 @@ class LoopWrapper(_Base):
         if session is None:
             return
         if raw is None:
-            _on_loop_of(session.pool, session.pool.discard, session)
+            on_loop_of(session.pool, session.pool.discard, session)
             return
         raw.wrapper = None
         verdict: Verdict = "close" if not self.autocommit else raw.inspect()
-        _on_loop_of(session.pool, _take_back, session, verdict, type(self), self.settings_dict)
+        on_loop_of(session.pool, take_back, session, verdict, type(self), self.settings_dict)
 
     def end_forgotten(self, when: str) -> None:
         """End a scope that nobody is left to end: close its connection, and say so."""
@@ -277,7 +232,7 @@ class LoopWrapper(_Base):
     def _drop_session(self) -> None:
         session, self.session = self.session, None
         if session is not None:
-            _on_loop_of(session.pool, session.pool.discard, session)
+            on_loop_of(session.pool, session.pool.discard, session)
 
     def close(self) -> None:
         """Close the connection to the database (a lease's too, not only give it back)."""
@@ -370,9 +325,7 @@ class LoopWrapper(_Base):
                 return
         super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
         if not self.opening_block and self.ending is None:
-            from nuages.db import transaction
-
-            transaction.manual_mode(self, on=not autocommit)
+            blocks.manual_mode(self, on=not autocommit)
 
     def _end_without_connection(self) -> None:
         """The end of a block on a connection that is gone: no I/O, and no new connection."""
@@ -391,10 +344,8 @@ class LoopWrapper(_Base):
     def run_and_clear_commit_hooks(self) -> None:
         """As in Django; the hooks run after the scope, in autocommit."""
         if self.node is not None and not self.in_atomic_block:
-            from nuages.db import transaction
-
             if self.node.kind is Kind.TRANSACTION:
-                transaction.leave_scope(self)
+                blocks.leave_scope(self)
             elif self.blocks:
                 # In a hold, which goes on.
                 self.blocks.pop().end()
@@ -459,137 +410,3 @@ class LoopWrapper(_Base):
     def take_turn(self) -> Node | None:
         """Wait until the calling code may send a statement (`connections.take_turn`)."""
         return take_turn(self)
-
-    # Query capture: in the context, not on one of many wrappers
-
-    def _record(self) -> instrumentation.Record | None:
-        return None if self.role == "plain" else instrumentation.record(self.alias)
-
-    def _begin_record(self) -> instrumentation.Record | None:
-        if self.role == "plain":
-            return None
-        return instrumentation.begin(self.alias, self.queries_limit)
-
-    @property
-    def queries_log(self) -> deque[Any]:
-        """The context's log of queries."""
-        record = self._begin_record()
-        return self._queries_log if record is None else record.queries_log
-
-    @queries_log.setter
-    def queries_log(self, value: deque[Any]) -> None:
-        self._queries_log = value
-
-    @property
-    def force_debug_cursor(self) -> bool:
-        """Whether queries are logged in this context."""
-        record = self._record()
-        return self._force_debug_cursor if record is None else record.force_debug_cursor
-
-    @force_debug_cursor.setter
-    def force_debug_cursor(self, value: bool) -> None:
-        record = self._begin_record()
-        if record is None:
-            self._force_debug_cursor = value
-        else:
-            record.force_debug_cursor = value
-
-    @property
-    def execute_wrappers(self) -> list[Any]:
-        """The context's stack of execute wrappers."""
-        record = self._record()
-        return self._execute_wrappers if record is None else record.execute_wrappers
-
-    @execute_wrappers.setter
-    def execute_wrappers(self, value: list[Any]) -> None:
-        self._execute_wrappers = value
-
-    @contextmanager
-    def execute_wrapper(self, wrapper: Any) -> Iterator[None]:
-        """Install `wrapper` around the queries of this context."""
-        record = self._begin_record()
-        wrappers = self._execute_wrappers if record is None else record.execute_wrappers
-        wrappers.append(wrapper)
-        try:
-            yield
-        finally:
-            wrappers.pop()
-
-
-def _acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
-    bridge = current_bridge()
-    if bridge is None:
-        return asyncio.run_coroutine_threadsafe(_acquire_for_thread(wrapper), loop).result()
-    pool = pool_for(wrapper, loop)
-    pool.requests += 1
-    session = pool.acquire_nowait()
-    if session is None:
-        future = pool.enqueue()
-        try:
-            session = bridge.wait(future)
-        except BaseException:
-            pool.withdraw(future)
-            raise
-    return session
-
-
-async def _acquire_for_thread(wrapper: LoopWrapper) -> Session:
-    # The pool may be made here, which must be on the loop for it to be closed with the loop.
-    session = await pool_for(wrapper, asyncio.get_running_loop()).acquire()
-    if session.raw is not None:
-        session.raw.detach()
-    return session
-
-
-def _on_loop_of(pool: Pool, function: Callable[..., Any], *args: Any) -> None:
-    if asyncio._get_running_loop() is pool.loop or pool.loop.is_closed():
-        function(*args)
-    else:
-        pool.loop.call_soon_threadsafe(function, *args)
-
-
-def _take_back(
-    session: Session, verdict: Verdict, wrapper_class: type[Any], settings_dict: dict[str, Any]
-) -> None:
-    pool = session.pool
-    if verdict == "reset" and not pool.closed and not pool.loop.is_closed():
-        pool.run_in_background(functools.partial(_reset, session, wrapper_class, settings_dict))
-        return
-    if verdict == "reuse" and not pool.closed:
-        session.raw.attach(pool)
-    pool.release(session, reusable=verdict == "reuse")
-
-
-async def _reset(
-    session: Session, wrapper_class: type[Any], settings_dict: dict[str, Any]
-) -> None:
-    pool = session.pool
-
-    def reset() -> None:
-        chain = current_chain()
-        assert chain is not None
-        wrapper = wrapper_class(settings_dict, pool.alias)
-        wrapper.role = "lease"
-        # Receivers and type look-ups find this wrapper by its alias.
-        chain.wrappers[pool.alias] = wrapper
-        session.raw.attach(pool)
-        wrapper._reuse(session)
-        try:
-            wrapper.reset_session()
-        finally:
-            wrapper.connection = None
-            session.raw.wrapper = None
-
-    try:
-        await on_loop(reset)()
-    except BaseException as error:
-        pool.discard(session)
-        if not isinstance(error, Exception):
-            raise
-        _log_failed_reset(pool, error)
-    else:
-        pool.release(session)
-
-
-def _log_failed_reset(pool: Pool, error: Exception) -> None:
-    logger.warning("closed a connection of %r that could not be reset: %s", pool.alias, error)

@@ -35,7 +35,8 @@ from django.db.utils import OperationalError
 
 from nuages.bridge import current_bridge
 from nuages.db import session_state
-from nuages.db.backends.base import LoopWrapper, _on_loop_of
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.exceptions import OutcomeUnknown
 
@@ -169,7 +170,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         session, raw = self.session, self.connection
         if session is not None and raw is not None and raw.types_changed:
             # Before this one goes back, so that it is closed as well.
-            _on_loop_of(session.pool, session.pool.clear)
+            on_loop_of(session.pool, session.pool.clear)
         super().release()
 
     def is_away(self, error: Exception) -> bool:

@@ -13,26 +13,21 @@ dead socket left registered spins the loop, and a reused descriptor never wakes.
 from __future__ import annotations
 
 import asyncio
-import functools
 import logging
-import os
-import re
 import select
 import time
 from collections.abc import Generator
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from psycopg import errors as e
 from psycopg import pq, waiting
-from psycopg._conninfo_attempts_async import conninfo_attempts_async
-from psycopg.adapt import AdaptersMap
-from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
-from nuages.db.backends.base import Verdict, may_do_io
+from nuages.db.backends.contracts import Verdict, may_do_io
+from nuages.db.backends.postgresql.connecting import INTERVAL, connect_on_loop
+from nuages.db.backends.postgresql.session_state import Adapters, noting
 from nuages.db.counters import statistics
 from nuages.db.turns import Turns
 from nuages.exceptions import SyncInCoroutine
@@ -48,7 +43,6 @@ READY_NONE, READY_R, READY_W = waiting.READY_NONE, waiting.READY_R, waiting.READ
 OK = pq.ConnStatus.OK
 ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
-_INTERVAL = 0.1
 
 
 class _Lock(Turns):
@@ -113,65 +107,12 @@ class Connection(psycopg.Connection[Any]):
             if not may_do_io():
                 raise SyncInCoroutine()
             return super().connect(conninfo, **kwargs)
-        return bridge.wait(cls._connect_on_loop(conninfo, **kwargs))
-
-    @classmethod
-    async def _connect_on_loop(
-        cls,
-        conninfo: str,
-        *,
-        autocommit: bool = False,
-        prepare_threshold: int | None = 5,
-        context: Any = None,
-        row_factory: Any = None,
-        cursor_factory: Any = None,
-        **kwargs: Any,
-    ) -> Self:
-        params = cls._get_connection_params(conninfo, **kwargs)
-        timeout = timeout_from_conninfo(params)
-        connection: Self | None = None
-        failures: list[tuple[e.Error, str]] = []
-        for attempt in await conninfo_attempts_async(params):
-            where = ", ".join(f"{k}: {attempt.get(k)!r}" for k in ("host", "port", "hostaddr"))
-            steps = begun = cls._connect_gen(make_conninfo("", **attempt))
-            try:
-                if _libpq_resolves(attempt):
-                    steps = await _begun_in_thread(steps)
-                connection = await waiting.wait_conn_async(
-                    steps, interval=_INTERVAL, timeout=timeout
-                )
-            except e._WaitTimeout:
-                failures.append((e.ConnectionTimeout("connection timeout expired"), where))
-            except e.Error as error:
-                failures.append((error, where))
-            else:
-                break
-            finally:
-                # An attempt that was cancelled or timed out lets go of its socket now, not when
-                # the last traceback of it is collected. (Still in its thread it cannot be closed.)
-                with suppress(ValueError):
-                    begun.close()
-        if connection is None:
-            last = failures[-1][0]
-            if len(failures) == 1:
-                raise last.with_traceback(None)
-            lines = [str(last), "Multiple connection attempts failed. All failures were:"]
-            lines += [f"- {where}: {error}" for error, where in failures]
-            raise type(last)("\n".join(lines), pgconn=last.pgconn)
-        connection._autocommit = autocommit
-        connection.prepare_threshold = prepare_threshold
-        if row_factory:
-            connection.row_factory = row_factory
-        if cursor_factory:
-            connection.cursor_factory = cursor_factory
-        if context:
-            connection._adapters = AdaptersMap(context.adapters)
-        return connection
+        return bridge.wait(connect_on_loop(cls, conninfo, **kwargs))
 
     # Waiting
 
     def wait(
-        self, gen: Generator[Any, Any, Any], interval: float = _INTERVAL,
+        self, gen: Generator[Any, Any, Any], interval: float = INTERVAL,
         timeout: float | None = None,
     ) -> Any:  # fmt: skip
         """Consume one of psycopg's generators: awaited in a bridge, else blocking.
@@ -188,7 +129,7 @@ class Connection(psycopg.Connection[Any]):
             return stop.value
         statistics.bridged += 1
         deadline = None if timeout is None else time.monotonic() + timeout
-        tick = interval if interval != _INTERVAL else None
+        tick = interval if interval != INTERVAL else None
         try:
             while True:
                 ready = self._await_ready(bridge, wanted, tick, deadline)
@@ -373,7 +314,7 @@ class Connection(psycopg.Connection[Any]):
     async def _cancel_on_loop(self, timeout: float) -> None:
         try:
             await waiting.wait_conn_async(
-                self._cancel_gen(), interval=_INTERVAL, timeout=timeout or None
+                self._cancel_gen(), interval=INTERVAL, timeout=timeout or None
             )
         except e._WaitTimeout:
             raise e.CancellationTimeout("cancellation timeout expired") from None
@@ -469,7 +410,7 @@ class Connection(psycopg.Connection[Any]):
 
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""
-        self._adapters = _Adapters(self.adapters)
+        self._adapters = Adapters(self.adapters)
         self._baseline = self._settings()
         self.session_state = ""
 
@@ -504,130 +445,6 @@ class Connection(psycopg.Connection[Any]):
         return "reuse"
 
 
-if TYPE_CHECKING:
-    _CursorBase = psycopg.Cursor[Any]
-else:
-    _CursorBase = object
-
-
-class _Adapters(AdaptersMap):
-    """A connection's adapters, which count what is registered."""
-
-    def __init__(self, template: AdaptersMap) -> None:
-        super().__init__(template)
-        self.changes = 0
-
-    def register_dumper(self, *args: Any) -> None:
-        self.changes += 1
-        super().register_dumper(*args)
-
-    def register_loader(self, *args: Any) -> None:
-        self.changes += 1
-        super().register_loader(*args)
-
-
-class _NotesState(_CursorBase):
-    """Cursor mixin: tells the connection which statement left state in its session."""
-
-    _conn: Connection
-
-    def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        result = super().execute(query, *args, **kwargs)
-        connection = self._conn
-        # Without `_query` the statement was prepared before, and so noted then.
-        if self._query is not None:
-            text = self._query.query
-            if connection._pipeline is not None:
-                # The answers are still to come; tags begin as their statements do.
-                tags = [text.lstrip()[:20].upper() or None]
-            else:
-                tags = [answer.command_status for answer in self._results]
-            if any(tag and _TYPES.match(tag) for tag in tags):
-                connection.types_changed = True
-            if not connection.session_state and any(
-                tag and leaves_state(tag, text) for tag in tags
-            ):
-                connection.session_state = text[:200].decode("utf-8", "replace")
-        return result
-
-
-@functools.cache
-def noting(factory: type[Any]) -> type[Any]:
-    """Return a subclass of a cursor class that notes session state."""
-    return type(factory.__name__, (_NotesState, factory), {"__module__": factory.__module__})
-
-
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
-
-
-def _libpq_resolves(attempt: Any) -> bool:
-    """Whether libpq itself would look a host name up, which blocks: it comes from a service."""
-    return (
-        not attempt.get("host")
-        and not attempt.get("hostaddr")
-        and not os.environ.get("PGHOST")
-        and bool(attempt.get("service") or os.environ.get("PGSERVICE"))
-    )
-
-
-async def _begun_in_thread(steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    loop = asyncio.get_running_loop()
-    first = await loop.run_in_executor(None, next, steps)
-    return _resumed(first, steps)
-
-
-def _resumed(first: Any, steps: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    ready = yield first
-    while True:
-        try:
-            state = steps.send(ready)
-        except StopIteration as stop:
-            return stop.value
-        ready = yield state
-
-
-_TYPES = re.compile(rb"(CREATE|ALTER|DROP) (EXTENSION|TYPE|DOMAIN)\b")
-_LASTING_SET = re.compile(rb"\bSET\b(?!\s+(LOCAL|TRANSACTION|CONSTRAINTS)\b)", re.IGNORECASE)
-_TEMPORARY = re.compile(rb"\b(TEMP|TEMPORARY)\b|\bpg_temp\b", re.IGNORECASE)
-_INTO_TEMPORARY = re.compile(rb"\binto\s+(temp|temporary|pg_temp)\b", re.IGNORECASE)
-_LASTING_CURSOR = re.compile(rb"\bWITH\s+HOLD\b", re.IGNORECASE)
-_LASTING_CALL = re.compile(
-    rb"\b(set_config\s*\((?![^;]*,\s*true\s*\))|pg_(try_)?advisory_lock(_shared)?\s*\()"
-)
-_CLEAN = frozenset(
-    b"INSERT UPDATE DELETE MERGE BEGIN COMMIT ROLLBACK SAVEPOINT RELEASE FETCH CLOSE ALTER "
-    b"DROP TRUNCATE COPY EXPLAIN SHOW ANALYZE VACUUM NOTIFY LOCK COMMENT GRANT REVOKE MOVE "
-    b"UNLISTEN DEALLOCATE CALL REINDEX CLUSTER REFRESH".split()
-)
-
-
-def leaves_state(tag: bytes, query: bytes) -> bool:
-    """Tell whether a statement leaves state behind in the session.
-
-    The command tag answers for most; where it is not enough, the statement's text does.
-    """
-    word = tag.split(b" ", 1)[0]
-    if word in _CLEAN:
-        return False
-    if word == b"SELECT":
-        # CREATE TABLE AS and SELECT INTO answer with a SELECT tag.
-        text = query.lower()
-        if (
-            b"temp" in text
-            and (b"create" in text or b"into" in text)
-            and _TEMPORARY.search(text)
-            and (text.lstrip()[:1] != b"s" or _INTO_TEMPORARY.search(text))
-        ):
-            return True
-        return (b"set_config" in text or b"advisory_lock" in text) and bool(
-            _LASTING_CALL.search(text)
-        )
-    if word == b"SET":
-        return bool(_LASTING_SET.search(query))
-    if word == b"DECLARE":
-        return bool(_LASTING_CURSOR.search(query))
-    if word == b"CREATE":
-        return bool(_TEMPORARY.search(query))
-    return word in (b"LISTEN", b"PREPARE", b"LOAD", b"RESET", b"DISCARD", b"DO")

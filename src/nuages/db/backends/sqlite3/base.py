@@ -18,7 +18,9 @@ from django.db.backends.sqlite3 import base as django_base
 from nuages.bridge import current_bridge
 from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
-from nuages.db.backends.sqlite3.connection import Connection, Cursor, Worker, gates
+from nuages.db.backends.sqlite3.connection import Connection, gates
+from nuages.db.backends.sqlite3.cursor import Cursor
+from nuages.db.backends.sqlite3.worker import Worker
 from nuages.db.connections import current_chain
 from nuages.db.pool_options import PoolOptions
 

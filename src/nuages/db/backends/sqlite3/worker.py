@@ -1,0 +1,173 @@
+"""The thread of one connection, and the calls it is given."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from nuages.bridge import current_bridge
+from nuages.db.backends.contracts import may_do_io
+from nuages.db.counters import statistics
+from nuages.exceptions import BridgeClosed, SyncInCoroutine
+
+if TYPE_CHECKING:
+    from nuages.db.backends.sqlite3.connection import Connection
+
+
+class Job:
+    """One call for the worker, and the way its end is told to whoever waits."""
+
+    __slots__ = (
+        "_event",
+        "_function",
+        "_future",
+        "_loop",
+        "abandoned",
+        "done",
+        "error",
+        "result",
+    )
+
+    def __init__(
+        self, function: Callable[[], Any], loop: asyncio.AbstractEventLoop | None
+    ) -> None:
+        self._function = function
+        self._loop = loop
+        self._future: asyncio.Future[None] | None = None
+        self._event = threading.Event() if loop is None else None
+        self.done = False
+        self.abandoned = False
+        """Whether it need not be begun any more."""
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    def run(self, ended: Callable[[Job], None]) -> None:
+        """In the worker: call the function, then `ended`, then tell the waiter."""
+        try:
+            if self.abandoned:
+                raise sqlite3.OperationalError("interrupted")
+            self.result = self._function()
+        except BaseException as error:
+            self.error = error
+        ended(self)
+        if self._event is not None:
+            self.done = True
+            self._event.set()
+        else:
+            assert self._loop is not None
+            try:
+                self._loop.call_soon_threadsafe(self._finish)
+            except RuntimeError:
+                # The loop was closed before its work was done; nobody waits any more.
+                self.done = True
+
+    def _finish(self) -> None:
+        self.done = True
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+    def future(self) -> asyncio.Future[None]:
+        """Return a new future of the job's end."""
+        assert self._loop is not None
+        self._future = self._loop.create_future()
+        return self._future
+
+    def wait_in_thread(self) -> None:
+        """Block until the job has ended."""
+        assert self._event is not None
+        self._event.wait()
+
+    def outcome(self) -> Any:
+        """Return the function's result or raise its error."""
+        if self.error is not None:
+            try:
+                raise self.error
+            finally:
+                self.error = None
+        return self.result
+
+
+class Worker:
+    """The thread of one connection."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="nuages-sqlite", daemon=True)
+        self._thread.start()
+        # Added to by whoever submits, taken from by the worker: each is one atomic step.
+        self._jobs: set[Job] = set()
+        self._stopped = False
+        self._mutex = threading.Lock()
+
+    def _work(self) -> None:
+        while (job := self._queue.get()) is not None:
+            job.run(self._jobs.discard)
+            del job
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job is queued or running."""
+        return bool(self._jobs)
+
+    def is_current(self) -> bool:
+        """Whether the calling thread is this worker."""
+        return threading.get_ident() == self._thread.ident
+
+    def submit(self, job: Job) -> None:
+        """Queue a job; raises what sqlite3 raises on a closed connection."""
+        with self._mutex:
+            if self._stopped:
+                # Nobody would run it, and whoever waits would wait for ever.
+                raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
+            self._jobs.add(job)
+            self._queue.put(job)
+
+    def stop(self) -> None:
+        """End the thread when its queue is done."""
+        with self._mutex:
+            self._stopped = True
+            self._queue.put(None)
+
+    def call(self, function: Callable[[], Any], connection: Connection | None = None) -> Any:
+        """Run `function` in the worker: awaited in a bridge, waited for in a thread.
+
+        A cancellation interrupts the statement and arrives when it has ended, unless the bridge
+        is shielded.
+        """
+        statistics.worker += 1
+        bridge = current_bridge()
+        if bridge is None:
+            if asyncio._get_running_loop() is not None:
+                if not may_do_io():
+                    raise SyncInCoroutine()
+                statistics.blocked += 1
+            job = Job(function, None)
+            self.submit(job)
+            job.wait_in_thread()
+            return job.outcome()
+        job = Job(function, bridge.loop)
+        self.submit(job)
+        cancelled: asyncio.CancelledError | None = None
+        while not job.done:
+            try:
+                bridge.wait(job.future())
+            except asyncio.CancelledError as error:
+                if bridge.shields:
+                    bridge.deferred_cancel = error
+                    continue
+                cancelled = error
+                job.abandoned = True
+                if connection is not None:
+                    connection.interrupt_until_done(job)
+            except (GeneratorExit, BridgeClosed):
+                if connection is not None:
+                    connection.terminate()
+                raise
+        if cancelled is not None:
+            job.error = None
+            raise cancelled
+        return job.outcome()
