@@ -120,9 +120,15 @@ def test_a_child_opens_connections_of_its_own(postgresql: dict[str, Any], run: R
     run(main)
 
 
+def _end_in_time() -> None:
+    """In a forked child: never outlive the tests, whatever hangs."""
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)  # the parent's is pytest's
+    signal.alarm(20)
+
+
 def _in_child(write: int) -> None:
     answer: dict[str, Any] = {}
-    signal.alarm(20)  # never outlive the tests
+    _end_in_time()
     try:
         warnings.simplefilter("error")
 
@@ -147,7 +153,7 @@ def test_a_child_of_a_process_with_sqlite(sqlite: dict[str, Any], run: Run) -> N
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # never outlive the tests
+            _end_in_time()
             answer: dict[str, Any] = {}
             try:
 
@@ -309,7 +315,7 @@ def test_a_child_has_a_copy_of_a_database_in_memory(sqlite: dict[str, Any]) -> N
         read, write = os.pipe()
         child = os.fork()
         if child == 0:
-            signal.alarm(20)  # never outlive the tests
+            _end_in_time()
             try:
                 answer = str(asyncio.run(create()))
             except BaseException as error:
