@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
@@ -29,8 +29,6 @@ from nuages.exceptions import ForeignConnection
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
-
-T = TypeVar("T")
 
 _KEY = "nuages.db.chain"
 
@@ -154,24 +152,6 @@ def take_turn(wrapper: LoopWrapper) -> Node | None:
     _scope.enter(call)
     chain.calls.append(call)
     return None
-
-
-def run_in_chain(chain: Chain, function: Callable[[], T]) -> T:
-    """In a bridge: call `function` with the leases of `chain` instead of the bridge's own."""
-    bridge = current_bridge()
-    assert bridge is not None
-    own = bridge.locals.get(_KEY)
-    bridge.locals[_KEY] = chain
-    try:
-        return function()
-    finally:
-        for call in reversed(chain.calls):
-            call.end()
-        chain.calls.clear()
-        if own is None:
-            del bridge.locals[_KEY]
-        else:
-            bridge.locals[_KEY] = own
 
 
 def hold_for_request(wrapper: LoopWrapper) -> Node:

@@ -7,7 +7,7 @@ test, a watchdog or a curious reader can see it.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 
 @dataclass
@@ -21,10 +21,6 @@ class Statistics:
     def reset(self) -> None:
         """Set every count to zero."""
         self.bridged = self.worker = self.blocked = 0
-
-    def as_dict(self) -> dict[str, int]:
-        """Return the counts by name."""
-        return asdict(self)
 
 
 statistics = Statistics()

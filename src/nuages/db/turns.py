@@ -10,18 +10,10 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from typing import Any, Protocol
+from typing import Any
 
 from nuages.bridge import Bridge, current_bridge
 from nuages.exceptions import BridgeClosed, ConnectionBusy
-
-
-class Holder(Protocol):
-    """Who holds or wants a turn; `label` names it in errors."""
-
-    @property
-    def label(self) -> str:
-        """Its name."""
 
 
 def caller_label() -> str:

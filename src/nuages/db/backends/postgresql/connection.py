@@ -25,7 +25,7 @@ from psycopg import pq, waiting
 
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
-from nuages.db.backends.contracts import Verdict, may_do_io
+from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
 from nuages.db.backends.postgresql.connecting import INTERVAL, connect_on_loop
 from nuages.db.backends.postgresql.session_state import Adapters, noting
 from nuages.db.counters import statistics
@@ -448,3 +448,6 @@ class Connection(psycopg.Connection[Any]):
 def _wake(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+_: type[RawConnection] = Connection  # mypy sees that the contract is kept

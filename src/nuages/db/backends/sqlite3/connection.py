@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 from nuages.bridge import current_bridge
-from nuages.db.backends.contracts import Verdict
+from nuages.db.backends.contracts import RawConnection, Verdict
 from nuages.db.backends.sqlite3.cursor import Cursor, PlainCursor
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.turns import Turns
@@ -388,3 +388,6 @@ def _identity(database: Any) -> str | None:
     if name.startswith("file:"):
         name = name[5:].partition("?")[0]
     return os.path.realpath(name)
+
+
+_: type[RawConnection] = Connection  # mypy sees that the contract is kept
