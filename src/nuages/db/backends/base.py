@@ -7,7 +7,8 @@
   I/O and goes back as soon as it is idle.
 * ``facade``: for bare coroutine code; does no I/O.
 
-A backend adds a raw connection class that fulfils `contracts.RawConnection`.
+A backend adds a raw connection class that fulfils `contracts.RawConnection`. It is one class, and
+as long as the list of Django's methods that a lease must answer differently.
 """
 
 from __future__ import annotations

@@ -8,6 +8,9 @@ A connection of the pool keeps its socket registered with the loop, so that wait
 system call and a connection the server closes is noticed while idle. It is unregistered
 whenever data arrives that nobody waits for, before any close, and before a thread uses it: a
 dead socket left registered spins the loop, and a reused descriptor never wakes.
+
+Longer than most modules: waiting, being interrupted and answering the pool share the state of one
+socket, and are best read together.
 """
 
 from __future__ import annotations
