@@ -7,6 +7,7 @@ import datetime
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -666,3 +667,44 @@ def test_outside_loops_it_is_sqlite3_as_ever(sqlite: Any) -> None:
     with connection.cursor() as cursor:
         cursor.execute(NUMBERS)
         assert [i for (i,) in cursor] == list(range(1, 251))
+
+
+def copy_without_wal(database: str, path: Path) -> None:
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(path)) as target:
+        source.backup(target)
+        assert target.execute("PRAGMA journal_mode = DELETE").fetchone() == ("delete",)
+
+
+def test_the_first_connections_of_a_file_may_open_at_the_same_time(
+    sqlite: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    """Each would switch the file to WAL, which SQLite refuses while another connection reads."""
+
+    async def main() -> None:
+        counts = [Author.objects.acount() for _ in range(10)]
+        assert await asyncio.gather(*counts) == [0] * 10
+
+    for number in range(20):
+        path = tmp_path / f"{number}.sqlite3"
+        copy_without_wal(sqlite["NAME"], path)
+        use({**sqlite, "NAME": str(path)})
+        run(main)
+        with closing(sqlite3.connect(path)) as opened:
+            assert opened.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_file_that_another_process_keeps_from_wal_is_used_as_it_is(
+    sqlite: dict[str, Any], run: Run, tmp_path: Path
+) -> None:
+    path = tmp_path / "read.sqlite3"
+    copy_without_wal(sqlite["NAME"], path)
+    use({**sqlite, "NAME": str(path), "OPTIONS": {"timeout": 0.05}})
+
+    async def main() -> None:
+        assert await Author.objects.acount() == 0
+
+    with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM library_author").fetchall()
+        run(main)
+        assert reader.execute("PRAGMA journal_mode").fetchone() == ("delete",)

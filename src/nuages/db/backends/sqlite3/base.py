@@ -102,7 +102,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         connection = super().get_new_connection(conn_params)
         connection.statement_timeout = self._statement_timeout
         if not self.is_in_memory_db() and not self._sets_journal_mode():
-            connection.execute("PRAGMA journal_mode = WAL")
+            connection.switch_to_wal()
         connection.serve_loop(worker)
         return connection
 

@@ -12,10 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import os
 import random
 import re
 import sqlite3
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
     from nuages.db.pool import Pool
 
+logger = logging.getLogger("nuages.sqlite3")
+
 _BUSY = 5
 _BUSY_SNAPSHOT = 517
 _INTERRUPT = 9
@@ -47,6 +51,9 @@ _BEGIN = re.compile(r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)\b", re.IGNORECASE)
 _WRITE = re.compile(
     r"\s*(INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|VACUUM|ANALYZE)\b", re.IGNORECASE
 )
+
+_switching = threading.Lock()
+"""Held by the worker that switches a file to WAL."""
 
 gates: dict[str, Turns] = {}
 
@@ -91,6 +98,36 @@ class Connection(sqlite3.Connection):
         """From now on use `worker`; waiting for locks is ours, not SQLite's."""
         self.worker = worker
         super().execute("PRAGMA busy_timeout = 0")
+
+    def switch_to_wal(self) -> None:
+        """In the worker: put the file in WAL mode, unless others keep it from that for `timeout`.
+
+        The mode is the file's: only the first connection changes it. SQLite refuses the change at
+        once while anybody else reads, so connections of this process that open at the same time
+        wait for each other. A file that stays in use is used in the mode it is in.
+        """
+        deadline = time.monotonic() + self.timeout
+        if self._journal_mode("") == "wal":
+            return
+        if not _switching.acquire(timeout=self.timeout):
+            return
+        try:
+            while self._journal_mode("") != "wal":
+                try:
+                    self._journal_mode("= WAL")
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != _BUSY:
+                        raise
+                    if time.monotonic() >= deadline:
+                        logger.info("%r stays out of WAL mode: it is in use", self.database)
+                        return
+                    time.sleep(0.005)
+        finally:
+            _switching.release()
+
+    def _journal_mode(self, change: str) -> str:
+        row = super().execute(f"PRAGMA journal_mode {change}").fetchone()
+        return str(row[0])
 
     def later(self, function: Callable[[], Any]) -> None:
         """Run `function` in the worker, unawaited."""
