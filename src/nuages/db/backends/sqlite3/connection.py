@@ -6,6 +6,8 @@ Every call that may touch the file runs in the connection's worker and is awaite
 Waiting for SQLite's write lock never blocks anything but the waiter: in-process writers queue in
 a `Turns` of their database file, first come, first served, and where another process has the
 lock the statement is tried again until the connection's timeout.
+
+Longer than most modules: half of it is the list of sqlite3's methods that touch the file.
 """
 
 from __future__ import annotations
@@ -110,6 +112,7 @@ class Connection(sqlite3.Connection):
         if self._journal_mode("") == "wal":
             return
         if not _switching.acquire(timeout=self.timeout):
+            logger.info("%r stays out of WAL mode: others are switching", self.database)
             return
         try:
             while self._journal_mode("") != "wal":
