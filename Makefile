@@ -1,13 +1,13 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite clean
+.PHONY: help demo test lint format django-suite bench clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
 # Where `make demo` serves.
 PORT ?= 8000
-# More arguments for pytest, as in: make test ARGS="tests/unit -k pool"
+# More arguments, for pytest or the benchmark, as in: make test ARGS="tests/unit -k pool"
 ARGS ?=
 # For `make django-suite`: postgresql or sqlite; test modules of Django; 1 runs stock Django anew.
 DB ?= sqlite
@@ -20,7 +20,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 # \2/p' Makefile | \
 	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
 	@echo
-	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test),"
+	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench),"
 	@echo "  DB=postgresql|sqlite MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
 demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
@@ -49,6 +49,10 @@ django-suite: ## Run Django's own tests on the event loop
 	@scripts/env dev
 	.venv/bin/python -m tests.django_suite --db $(DB) \
 		$(if $(REFRESH_STOCK),--refresh-stock) $(MODULES)
+
+bench: ## Compare with stock Django and FastAPI; ARGS=--quick for a short run
+	@scripts/env bench
+	.venv/bin/python -m benchmarks $(ARGS)
 
 clean: ## Remove .venv, caches, builds and the demo's data
 	rm -rf .venv build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -22,7 +22,7 @@ import socket
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,8 +112,11 @@ class FullPostgresServer:
 
 
 @contextmanager
-def postgres_server() -> Iterator[PostgresServer]:
-    """A PostgreSQL on loopback; `NUAGES_TEST_POSTGRES_URL` names another one to use instead."""
+def postgres_server(options: Mapping[str, str] | None = None) -> Iterator[PostgresServer]:
+    """A PostgreSQL on loopback; `NUAGES_TEST_POSTGRES_URL` names another one to use instead.
+
+    `options` are set besides POSTGRES_OPTIONS; a server that was there before keeps its own.
+    """
     if given := os.environ.get("NUAGES_TEST_POSTGRES_URL"):
         yield PostgresServer(given, None)
         return
@@ -128,6 +131,7 @@ def postgres_server() -> Iterator[PostgresServer]:
         # The server's own C.UTF-8, so that sorting is alike on every machine.
         locale = ["--locale=C", "--locale-provider=builtin", "--builtin-locale=C.UTF-8"]
         _run_initdb(initdb, home, locale)
+        _configure(home, options or {})
         with _kept(POSTGRES_KEEPER, initdb.parent, home, READY) as port:
             yield PostgresServer(
                 f"postgresql://postgres@127.0.0.1:{port}/postgres",
@@ -317,7 +321,7 @@ def _run_initdb(initdb: Path, home: Path, locale: list[str]) -> None:
     _configure(home, POSTGRES_OPTIONS)
 
 
-def _configure(home: Path, options: dict[str, str]) -> None:
+def _configure(home: Path, options: Mapping[str, str]) -> None:
     # initdb's own --set is newer than PostgreSQL 15, which Debian 12 has.
     with (home / "data" / "postgresql.conf").open("a") as file:
         file.writelines(f"{name} = '{value}'\n" for name, value in options.items())

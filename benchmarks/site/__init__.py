@@ -1,0 +1,1 @@
+"""The one Django project that every Django subject serves; variables choose its settings."""
