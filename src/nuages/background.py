@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -53,36 +54,74 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     locks), so a cancellation is raised when the call has ended, its result dropped; a call that
     has not begun is dropped at once.
     """
-    loop = asyncio.get_running_loop()
-    ended = loop.create_future()
-    claim = [None]  # taken once: by the thread that begins, or by the caller that gives up
+    call = _Call(functools.partial(function, *args, **kwargs))
+    try:
+        result: T = await sync_to_async(call, thread_sensitive=False)()
+    except asyncio.CancelledError:
+        if not call.drop():
+            await ended(call.ended)
+        raise
+    return result
 
-    def end() -> None:
-        if not ended.done():
-            ended.set_result(None)
 
-    def call() -> T | None:
-        if not _take(claim):
+async def in_sensitive_thread(
+    function: Callable[[], T], left: list[asyncio.Future[None]] | None = None
+) -> T:
+    """Call `function` in asgiref's thread-sensitive thread, in the caller's context.
+
+    With `left` a cancellation is raised at once, and what then still runs is put there as a
+    future that is done when the call has ended.
+    """
+    call = _Call(function)
+    try:
+        result: T = await sync_to_async(call, thread_sensitive=True)()
+    except asyncio.CancelledError:
+        if not call.drop():
+            if left is None:
+                await ended(call.ended)
+            else:
+                left.append(call.ended)
+        raise
+    return result
+
+
+async def ended(future: asyncio.Future[None]) -> None:
+    """Wait for a call in a thread, whatever is cancelled meanwhile."""
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError:
+            continue
+
+
+class _Call:
+    """One call in a thread: whether it has begun, and a future that is done when it ended."""
+
+    def __init__(self, function: Callable[[], Any]) -> None:
+        self._function = function
+        self._loop = asyncio.get_running_loop()
+        self._claim = [None]  # taken once: by the thread that begins, or by who gives up
+        self.ended: asyncio.Future[None] = self._loop.create_future()
+
+    def __call__(self) -> Any:
+        if not _take(self._claim):
             return None
         try:
-            return function(*args, **kwargs)
+            return self._function()
         except StopIteration as error:
             # As in a coroutine; in a future it would never arrive (before Python 3.13).
             raise RuntimeError("the function raised StopIteration") from error
         finally:
-            if not loop.is_closed():
-                loop.call_soon_threadsafe(end)
+            if not self._loop.is_closed():
+                self._loop.call_soon_threadsafe(self._end)
 
-    try:
-        return await sync_to_async(call, thread_sensitive=False)()  # type: ignore[return-value]
-    except asyncio.CancelledError:
-        if not _take(claim):
-            while not ended.done():
-                try:
-                    await asyncio.wait([ended])
-                except asyncio.CancelledError:
-                    continue
-        raise
+    def _end(self) -> None:
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+    def drop(self) -> bool:
+        """Give the call up; return whether it had not begun, so that it never will."""
+        return _take(self._claim)
 
 
 def _take(claim: list[None]) -> bool:

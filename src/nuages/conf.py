@@ -51,6 +51,53 @@ KEYS: dict[str, Key] = {
         "Warn once when a connection was given back with session state (SET, LISTEN, temporary "
         "tables) that had to be discarded.",
     ),
+    "SYNC_VIEWS": Key(
+        "thread",
+        (str,),
+        'Where the project\'s own sync views, middleware and receivers run: "thread" or "loop". '
+        "Django's own always run on the loop.",
+        ("thread", "loop"),
+    ),
+    "LOOP_MIDDLEWARE": Key(
+        (),
+        (list, tuple),
+        "Import paths, as in MIDDLEWARE, of sync middleware that runs on the loop.",
+    ),
+    "PRELOAD_SESSION": Key(
+        True,
+        (bool,),
+        "Load the session and the user before an `async def` view when the request carries a "
+        "session cookie, so that `request.user.id` works there.",
+    ),
+    "REQUEST_TIMEOUT": Key(
+        0.0,
+        (int, float),
+        "Seconds a request may take until its response begins; past it the work is cancelled "
+        "and the answer is 504. 0: any time.",
+    ),
+    "SHUTDOWN_TIMEOUT": Key(
+        30.0,
+        (int, float),
+        "Seconds that requests in flight get to end when the server stops, before they are "
+        "cancelled.",
+    ),
+    "MAX_REQUESTS": Key(
+        10_000,
+        (int,),
+        "Requests that one process works on at the same time; past it the answer is 503. "
+        "Responses that are being streamed do not count. 0: any number.",
+    ),
+    "MAX_WAITING": Key(
+        1000,
+        (int,),
+        "Tasks that may wait for a connection of one database before new requests are answered "
+        "503. 0: any number.",
+    ),
+    "RETRY_AFTER": Key(
+        1,
+        (int,),
+        "Seconds that the Retry-After header of a 503 asks the client to wait.",
+    ),
 }
 
 _cache: dict[str, Any] = {}

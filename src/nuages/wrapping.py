@@ -55,7 +55,19 @@ def wrap(function: Any, run_sync: Run, run_async: Run) -> Any:
     # A partial or a callable object has no __name__; update_wrapper skips what is missing. A
     # class's __dict__ is about its instances.
     updated = () if isinstance(function, type) else functools.WRAPPER_UPDATES
-    return functools.update_wrapper(wrapper, function, updated=updated)
+    functools.update_wrapper(wrapper, function, updated=updated)
+    wrapper._nuages_target = function
+    return wrapper
+
+
+def on_loop_target(function: Any) -> Any:
+    """Return what `on_loop` was given to make `function`; None where it did not make it.
+
+    A decorator on top copies the attributes of what it wraps, but `function` is then not the
+    wrapper itself.
+    """
+    target = getattr(function, "_nuages_target", None)
+    return target if target is not None and function.__wrapped__ is target else None
 
 
 def require_sync(function: Any, name: str) -> None:

@@ -18,7 +18,7 @@ import nuages
 PUBLIC = {
     "nuages": {"on_loop", "off_loop", "__version__"},
     "nuages.db": {"aatomic", "aon_commit", "acursor", "hold_connection", "detached"},
-    "nuages.asgi": {"get_asgi_application"},
+    "nuages.asgi": {"get_asgi_application", "on_shutdown", "on_startup"},
 }
 
 

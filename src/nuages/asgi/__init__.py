@@ -1,21 +1,25 @@
-"""The ASGI application: Django's handler with lifespan and Nuages' connections."""
+"""The ASGI application: http and lifespan on the loop, with the project's start-up hooks."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["get_asgi_application"]
+from nuages.asgi.hooks import on_shutdown, on_startup
+
+__all__ = ["get_asgi_application", "on_shutdown", "on_startup"]
 
 
-def get_asgi_application() -> Any:
+def get_asgi_application(websocket: Any = None) -> Any:
     """Set Django up and return the ASGI application: http and lifespan.
 
     Point the server at it as at Django's own (`application = get_asgi_application()` in
-    asgi.py). Raises ImproperlyConfigured where the project cannot run on the loop.
+    asgi.py). `websocket` is an ASGI application for websocket scopes, such as Channels'
+    `URLRouter`; without one a websocket is refused. Raises ImproperlyConfigured where the
+    project cannot run on the loop.
     """
     import django
 
     django.setup(set_prefix=False)
     from nuages.asgi.handler import ASGIHandler
 
-    return ASGIHandler()
+    return ASGIHandler(websocket)

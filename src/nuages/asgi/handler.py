@@ -1,30 +1,50 @@
-"""The handler of http scopes, which hands lifespan scopes on.
+"""The ASGI application: one request, from its scope to the end of its response.
 
-A first version: requests run as in Django's handler, on connections of the loop's pools.
+The request runs in the task that the server made for it. Until the response is there all of it
+is one bridge; a stream is sent outside of it. Follows `django.core.handlers.asgi.ASGIHandler`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+import asyncio
 from typing import Any
 
-from django.core.exceptions import ImproperlyConfigured
+from asgiref.sync import ThreadSensitiveContext
+from django.core.exceptions import ImproperlyConfigured, RequestAborted
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
+from django.core.handlers.asgi import get_script_prefix
+from django.core.signals import request_finished, request_started
+from django.http import FileResponse
+from django.urls import set_script_prefix
 
 from nuages import seams
+from nuages.asgi.body import read_body
+from nuages.asgi.disconnect import DisconnectWatch
 from nuages.asgi.lifespan import Lifespan
+from nuages.asgi.limits import InFlight, refuse
+from nuages.asgi.request import ASGIRequest
+from nuages.asgi.streaming import send_stream, send_whole
+from nuages.asgi.types import Application, Receive, Scope, Send
+from nuages.background import ended
+from nuages.bridge import await_, on_loop
 from nuages.conf import setting
 from nuages.db.transaction import request_connections
+from nuages.handling import placement, signals
+from nuages.handling.respond import respond
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[Mapping[str, Any]]]
-Send = Callable[[Mapping[str, Any]], Awaitable[None]]
+FILE_BLOCK = 2**18
+"""Bytes that Django's FileResponse reads at a time."""
 
 
 class ASGIHandler(DjangoASGIHandler):
-    """Serves http and lifespan (ASGI specification 3.0)."""
+    """Serves http and lifespan scopes (ASGI specification 3.0), and refuses websockets.
 
-    def __init__(self) -> None:
+    `websocket` is an application for websocket scopes, such as Channels' routing.
+    """
+
+    request_class = ASGIRequest
+
+    def __init__(self, websocket: Application | None = None) -> None:
         if not seams.installed():
             raise ImproperlyConfigured(
                 "Nuages' seams are not installed: "
@@ -32,14 +52,119 @@ class ASGIHandler(DjangoASGIHandler):
                 + ". Run `manage.py check`."
             )
         super().__init__()
-        self.lifespan = Lifespan()
+        self.in_flight = InFlight()
+        self.lifespan = Lifespan(self.in_flight)
+        self.websocket = websocket
+        self._respond_on_loop: Any = on_loop(self._respond)
+        self._close_on_loop: Any = on_loop(self._close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
-        if scope["type"] == "lifespan":
+        kind = scope["type"]
+        if kind == "http":
+            await self._serve_http(scope, receive, send)
+        elif kind == "lifespan":
             await self.lifespan(scope, receive, send)
-        elif setting("CONNECTION_PER") == "request":
-            async with request_connections():
-                await super().__call__(scope, receive, send)
+        elif kind == "websocket":
+            await (self.websocket or refuse_websocket)(scope, receive, send)
         else:
-            await super().__call__(scope, receive, send)
+            raise ValueError(f"Django can only handle ASGI/HTTP connections, not {kind}.")
+
+    async def _serve_http(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request within the limits, counted for the shutdown."""
+        if not self.lifespan.begun:
+            await self.lifespan.begin_late()
+        if "state" not in scope and self.lifespan.state:
+            scope["state"] = self.lifespan.state.copy()
+        in_flight = self.in_flight
+        if in_flight.is_full():
+            await refuse(send)
+            return
+        task = asyncio.current_task()
+        assert task is not None
+        in_flight.tasks.add(task)
+        try:
+            # For the project's sync code: one thread a request, as in stock Django.
+            async with ThreadSensitiveContext():
+                if setting("CONNECTION_PER") == "request":
+                    async with request_connections():
+                        await self.handle(scope, receive, send)
+                else:
+                    await self.handle(scope, receive, send)
+        finally:
+            in_flight.remove(task)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Read the body, make the response, send it; all of it ends if the client goes away."""
+        in_flight = self.in_flight
+        in_flight.working += 1
+        working = True
+        body = watch = None
+        left: list[asyncio.Future[None]] = []
+        placement.left_threads.set(left)
+        try:
+            body = await read_body(receive)
+            loop = asyncio.get_running_loop()
+            watch = DisconnectWatch(receive, asyncio.current_task(loop), loop)  # type: ignore[arg-type]
+            if watch.failure is not None:
+                raise watch.failure
+            if watch.disconnected:
+                return
+            response = await self._respond_on_loop(scope, body, send, left)
+            if response is not None:
+                in_flight.working -= 1
+                working = False
+                try:
+                    await send_stream(response, scope, send)
+                finally:
+                    await self._close_on_loop(response, left)
+        except RequestAborted:
+            pass
+        except asyncio.CancelledError:
+            if watch is None or not watch.cancelled():
+                raise
+        finally:
+            if working:
+                in_flight.working -= 1
+            if watch is not None:
+                watch.stop()
+            for future in left:
+                await ended(future)
+            if body is not None:
+                body.close()
+
+    def _respond(
+        self, scope: Scope, body: Any, send: Send, left: list[asyncio.Future[None]]
+    ) -> Any:
+        """In a bridge: make the response and send it; return it unsent where it is a stream."""
+        set_script_prefix(get_script_prefix(scope))
+        signals.send(request_started, type(self), scope=scope)
+        request, response = self.create_request(scope, body)
+        if request is not None:
+            try:
+                response = respond(self, request)
+            except asyncio.CancelledError:
+                signals.send(request_finished, type(self))
+                raise
+            response._handler_class = type(self)
+            if isinstance(response, FileResponse):
+                response.block_size = FILE_BLOCK
+            if response.streaming:
+                return response
+        try:
+            await_(send_whole(response, send))
+        finally:
+            self._close(response, left)
+        return None
+
+    def _close(self, response: Any, left: list[asyncio.Future[None]]) -> None:
+        """In a bridge: close the response once no thread of the request works any more."""
+        while left:
+            await_(ended(left.pop()))
+        signals.close(response, getattr(response, "_nuages_threaded", False))
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Refuse a handshake: a close before the accept, which servers answer with 403."""
+    await receive()
+    await send({"type": "websocket.close"})

@@ -1,35 +1,117 @@
-"""The lifespan protocol (ASGI specification, "Lifespan Protocol" 2.0): open and close pools."""
+"""The lifespan protocol (ASGI specification, "Lifespan Protocol" 2.0).
+
+Start-up warms the pools and runs the project's hooks; shutdown lets the requests in flight end,
+leaves the hooks and closes the pools. A server without the protocol gets the same with its first
+request, and at the signal that stops it.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import logging
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from nuages.asgi import hooks
+from nuages.asgi.limits import InFlight
+from nuages.asgi.types import Receive, Scope, Send
+from nuages.background import spawn
+from nuages.conf import setting
 from nuages.db.pool import open_pools
 from nuages.db.warm import warm_pools
+from nuages.stopping import announce_stop, expect_signals, wait_for_stop
 
-Message = Mapping[str, Any]
+logger = logging.getLogger("nuages.asgi")
 
 
 class Lifespan:
-    """Serves a lifespan scope: pools are warmed at start-up and closed at shutdown."""
+    """The life of one application on one server."""
 
-    async def __call__(
-        self,
-        scope: Message,
-        receive: Callable[[], Awaitable[Message]],
-        send: Callable[[Message], Awaitable[None]],
-    ) -> None:
+    def __init__(self, in_flight: InFlight) -> None:
+        self._in_flight = in_flight
+        self.begun = False
+        """Whether a start-up was made or is under way."""
+        self.state: dict[str, Any] = {}
+        self._late: asyncio.Future[None] | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve the scope until the server shuts down; a failing start-up is told to it."""
+        self.begun = True
+        self.state = scope.get("state", self.state)
         await receive()
+        stack = contextlib.AsyncExitStack()
         try:
-            await warm_pools()
-        except Exception:
-            await send({"type": "lifespan.startup.failed", "message": traceback.format_exc()})
+            await self._start(stack)
+        except Exception as error:
+            await _closed(stack)
+            logger.error("The start-up failed.", exc_info=error)
+            message = "".join(traceback.format_exception(error))
+            await send({"type": "lifespan.startup.failed", "message": message})
             return
         await send({"type": "lifespan.startup.complete"})
-        await receive()
+        try:
+            await receive()
+        finally:
+            failure = await self._stop(stack)
+        if failure is None:
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            message = "".join(traceback.format_exception(failure))
+            await send({"type": "lifespan.shutdown.failed", "message": message})
+
+    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+        expect_signals(asyncio.get_running_loop())
+        await warm_pools()
+        await hooks.enter(stack, self.state)
+
+    async def _stop(self, stack: contextlib.AsyncExitStack) -> BaseException | None:
+        announce_stop(asyncio.get_running_loop())
+        await self._in_flight.drain(setting("SHUTDOWN_TIMEOUT"))
+        failure = await _closed(stack)
         for pool in open_pools():
             pool.close()
-        await send({"type": "lifespan.shutdown.complete"})
+        return failure
+
+    async def begin_late(self) -> None:
+        """Start up for a server that does not speak the protocol: before its first request.
+
+        Every request that comes meanwhile waits for it, and all get its exception.
+        """
+        if self._late is None:
+            loop = asyncio.get_running_loop()
+            self._late = loop.create_future()
+            spawn(loop, self._live)
+        await asyncio.shield(self._late)
+
+    async def _live(self) -> None:
+        late = self._late
+        assert late is not None
+        stack = contextlib.AsyncExitStack()
+        try:
+            await self._start(stack)
+        except Exception as error:
+            await _closed(stack)
+            logger.error("The start-up failed.", exc_info=error)
+            self._late = None
+            late.set_exception(error)
+            return
+        self.begun = True
+        late.set_result(None)
+        if not hooks.shutdown and not hooks.startup:
+            # Nothing to leave; the pools end with their loop.
+            return
+        try:
+            await wait_for_stop()
+        finally:
+            await self._stop(stack)
+
+
+async def _closed(stack: contextlib.AsyncExitStack) -> Exception | None:
+    """Leave the hooks; return, and log, what failed."""
+    try:
+        await stack.aclose()
+    except Exception as error:
+        logger.error("A shutdown hook failed.", exc_info=error)
+        return error
+    return None

@@ -83,13 +83,21 @@ class Pool:
         state = "closed" if self.closed else ", ".join(f"{k}={v}" for k, v in self.stats().items())
         return f"<Pool {self.alias!r}: {state}>"
 
+    def waiting(self) -> int:
+        """How many tasks wait for a connection."""
+        return sum(not future.done() for future in self._queue)
+
+    def has_waiting(self, count: int) -> bool:
+        """Whether `count` tasks or more wait for a connection."""
+        return len(self._queue) >= count and self.waiting() >= count
+
     def stats(self) -> dict[str, int]:
         """Return counts: open, idle, used and waiting now; requests, waits and openings so far."""
         return {
             "size": self.size,
             "idle": len(self._idle),
             "used": self.size - len(self._idle),
-            "waiting": sum(not future.done() for future in self._queue),
+            "waiting": self.waiting(),
             "max_size": self.options.max_size,
             "requests": self.requests,
             "waited": self.waited,
@@ -120,7 +128,7 @@ class Pool:
     def enqueue(self) -> asyncio.Future[Session]:
         """Return a future that gets a session in its turn, or the error of a full queue."""
         limit = self.options.max_waiting
-        waiting = sum(not future.done() for future in self._queue)
+        waiting = self.waiting()
         if limit and waiting >= limit:
             raise TooManyWaiting(alias=self.alias, waiting=waiting)
         self.waited += 1

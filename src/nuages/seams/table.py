@@ -119,7 +119,16 @@ _problems: list[str] = []
 
 def all_seams() -> list[Seam]:
     """Return the table: every seam of every area, for this Django."""
-    areas = ("asgiref", "backends", "connections", "transaction", "orm", "contenttypes", "forms")
+    areas = (
+        "asgiref",
+        "backends",
+        "connections",
+        "transaction",
+        "orm",
+        "contenttypes",
+        "forms",
+        "handlers",
+    )
     return [
         seam
         for area in areas

@@ -1,0 +1,115 @@
+"""The one listener for a client that goes away (ASGI HTTP specification, "Disconnect")."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Generator
+from typing import Any
+
+from nuages.asgi.types import Message, Receive
+
+PATIENCE = 0.02
+"""Seconds a request may take before a task is started that listens."""
+
+
+class DisconnectWatch:
+    """Cancels the request's task when the client disconnects.
+
+    `receive()` is begun at once, so that what the server already knows is seen before any work
+    is done; only for a request that takes longer does a task go on with it.
+    """
+
+    __slots__ = ("_begun", "_listener", "_loop", "_task", "_timer", "disconnected", "failure")
+
+    def __init__(
+        self, receive: Receive, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._task = task
+        self._loop = loop
+        self._timer: asyncio.TimerHandle | None = None
+        self._listener: asyncio.Task[Any] | None = None
+        self._begun: Any = None
+        self.disconnected = False
+        self.failure: BaseException | None = None
+        """What `receive()` raised, or said that it must not say."""
+        awaitable: Any = receive()
+        if isinstance(awaitable, types.CoroutineType):
+            try:
+                waits_for = awaitable.send(None)
+            except StopIteration as stop:
+                self._take(stop.value)
+                return
+            awaitable = _Resumed(awaitable, waits_for)
+        self._begun = awaitable
+        self._timer = loop.call_later(PATIENCE, self._listen)
+
+    def _take(self, message: Message) -> None:
+        if message["type"] == "http.disconnect":
+            self.disconnected = True
+        else:
+            self.failure = AssertionError(
+                f"Invalid ASGI message after request body: {message['type']}"
+            )
+
+    def _listen(self) -> None:
+        self._timer = None
+        self._listener = self._loop.create_task(self._wait())
+
+    async def _wait(self) -> None:
+        begun, self._begun = self._begun, None
+        try:
+            self._take(await begun)
+        except Exception as error:
+            self.failure = error
+        self._listener = None
+        self._task.cancel("the client disconnected")
+
+    def cancelled(self) -> bool:
+        """Whether the cancellation at hand is the watch's alone; if so, it is withdrawn.
+
+        Raises what the server's `receive()` raised.
+        """
+        if not (self.disconnected or self.failure) or self._task.uncancel() > 0:
+            return False
+        if self.failure is not None:
+            raise self.failure
+        return True
+
+    def stop(self) -> None:
+        """Listen no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._listener is not None:
+            self._listener.cancel()
+            self._listener = None
+        if self._begun is not None and hasattr(self._begun, "close"):
+            self._begun.close()
+        self._begun = None
+
+
+class _Resumed:
+    """The rest of a coroutine whose first step was taken by hand."""
+
+    __slots__ = ("_coroutine", "_waits_for")
+
+    def __init__(self, coroutine: Any, waits_for: Any) -> None:
+        self._coroutine = coroutine
+        self._waits_for = waits_for
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        send, value = self._coroutine.send, None
+        waits_for = self._waits_for
+        while True:
+            try:
+                value, send = (yield waits_for), self._coroutine.send
+            except BaseException as error:
+                value, send = error, self._coroutine.throw
+            try:
+                waits_for = send(value)
+            except StopIteration as stop:
+                return stop.value
+
+    def close(self) -> None:
+        self._coroutine.close()

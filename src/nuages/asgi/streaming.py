@@ -1,0 +1,117 @@
+"""Sending responses (ASGI HTTP specification, "Response Start" and "Response Body").
+
+A stream is iterated in the request's own task and holds no connection between its chunks. Each
+`send` is awaited, so a slow client slows its stream down.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from asgiref.sync import async_to_sync
+from django.http import HttpResponseBase, StreamingHttpResponse
+
+from nuages.asgi.types import Scope, Send
+from nuages.bridge import await_, on_loop
+from nuages.handling import placement
+
+CHUNK = 2**16
+"""Bytes of a response that are sent in one message."""
+_PATHSEND = "http.response.pathsend"
+
+
+def start_message(response: Any) -> dict[str, Any]:
+    """Return the message that begins `response`; header names are as Django has them."""
+    headers = [(name.encode("ascii"), value.encode("latin1")) for name, value in response.items()]
+    for cookie in response.cookies.values():
+        headers.append((b"Set-Cookie", cookie.output(header="").encode("ascii").strip()))
+    return {
+        "type": "http.response.start",
+        "status": response.status_code,
+        "headers": headers,
+    }
+
+
+def chunks(data: bytes) -> Iterator[bytes]:
+    """Split `data` into messages of a size that a server can send at once."""
+    if len(data) <= CHUNK:
+        yield data
+        return
+    for begin in range(0, len(data), CHUNK):
+        yield data[begin : begin + CHUNK]
+
+
+async def send_whole(response: Any, send: Send) -> None:
+    """Send a response whose content is there."""
+    await send(start_message(response))
+    content = response.content
+    if len(content) <= CHUNK:
+        await send({"type": "http.response.body", "body": content, "more_body": False})
+        return
+    sent = 0
+    for chunk in chunks(content):
+        sent += len(chunk)
+        more = sent < len(content)
+        await send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+
+async def send_stream(response: Any, scope: Scope, send: Send) -> None:
+    """Send a response that is iterated, and close what it is made from, whatever happens."""
+    path = getattr(response, "pathsend", None)
+    if path is not None and _PATHSEND in (scope.get("extensions") or {}):
+        async with _sources_closed(response):
+            await send(start_message(response))
+            await send({"type": _PATHSEND, "path": path})
+        return
+    async with _sources_closed(response):
+        await send(start_message(response))
+        if _is_async(response):
+            await _send_async(response, send)
+        elif getattr(response, "_nuages_threaded", False):
+            await on_loop(placement.in_request_thread(_send_from_thread))(response, send)
+        else:
+            await on_loop(_send_sync)(response, send)
+        await send({"type": "http.response.body"})
+
+
+@contextlib.asynccontextmanager
+async def _sources_closed(response: Any) -> AsyncIterator[None]:
+    """Close every async source that the response ever had, the outermost first."""
+    async with contextlib.AsyncExitStack() as stack:
+        for source in getattr(response, "_nuages_sources", ()):
+            stack.push_async_callback(source.aclose)
+        yield
+
+
+def _is_async(response: Any) -> bool:
+    return bool(getattr(response, "is_async", False)) or _iterates_by_itself(response)
+
+
+def _iterates_by_itself(response: HttpResponseBase) -> bool:
+    method = getattr(type(response), "__aiter__", None)
+    return method is not None and method is not StreamingHttpResponse.__aiter__
+
+
+async def _send_async(response: Any, send: Send) -> None:
+    content = aiter(response) if _iterates_by_itself(response) else response.streaming_content
+    async with contextlib.aclosing(content):
+        async for part in content:
+            for chunk in chunks(part):
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+
+
+def _send_sync(response: Any, send: Send) -> None:
+    """Iterate on the loop, in a bridge: one for the whole stream, so a cursor may stay open."""
+    for part in response:
+        for chunk in chunks(part):
+            await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
+
+
+def _send_from_thread(response: Any, send: Send) -> None:
+    """Iterate in the request's thread, where the view ran; the loop sends."""
+    send_from_here: Any = async_to_sync(send)
+    for part in response:
+        for chunk in chunks(part):
+            send_from_here({"type": "http.response.body", "body": chunk, "more_body": True})

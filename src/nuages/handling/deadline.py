@@ -1,0 +1,91 @@
+"""The time a request may take until its response begins: `REQUEST_TIMEOUT`, `request_timeout`.
+
+Past it the work is cancelled as by a disconnect, its database work on the server too, and the
+answer is 504.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from django.http import HttpRequest, HttpResponse
+from django.utils.log import log_response
+
+from nuages.conf import setting
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_ATTRIBUTE = "_nuages_request_timeout"
+
+
+class Deadline:
+    """Cancels its task when the time is over.
+
+    `expired` then says whose cancellation it is; `take()` makes it good.
+    """
+
+    __slots__ = ("_begun", "_loop", "_task", "_timer", "expired", "seconds")
+
+    def __init__(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
+        self._task = task
+        self._loop = loop
+        self._begun = loop.time()
+        self._timer: asyncio.TimerHandle | None = None
+        self.expired = False
+        self.set(setting("REQUEST_TIMEOUT"))
+
+    def set(self, seconds: float) -> None:
+        """Let the request take `seconds` since its beginning; 0 is any time."""
+        self.stop()
+        self.seconds = seconds
+        if seconds:
+            self._timer = self._loop.call_at(self._begun + seconds, self._expire)
+
+    def stop(self) -> None:
+        """Expire no more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _expire(self) -> None:
+        self._timer = None
+        self.expired = True
+        self._task.cancel("the request's deadline passed")
+
+    def take(self) -> bool:
+        """Whether the cancellation at hand is the deadline's alone; if so, it is withdrawn."""
+        if not self.expired:
+            return False
+        self.expired = False
+        return self._task.uncancel() == 0
+
+
+def limit(view: Any) -> float | None:
+    """The seconds that `request_timeout` gave to `view`, or None."""
+    seconds: float | None = getattr(view, _ATTRIBUTE, None)
+    return seconds
+
+
+def give_limit(view: F, seconds: float) -> F:
+    """Mark `view` with the seconds that it may take."""
+    setattr(view, _ATTRIBUTE, seconds)
+    return view
+
+
+def timed_out(request: HttpRequest, deadline: Deadline) -> HttpResponse:
+    """Return the answer to a request whose time is over (RFC 9110, 15.6.5)."""
+    response = HttpResponse(
+        "504 Gateway Timeout: the request took too long.\n",
+        status=504,
+        content_type="text/plain; charset=utf-8",
+    )
+    log_response(
+        "Request took more than %g s: %s",
+        deadline.seconds,
+        request.path,
+        response=response,
+        request=request,
+    )
+    return response

@@ -1,0 +1,124 @@
+"""Where code of Django and of the project runs: on the loop, or in a thread.
+
+Django's own code is known and runs on the loop, in the request's bridge. The project's sync
+views, middleware and receivers run in a thread, since they may block, unless it says otherwise:
+by `@on_loop`, by `NUAGES["LOOP_MIDDLEWARE"]`, or for all of them by
+`NUAGES["SYNC_VIEWS"] = "loop"`. Async code is awaited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, TypeVar
+
+from asgiref.sync import async_to_sync, iscoroutinefunction
+
+from nuages.background import in_sensitive_thread
+from nuages.bridge import await_, current_bridge, on_loop
+from nuages.conf import setting
+from nuages.portal import run_steps
+from nuages.wrapping import on_loop_target
+
+T = TypeVar("T")
+
+_KNOWN = ("django.", "nuages.")
+
+left_threads: ContextVar[list[asyncio.Future[None]] | None] = ContextVar(
+    "nuages.left_threads", default=None
+)
+"""The calls in threads that the request was cancelled in; who sets it waits for them."""
+
+
+def all_on_loop() -> bool:
+    """Whether the project's sync code runs on the loop too."""
+    return bool(setting("SYNC_VIEWS") == "loop")
+
+
+def is_known(function: Any) -> bool:
+    """Whether `function` is Django's own or ours, so that it is known not to block.
+
+    A view made by `as_view()` belongs to its class, a method to the class that defines it, a
+    partial to its function.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = getattr(function, "view_class", None) or getattr(function, "__func__", function)
+    module: Any = getattr(owner, "__module__", None)
+    if module is None or (not isinstance(owner, type) and not hasattr(owner, "__qualname__")):
+        module = type(owner).__module__
+    return isinstance(module, str) and module.startswith(_KNOWN)
+
+
+def runs_on_loop(function: Any) -> bool:
+    """Whether the sync callable `function` runs on the loop."""
+    return all_on_loop() or is_known(function)
+
+
+def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
+    """Return a sync callable that calls `function` in the request's thread, from its bridge.
+
+    The thread is asgiref's "thread-sensitive" one: one a request, as in stock Django. It cannot
+    be stopped: cancelled, the caller goes on, and what the thread returns is dropped.
+    """
+
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> T:
+        work = functools.partial(function, *args, **kwargs)
+        return await_(in_sensitive_thread(work, left_threads.get()))
+
+    return call
+
+
+def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a sync callable that awaits the async `function`, from a bridge."""
+
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return await_(function(*args, **kwargs))
+
+    return call
+
+
+def portal(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a sync callable that runs the async `function` as `on_loop` does, in this bridge."""
+
+    @functools.wraps(function, updated=())
+    def call(*args: Any, **kwargs: Any) -> Any:
+        bridge = current_bridge()
+        assert bridge is not None
+        return run_steps(bridge, function(*args, **kwargs))
+
+    return call
+
+
+def place(function: Any) -> tuple[Callable[..., Any], bool]:
+    """Return what calls `function` from a bridge, and whether that takes a thread."""
+    target = on_loop_target(function)
+    if target is not None:
+        # In the request's own bridge: one greenlet less.
+        return (portal(target) if iscoroutinefunction(target) else target), False
+    if is_async(function):
+        return awaited(function), False
+    if runs_on_loop(function):
+        return function, False
+    return in_request_thread(function), True
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling `function` gives something to await."""
+    return iscoroutinefunction(function) or iscoroutinefunction(
+        getattr(type(function), "__call__", None)  # noqa: B004
+    )
+
+
+def from_thread(function: Callable[..., T]) -> Callable[..., T]:
+    """Return a sync callable that calls `function` on the loop, from a thread of its request."""
+    return async_to_sync(on_loop(function))
+
+
+def from_coroutine(function: Callable[..., T]) -> Callable[..., Any]:
+    """Return a coroutine function that calls `function` on the loop."""
+    return on_loop(function)

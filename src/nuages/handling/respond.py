@@ -1,0 +1,154 @@
+"""From a request to its response, in one bridge: what `BaseHandler.get_response_async` does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from django.conf import settings
+from django.db import connections
+from django.http import HttpRequest
+from django.urls import set_urlconf
+
+from nuages.bridge import current_bridge
+from nuages.db.transaction import aatomic
+from nuages.handling import deadline as _deadline
+from nuages.handling import errors, placement
+from nuages.handling.deadline import Deadline
+from nuages.handling.preload import preload
+from nuages.wrapping import on_loop_target
+
+View = Callable[..., Any]
+
+
+def respond(handler: Any, request: HttpRequest) -> Any:
+    """Return the response to `request`, through `handler`'s middleware; in a bridge.
+
+    Where the request's deadline passes, that is 504; any other cancellation is raised.
+    """
+    bridge = current_bridge()
+    assert bridge is not None
+    deadline: Any = Deadline(bridge.task, bridge.loop)
+    request._nuages_deadline = deadline  # type: ignore[attr-defined]
+    set_urlconf(settings.ROOT_URLCONF)  # type: ignore[misc]
+    try:
+        response = handler._middleware_chain(request)
+    except asyncio.CancelledError:
+        if not deadline.take():
+            raise
+        response = _deadline.timed_out(request, deadline)
+    finally:
+        deadline.stop()
+    response._resource_closers.append(request.close)
+    if response.status_code >= 400:
+        errors.log(response, request)
+    return response
+
+
+def call_view(handler: Any, request: Any) -> Any:
+    """Resolve and call the view, with what middleware does around it: the chain's inmost link.
+
+    Follows `BaseHandler._get_response_async` step by step.
+    """
+    callback, args, kwargs = handler.resolve_request(request)
+    deadline: Deadline = request._nuages_deadline
+    seconds = _deadline.limit(callback)
+    if seconds is not None:
+        deadline.set(seconds)
+    try:
+        response, threaded = _through_hooks(handler, request, callback, args, kwargs)
+        response = _rendered(handler, request, response, callback, threaded)
+    except asyncio.CancelledError:
+        # Here, so that the middleware sees the answer as it sees any other.
+        if not deadline.take():
+            raise
+        response = _deadline.timed_out(request, deadline)
+    return response
+
+
+def _through_hooks(
+    handler: Any, request: HttpRequest, callback: Any, args: Any, kwargs: Any
+) -> tuple[Any, bool]:
+    """Return the response of a middleware's `process_view`, or of the view."""
+    for hook in handler._view_middleware:
+        response = hook(request, callback, args, kwargs)
+        if response:
+            return response, False
+    view, threaded = place_view(handler, callback, request)
+    try:
+        response = view(request, *args, **kwargs)
+    except Exception as error:
+        response = handler.process_exception_by_middleware(error, request)
+        if response is None:
+            raise
+    return response, threaded
+
+
+def place_view(handler: Any, callback: Any, request: Any) -> tuple[View, bool]:
+    """Return what calls the view from the bridge, in a transaction if its settings say so.
+
+    And whether that takes a thread.
+    """
+    target = on_loop_target(callback)
+    if target is not None and not placement.is_async(target):
+        # Its transaction is opened in the same bridge.
+        return handler.make_view_atomic(target), False
+    if target is None and placement.is_async(callback):
+        preload(request)
+        return placement.awaited(in_transactions(callback)), False
+    if target is not None:
+        return placement.portal(in_transactions(target)), False
+    view = handler.make_view_atomic(callback)
+    if placement.runs_on_loop(callback):
+        return view, False
+    return placement.in_request_thread(view), True
+
+
+def atomic_aliases(view: Any) -> list[str]:
+    """The databases with ATOMIC_REQUESTS that `view` is not exempt from."""
+    exempt = getattr(view, "_non_atomic_requests", ())
+    return [
+        alias
+        for alias, options in connections.settings.items()
+        if options["ATOMIC_REQUESTS"] and alias not in exempt
+    ]
+
+
+def in_transactions(view: View) -> View:
+    """Return the async `view` in a transaction of each database that its settings name."""
+    for alias in atomic_aliases(view):
+        view = aatomic(using=alias)(view)
+    return view
+
+
+def _rendered(
+    handler: Any, request: HttpRequest, response: Any, callback: Any, threaded: bool
+) -> Any:
+    """Return `response` rendered, if it is one that is rendered late."""
+    handler.check_response(response, callback)
+    if threaded:
+        response._nuages_threaded = True
+    if not (hasattr(response, "render") and callable(response.render)):
+        return response
+    for hook in handler._template_response_middleware:
+        response = hook(request, response)
+        handler.check_response(
+            response, hook, name=f"{type(hook.__self__).__name__}.process_template_response"
+        )
+    render, _ = placement.place(response.render)
+    if threaded and not placement.is_async(response.render):
+        # Where its context was made: that may block too.
+        render = placement.in_request_thread(response.render)
+    elif not placement.is_async(response.render):
+        render = response.render
+    try:
+        response = render()
+    except Exception as error:
+        response = handler.process_exception_by_middleware(error, request)
+        if response is None:
+            raise
+    if asyncio.iscoroutine(response):
+        response.close()
+        raise RuntimeError("Response is still a coroutine.")
+    return response

@@ -1,0 +1,55 @@
+"""Signals of the request's cycle, sent from its bridge."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from django.core.signals import request_finished
+from django.dispatch import Signal
+from django.http import HttpResponseBase
+
+from nuages.bridge import await_
+from nuages.handling import placement
+
+
+def has_foreign_receivers(signal: Signal, sender: Any = None) -> bool:
+    """Whether the project has sync receivers of `signal` that must not run on the loop."""
+    if placement.all_on_loop():
+        return False
+    receivers, _ = signal._live_receivers(sender)
+    return not all(placement.is_known(receiver) for receiver in receivers)
+
+
+def send(signal: Signal, sender: Any, **named: Any) -> None:
+    """Send `signal` as `asend()` does, without a thread where nobody needs one."""
+    receivers, coroutines = signal._live_receivers(sender)
+    foreign = []
+    for receiver in receivers:
+        if placement.runs_on_loop(receiver):
+            receiver(signal=signal, sender=sender, **named)
+        else:
+            foreign.append(receiver)
+    if foreign:
+
+        def in_thread() -> None:
+            for receiver in foreign:
+                receiver(signal=signal, sender=sender, **named)
+
+        placement.in_request_thread(in_thread)()
+    if coroutines:
+
+        async def gather() -> None:
+            await asyncio.gather(
+                *(receiver(signal=signal, sender=sender, **named) for receiver in coroutines)
+            )
+
+        await_(gather())
+
+
+def close(response: HttpResponseBase, threaded: bool) -> None:
+    """Close a response, which sends `request_finished`; in a thread where the project needs it."""
+    if threaded or has_foreign_receivers(request_finished, response._handler_class):  # type: ignore[attr-defined]
+        placement.in_request_thread(response.close)()
+    else:
+        response.close()

@@ -1,0 +1,85 @@
+"""Request handlers: the chain of middleware and view runs on the loop."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from django.utils.module_loading import import_string
+
+from nuages.bridge import on_loop
+from nuages.seams.table import Seam
+
+
+def _load_middleware(original: Any) -> Any:
+    from nuages.handling.middleware import load_middleware
+    from nuages.handling.respond import call_view
+
+    @functools.wraps(original)
+    def load(self: Any, is_async: bool = False) -> None:
+        if is_async:
+            load_middleware(self, functools.partial(call_view, self))
+        else:
+            original(self, is_async)
+
+    return load
+
+
+def _get_response_async(original: Any) -> Any:
+    from nuages.handling.respond import respond
+
+    respond_on_loop: Any = on_loop(respond)
+
+    @functools.wraps(original)
+    async def get_response_async(self: Any, request: Any) -> Any:
+        return await respond_on_loop(self, request)
+
+    return get_response_async
+
+
+def _handler_class(original: Any) -> Any:
+    # By name, since the ASGI application stands above the seams.
+    return import_string("nuages.asgi.handler.ASGIHandler")
+
+
+def _set_streaming_content(original: Any) -> Any:
+    @functools.wraps(original)
+    def _set_streaming_content(self: Any, value: Any) -> None:
+        original(self, value)
+        if self.is_async and hasattr(self._iterator, "aclose"):
+            vars(self).setdefault("_nuages_sources", []).append(self._iterator)
+
+    return _set_streaming_content
+
+
+def seams() -> list[Seam]:
+    """Return this area's seams."""
+    return [
+        Seam(
+            "django.core.handlers.base:BaseHandler.load_middleware",
+            "Stock sends every sync middleware, hook and view to a thread. Ours are called in "
+            "one bridge; what the project did not place on the loop still goes to a thread.",
+            _load_middleware,
+            "(self, is_async=False)",
+        ),
+        Seam(
+            "django.core.handlers.base:BaseHandler.get_response_async",
+            "One bridge a request, a deadline, and no thread to log a 404.",
+            _get_response_async,
+            "(self, request)",
+        ),
+        Seam(
+            "django.core.asgi:ASGIHandler",
+            "A project's asgi.py gets our handler without a change. The function itself is "
+            "imported before the app is set up.",
+            _handler_class,
+            callers=frozenset(["get_asgi_application"]),
+        ),
+        Seam(
+            "django.http.response:StreamingHttpResponse._set_streaming_content",
+            "Django closes sync sources only. Async ones are remembered, since middleware may "
+            "wrap them, so that the handler can close each and await its cleanup.",
+            _set_streaming_content,
+            "(self, value)",
+        ),
+    ]

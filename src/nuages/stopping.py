@@ -1,0 +1,70 @@
+"""That the server begins to stop: known to what would otherwise keep it from stopping.
+
+A server waits for open streams when it is told to end, and tells its application last (the
+lifespan's shutdown event). So streams must know before: the process's SIGTERM and SIGINT are
+noticed on their way to the server's own handlers, which get them as ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import weakref
+from types import FrameType
+from typing import Any
+
+_events: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Event] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    event = _events.get(loop)
+    if event is None:
+        event = _events[loop] = asyncio.Event()
+    return event
+
+
+def is_stopping() -> bool:
+    """Whether the server of the running loop has begun to stop."""
+    event = _events.get(asyncio.get_running_loop())
+    return event is not None and event.is_set()
+
+
+async def wait_for_stop() -> None:
+    """Wait until the server of the running loop begins to stop."""
+    await _event(asyncio.get_running_loop()).wait()
+
+
+def announce_stop(loop: asyncio.AbstractEventLoop) -> None:
+    """Say that the server of `loop` begins to stop; from the loop's own thread."""
+    _event(loop).set()
+
+
+def expect_signals(loop: asyncio.AbstractEventLoop) -> None:
+    """Announce the stop of `loop`'s server at SIGTERM and SIGINT, before its own handlers act.
+
+    Only in the main thread, where Python runs signal handlers, and only for a signal that
+    somebody handles in Python: one that kills the process leaves nothing to announce.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return
+    for number in (signal.SIGTERM, signal.SIGINT):
+        before = signal.getsignal(number)
+        if callable(before) and not isinstance(before, _Announcing):
+            signal.signal(number, _Announcing(before, loop))
+
+
+class _Announcing:
+    """A signal handler that announces the stop and then is the handler it found."""
+
+    def __init__(self, before: Any, loop: asyncio.AbstractEventLoop) -> None:
+        self._before = before
+        self._loop = weakref.ref(loop)
+
+    def __call__(self, number: int, frame: FrameType | None) -> Any:
+        loop = self._loop()
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(announce_stop, loop)
+        return self._before(number, frame)
