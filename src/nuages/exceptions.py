@@ -142,3 +142,22 @@ class OutcomeUnknown(NuagesError, OperationalError):
     """
 
     code = "nuages.outcome-unknown"
+
+
+class EventStreamNeedsASGI(NuagesError, RuntimeError):
+    """
+    An EventStream was iterated by sync code: under WSGI it would hold a thread for as long as
+    the client listens. Serve the project through its ASGI application; in a test read it with
+    django.test.AsyncClient and `async for`.
+    """
+
+    code = "nuages.event-stream-needs-asgi"
+
+
+class FileTruncated(NuagesError, OSError):
+    """
+    The file {path!r} became shorter while it was sent, so the connection is cut: the client was
+    promised more. Replace files by renaming a new one over them instead of writing into them.
+    """
+
+    code = "nuages.file-truncated"

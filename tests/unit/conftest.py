@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import pytest
 import uvloop
 
-_MODULES = {"test_bridge", "test_portal", "test_off_loop"}
+_MODULES = {"test_bridge", "test_portal", "test_off_loop", "test_event_stream"}
 
 
 def _debug() -> asyncio.AbstractEventLoop:

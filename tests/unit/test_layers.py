@@ -26,6 +26,7 @@ LAYERS = [
     {"nuages.db", "nuages.stopping"},
     {"nuages.handling"},
     {"nuages.seams"},
+    {"nuages.http"},
     {"nuages.asgi", "nuages.checks"},
     {"nuages.apps"},
 ]

@@ -1,0 +1,23 @@
+"""Responses that stream: server-sent events and files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["Event", "EventStream", "afile_response", "last_event_id"]
+
+_WHERE = {
+    "Event": "event",
+    "EventStream": "event_stream",
+    "afile_response": "files",
+    "last_event_id": "event_stream",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up when first used: importing the package needs none of Django.
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"nuages.http.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
