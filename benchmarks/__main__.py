@@ -25,6 +25,7 @@ from benchmarks.database import DatabaseError, filled_database
 from benchmarks.placement import Placement, on_cores, place, usable_cores
 from benchmarks.servers import ROOT, Server, SubjectError
 from benchmarks.subjects import SUBJECTS, TARGETS, Subject
+from benchmarks.usage import Meter, Usage
 from benchmarks.works import CLIENTS, POOL_SIZE, WORKS, Work
 from tests.services import ServiceError
 
@@ -91,6 +92,9 @@ class Run:
         self.rates: dict[str, dict[str, list[float]]] = {
             work.name: {subject.name: [] for subject in self.subjects} for work in self.works
         }
+        self.usages: dict[str, dict[str, list[Usage]]] = {
+            work.name: {subject.name: [] for subject in self.subjects} for work in self.works
+        }
         self.about = about(self.plan, self.placement)
 
     def measure(self) -> None:
@@ -114,18 +118,24 @@ class Run:
                 rounds.visits(number, self.subjects, self.works), start=1
             ):
                 rate = self._visit(servers[subject.name], work)
-                self.rates[work.name][subject.name].append(rate)
                 visit = f"round {number + 1}/{self.plan.rounds} visit {done:>2}"
                 print(f"{visit}  {work.name:<9} {subject.name:<12} {rate:>8.0f} req/s", flush=True)
 
     def _visit(self, server: Server, work: Work) -> float:
+        name = server.subject.name
         try:
             wrk.rate(self.wrk, server.url(work), self.plan.warm_up)
             server.check(work)
+            meter = None
+            if self.placement.server:
+                meter = Meter(server.process.pid, min(self.placement.server))
             rate = wrk.rate(self.wrk, server.url(work), self.plan.measured)
+            if meter is not None:
+                self.usages[work.name][name].append(meter.read())
             server.check(work)
         except wrk.WrkError as error:
-            raise wrk.WrkError(f"{server.subject.name}, {work.name}: {error}") from error
+            raise wrk.WrkError(f"{name}, {work.name}: {error}") from error
+        self.rates[work.name][name].append(rate)
         return rate
 
 
@@ -183,7 +193,10 @@ def show(run: Run, path: Path) -> bool:
     print()
     print(report.table(run.rates, run.subjects, run.works))
     print(report.target_lines(verdicts))
-    path.write_text(json.dumps(report.as_json(run.rates, verdicts, run.about), indent=1) + "\n")
+    if warning := report.disturbance(run.usages):
+        print(f"\n{warning}")
+    told = report.as_json(run.rates, verdicts, run.about, run.usages)
+    path.write_text(json.dumps(told, indent=1) + "\n")
     print(f"\nJSON: {path}")
     return any(verdict.missed for verdict in verdicts)
 

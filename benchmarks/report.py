@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
 
 from benchmarks.subjects import Subject, Target
+from benchmarks.usage import DISTURBED, Usage
 from benchmarks.works import Work
 
 Rates = Mapping[str, Mapping[str, Sequence[float]]]
 """Requests in a second of each round, by work and subject."""
+
+Usages = Mapping[str, Mapping[str, Sequence[Usage]]]
+"""The processor's use in the same visits; without entries where it is not known."""
 
 BASE = "stock"
 """What all others are compared with in the table."""
@@ -88,12 +92,31 @@ def target_lines(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def as_json(rates: Rates, verdicts: Sequence[Verdict], about: Mapping[str, Any]) -> dict[str, Any]:
+def disturbance(usages: Usages) -> str:
+    """Return a warning if something else ran on the server's core during visits, else ""."""
+    visits = [usage for by in usages.values() for each in by.values() for usage in each]
+    disturbed = [usage.others for usage in visits if usage.disturbed]
+    if not disturbed:
+        return ""
+    return (
+        f"NOT QUIET: in {len(disturbed)} of {len(visits)} visits other processes took more than "
+        f"{DISTURBED:.0%} of the server's core (up to {max(disturbed):.0%}). Trust no ratio "
+        f"above; run it again on a quiet machine."
+    )
+
+
+def as_json(
+    rates: Rates, verdicts: Sequence[Verdict], about: Mapping[str, Any], usages: Usages
+) -> dict[str, Any]:
     """Return the run as plain data: what it was run on, every rate, medians, targets."""
     return {
         "about": dict(about),
         "rates": {
             work: {name: list(all_) for name, all_ in by.items()} for work, by in rates.items()
+        },
+        "usages": {
+            work: {name: [asdict(usage) for usage in all_] for name, all_ in by.items()}
+            for work, by in usages.items()
         },
         "medians": {
             work: {name: median(all_) for name, all_ in by.items()} for work, by in rates.items()

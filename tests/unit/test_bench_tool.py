@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from benchmarks import placement, report, rounds, wrk
+from benchmarks import placement, report, rounds, usage, wrk
 from benchmarks.subjects import SUBJECTS, TARGETS, Subject, Target
+from benchmarks.usage import Usage
 from benchmarks.works import WORKS
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +31,8 @@ RATES = {
     "hello": {"stock": [100.0, 200.0, 150.0], "nuages": [900.0, 1200.0, 1500.0]},
     "row": {"stock": [10.0, 10.0, 10.0], "nuages": [50.0, 60.0, 70.0]},
 }
+
+USAGES = {"hello": {"stock": [Usage(0.9, 0.05)]}}
 
 
 class TestRounds:
@@ -139,13 +143,45 @@ class TestReport:
 
     def test_the_json_has_every_rate(self) -> None:
         verdicts = report.judge(RATES, TARGETS)
-        told = json.loads(json.dumps(report.as_json(RATES, verdicts, {"rounds": 3})))
+        told = json.loads(json.dumps(report.as_json(RATES, verdicts, {"rounds": 3}, USAGES)))
         assert told["about"] == {"rounds": 3}
         assert told["rates"] == RATES
+        assert told["usages"] == {"hello": {"stock": [{"server": 0.9, "others": 0.05}]}}
         assert told["medians"]["hello"] == {"stock": 150.0, "nuages": 1200.0}
         [hello, row] = told["targets"]
         assert (hello["work"], hello["ratio"], hello["met"]) == ("hello", 8.0, True)
         assert (row["work"], row["least"], row["greatest"], row["met"]) == ("row", 5, 7, False)
+
+    def test_a_machine_that_is_not_quiet_is_told_of(self) -> None:
+        assert report.disturbance({}) == report.disturbance(USAGES) == ""
+        told = report.disturbance({"row": {"stock": [Usage(0.9, 0.05), Usage(0.6, 0.4)]}})
+        assert "1 of 2 visits" in told
+        assert "40%" in told
+
+
+class TestUsage:
+    def test_the_ticks_of_a_core(self) -> None:
+        stat = "cpu  9 9 9 9 9 9\ncpu0 1 2 3 100 5 6\ncpu1 10 20 30 100 50 60\nintr 1\n"
+        assert usage.core_ticks(stat, 0) == 6
+        assert usage.core_ticks(stat, 1) == 60
+        with pytest.raises(ValueError, match="no core 2"):
+            usage.core_ticks(stat, 2)
+
+    def test_descendants_belong_to_a_process(self) -> None:
+        def entry(parent: int, ticks: int) -> list[str]:
+            return ["S", str(parent), *"0" * 9, str(ticks), str(ticks)]
+
+        table = {1: entry(0, 500), 7: entry(1, 1), 8: entry(7, 2), 9: entry(8, 3), 10: entry(1, 4)}
+        ticks = [usage.process_ticks(fields) for fields in usage.family(table, 7)]
+        assert sorted(ticks) == [2, 4, 6]
+
+    @pytest.mark.skipif(not Path("/proc/stat").exists(), reason="only Linux has /proc")
+    def test_a_process_that_runs_is_seen(self) -> None:
+        meter = usage.Meter(os.getpid(), min(placement.usable_cores()))
+        before = time.process_time()
+        while time.process_time() - before < 0.1:
+            pass
+        assert meter.read().server > 0
 
 
 class TestPlacement:
