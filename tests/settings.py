@@ -7,6 +7,9 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.admin",
     "tests.library",
     "tests.catalogue",
     "nuages",
@@ -17,4 +20,4 @@ DATABASES = {
 ROOT_URLCONF = "tests.urls"
 MIDDLEWARE: list[str] = []
 ALLOWED_HOSTS = ["*"]
-MIGRATION_MODULES = {"contenttypes": None, "auth": None}
+MIGRATION_MODULES = {"contenttypes": None, "auth": None, "sessions": None, "admin": None}

@@ -8,7 +8,9 @@ uvloop) and checks afterwards that it left no task, no greenlet's bridge and no 
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import gc
+import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,12 @@ def empty_tables() -> None:
     """Delete what a test wrote, children first."""
     for model in (models.Novel, models.Book, models.Note, models.Tag, models.Biography,
                   models.Author):  # fmt: skip
+        model._base_manager.all().delete()
+    from django.contrib.admin.models import LogEntry
+    from django.contrib.auth.models import User
+    from django.contrib.sessions.models import Session
+
+    for model in (LogEntry, User, Session):
         model._base_manager.all().delete()
 
 
@@ -145,5 +153,45 @@ async def _settled() -> None:
     """Wait for background work (resets, closes) and see that no other task is left."""
     while background._spawned:
         await asyncio.wait(list(background._spawned))
+    # A request's listener for a disconnect is cancelled when the request ends.
+    await asyncio.sleep(0)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks were left behind: {left}"
+
+
+class Counts:
+    """What was handed to threads."""
+
+    def __init__(self) -> None:
+        self.submitted: list[str] = []
+        self.started: list[str] = []
+
+    def clear(self) -> None:
+        self.submitted.clear()
+        self.started.clear()
+
+    def assert_none(self) -> None:
+        """No call was given to an executor and no thread started, but to shut a loop down."""
+        assert [s for s in self.submitted if "shutdown" not in s] == []
+        assert self.started == []
+
+
+@pytest.fixture
+def threads(monkeypatch: pytest.MonkeyPatch) -> Counts:
+    """Count executor submissions, of every loop, and thread starts."""
+    counts = Counts()
+
+    def counting(owner: Any, name: str, into: list[str]) -> None:
+        original = getattr(owner, name)
+
+        def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
+            into.append(f"{owner.__name__}.{name} {args or self!r:.80}")
+            return original(self, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counted)
+
+    counting(asyncio.BaseEventLoop, "run_in_executor", counts.submitted)
+    # uvloop's own run_in_executor ends here too, as does asgiref's.
+    counting(concurrent.futures.ThreadPoolExecutor, "submit", counts.submitted)
+    counting(threading.Thread, "start", counts.started)
+    return counts

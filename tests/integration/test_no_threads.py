@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,40 +13,11 @@ from asgiref.sync import sync_to_async
 from nuages import on_loop
 from nuages.db import aatomic
 from nuages.db.counters import statistics
-from tests.integration.conftest import Run
+from tests.integration.conftest import Counts, Run
 from tests.integration.pool_tools import Heartbeat, fetch, server
 from tests.library.models import Author, Book
 
 LOCK = 4242
-
-
-class Counts:
-    """What was handed to threads."""
-
-    def __init__(self) -> None:
-        self.submitted: list[str] = []
-        self.started: list[str] = []
-
-
-@pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[Counts]:
-    """Count executor submissions, of every loop, and thread starts."""
-    counts = Counts()
-
-    def counting(owner: Any, name: str, into: list[str]) -> None:
-        original = getattr(owner, name)
-
-        def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-            into.append(f"{owner.__name__}.{name} {args!r:.80}")
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(owner, name, counted)
-
-    counting(asyncio.BaseEventLoop, "run_in_executor", counts.submitted)
-    # uvloop's own run_in_executor ends here too, as does asgiref's.
-    counting(concurrent.futures.ThreadPoolExecutor, "submit", counts.submitted)
-    counting(threading.Thread, "start", counts.started)
-    return counts
 
 
 async def aget() -> None:
@@ -106,11 +76,9 @@ def test_no_thread_is_used(
         assert statistics.bridged > 0
         assert (statistics.blocked, statistics.worker) == (0, 0)
 
-    threads.submitted.clear()
-    threads.started.clear()
+    threads.clear()
     run(main)
-    assert [s for s in threads.submitted if "shutdown" not in s] == []
-    assert threads.started == []
+    threads.assert_none()
 
 
 def test_the_counter_counts(postgresql: dict[str, Any], run: Run, threads: Counts) -> None:
