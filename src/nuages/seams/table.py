@@ -128,6 +128,11 @@ def all_seams() -> list[Seam]:
         "contenttypes",
         "forms",
         "handlers",
+        "auth",
+        "sessions",
+        "mail",
+        "files",
+        "cache",
     )
     return [
         seam

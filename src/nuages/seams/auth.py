@@ -1,0 +1,107 @@
+"""Auth: password hashing off the loop, the user's auth backends and validators in threads.
+
+What is called from a bare coroutine (a sync `make_password()` in an async view) has nothing to
+await with and blocks, as it does in stock Django.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+from nuages.bridge import off_loop, on_loop
+from nuages.seams.handoff import family, hand_over
+from nuages.seams.table import Seam
+
+_BACKEND = (
+    "authenticate",
+    "get_user",
+    "get_user_permissions",
+    "get_group_permissions",
+    "get_all_permissions",
+    "has_perm",
+    "has_module_perms",
+)
+_OWN_BACKENDS = frozenset(["django.contrib.auth.backends"])
+_OWN_VALIDATORS = frozenset(["django.contrib.auth.password_validation"])
+
+
+def _load_backend(original: Any) -> Any:
+    @functools.wraps(original)
+    def load_backend(path: str) -> Any:
+        backend = original(path)
+        hand_over(type(backend), _BACKEND, _OWN_BACKENDS)
+        return backend
+
+    return load_backend
+
+
+def _get_password_validators(original: Any) -> Any:
+    load = off_loop(original)
+
+    @functools.wraps(original)
+    def get_password_validators(validator_config: Any) -> Any:
+        validators = load(validator_config)
+        for validator in validators:
+            hand_over(type(validator), ("validate", "password_changed"), _OWN_VALIDATORS)
+        return validators
+
+    return get_password_validators
+
+
+def seams() -> list[Seam]:
+    """Return this area's seams; those of contrib.auth's models where it is installed."""
+    from django.apps import apps
+
+    hashing = "It hashes in a coroutine, which stops the loop for as long as that takes."
+    table = [
+        family(
+            "django.contrib.auth.hashers:BasePasswordHasher",
+            ("encode", "verify", "harden_runtime"),
+            "Hashing burns CPU on purpose (100 ms and more), without the interpreter's lock. "
+            "make_password and check_password are imported by value all over; what they and "
+            "whoever else hashes end up in are these methods of the hasher.",
+        ),
+        Seam(
+            "django.contrib.auth.hashers:acheck_password",
+            hashing,
+            on_loop,
+            "(password, encoded, setter=None, preferred='default')",
+        ),
+        Seam(
+            "django.contrib.auth.base_user:AbstractBaseUser.acheck_password",
+            f"{hashing} It has the function above by value, and its setter hashes too.",
+            on_loop,
+            "(self, raw_password)",
+        ),
+        Seam(
+            "django.contrib.auth.password_validation:get_password_validators",
+            "CommonPasswordValidator unpacks its list when it is made; a validator of the user's "
+            "may ask a server.",
+            _get_password_validators,
+            "(validator_config)",
+        ),
+        Seam(
+            "django.contrib.auth:load_backend",
+            "An auth backend of the user's (LDAP, another server) is sync code that may block; "
+            "every backend comes from here, whatever its class.",
+            _load_backend,
+            "(path)",
+        ),
+    ]
+    if apps.is_installed("django.contrib.auth"):
+        table += [
+            Seam(
+                "django.contrib.auth.backends:ModelBackend.aauthenticate",
+                f"{hashing} It does so for a user that does not exist.",
+                on_loop,
+                "(self, request, username=None, password=None, **kwargs)",
+            ),
+            Seam(
+                "django.contrib.auth.models:UserManager._acreate_user",
+                hashing,
+                on_loop,
+                "(self, username, email, password, **extra_fields)",
+            ),
+        ]
+    return table

@@ -1,0 +1,68 @@
+"""Sessions: file sessions and the user's own engines in threads, the database's `a*` natively."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from asgiref.sync import sync_to_async
+
+from nuages.bridge import on_loop
+from nuages.db.native import foreign_aliases
+from nuages.seams.handoff import family
+from nuages.seams.table import Seam
+
+_BACKENDS = "django.contrib.sessions.backends"
+_FILE = {
+    "aload": "(self)",
+    "acreate": "(self)",
+    "asave": "(self, must_create=False)",
+    "aexists": "(self, session_key)",
+    "adelete": "(self, session_key=None)",
+}
+
+
+def _native(original: Any) -> Any:
+    def where_the_databases_are(function: Callable[..., Any]) -> Callable[..., Any]:
+        # Which database the function saves to cannot be told from outside.
+        return sync_to_async(function) if foreign_aliases() else on_loop(function)
+
+    return where_the_databases_are
+
+
+def seams() -> list[Seam]:
+    """Return this area's seams."""
+    table = [
+        family(
+            f"{_BACKENDS}.base:SessionBase",
+            ("load", "create", "save", "exists", "delete"),
+            "File sessions block, and an engine of the user's is sync code that may. Django's "
+            "other engines await through the database or the cache; what a subclass of theirs "
+            "does not override stays on the loop.",
+            (f"{_BACKENDS}.{name}" for name in ("db", "cache", "cached_db", "signed_cookies")),
+        ),
+        Seam(
+            f"{_BACKENDS}.cached_db:SessionStore.aexists",
+            "It asks the cache by a sync call.",
+            on_loop,
+            "(self, session_key)",
+        ),
+    ]
+    table += [
+        Seam(
+            f"{_BACKENDS}.file:SessionStore.{name}",
+            f"It calls {name[1:]}() in the coroutine, which blocks on the file.",
+            on_loop,
+            signature,
+        )
+        for name, signature in _FILE.items()
+    ]
+    table.append(
+        Seam(
+            f"{_BACKENDS}.db:sync_to_async",
+            "asave() saves in a thread for want of async transactions.",
+            _native,
+            callers=frozenset(["asave"]),
+        )
+    )
+    return table
