@@ -9,8 +9,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from nuages.bridge import off_loop, on_loop
-from nuages.seams.handoff import family, hand_over
+from nuages.handling.preload import aloaded_user, loaded_user
+from nuages.seams.handoff import family, hand_over, in_thread_on_loop, portal
 from nuages.seams.table import Seam
 
 _BACKEND = (
@@ -37,7 +37,7 @@ def _load_backend(original: Any) -> Any:
 
 
 def _get_password_validators(original: Any) -> Any:
-    load = off_loop(original)
+    load = in_thread_on_loop(original)
 
     @functools.wraps(original)
     def get_password_validators(validator_config: Any) -> Any:
@@ -47,6 +47,30 @@ def _get_password_validators(original: Any) -> Any:
         return validators
 
     return get_password_validators
+
+
+def _get_user(original: Any) -> Any:
+    @functools.wraps(original)
+    def get_user(request: Any) -> Any:
+        if not hasattr(request, "_cached_user"):
+            user = loaded_user(request)
+            if user is not None:
+                request._cached_user = user
+        return original(request)
+
+    return get_user
+
+
+def _auser(original: Any) -> Any:
+    @functools.wraps(original)
+    async def auser(request: Any) -> Any:
+        if not hasattr(request, "_acached_user"):
+            user = await aloaded_user(request)
+            if user is not None:
+                request._acached_user = user
+        return await original(request)
+
+    return auser
 
 
 def seams() -> list[Seam]:
@@ -65,13 +89,13 @@ def seams() -> list[Seam]:
         Seam(
             "django.contrib.auth.hashers:acheck_password",
             hashing,
-            on_loop,
+            portal,
             "(password, encoded, setter=None, preferred='default')",
         ),
         Seam(
             "django.contrib.auth.base_user:AbstractBaseUser.acheck_password",
             f"{hashing} It has the function above by value, and its setter hashes too.",
-            on_loop,
+            portal,
             "(self, raw_password)",
         ),
         Seam(
@@ -94,14 +118,26 @@ def seams() -> list[Seam]:
             Seam(
                 "django.contrib.auth.backends:ModelBackend.aauthenticate",
                 f"{hashing} It does so for a user that does not exist.",
-                on_loop,
+                portal,
                 "(self, request, username=None, password=None, **kwargs)",
             ),
             Seam(
                 "django.contrib.auth.models:UserManager._acreate_user",
                 hashing,
-                on_loop,
+                portal,
                 "(self, username, email, password, **extra_fields)",
+            ),
+            Seam(
+                "django.contrib.auth.middleware:get_user",
+                "request.user finds the user that was loaded before an async view.",
+                _get_user,
+                "(request)",
+            ),
+            Seam(
+                "django.contrib.auth.middleware:auser",
+                "request.auser() finds the same user.",
+                _auser,
+                "(request)",
             ),
         ]
     return table

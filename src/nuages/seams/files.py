@@ -1,6 +1,7 @@
-"""Files: storages, uploads and pictures. Off the loop, since a disk or a network may block.
+"""Files: storages and pictures. Off the loop, since a disk or a network may block.
 
-The reads of a file that is open already stay where they are: they are many and small.
+Large uploads are seen to by our request class (nuages.asgi.request). The reads of a file that is
+open already stay where they are: they are many and small.
 """
 
 from __future__ import annotations
@@ -8,8 +9,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from nuages.bridge import current_bridge, off_loop
-from nuages.seams.handoff import family, handed
+from nuages.seams.handoff import family, handed, in_thread_on_loop
 from nuages.seams.table import Seam
 
 LARGE = 64 * 1024
@@ -18,26 +18,8 @@ LARGE = 64 * 1024
 _DIMENSIONS = "Reads the picture's head from its file, and unpacks it where it must."
 
 
-def _parse_file_upload(original: Any) -> Any:
-    in_thread = off_loop(original)
-
-    @functools.wraps(original)
-    def parse_file_upload(self: Any, META: Any, post_data: Any) -> Any:
-        if current_bridge() is not None and _length(META) >= LARGE:
-            return in_thread(self, META, post_data)
-        return original(self, META, post_data)
-
-    return parse_file_upload
-
-
-def _length(META: Any) -> int:
-    """The body's announced length; what is no number is the parser's to refuse."""
-    length = str(META.get("CONTENT_LENGTH", ""))
-    return int(length) if length.isdecimal() else 0
-
-
 def _compress_string(original: Any) -> Any:
-    in_thread = off_loop(original)
+    in_thread = in_thread_on_loop(original)
 
     @functools.wraps(original)
     def compress_string(s: bytes, *, max_random_bytes: int | None = None) -> bytes:
@@ -60,13 +42,6 @@ def seams() -> list[Seam]:
             "A disk, or a network for most storages of users. url() is not among them: it is "
             "called for every link of a page and should be computed.",
             ["django.core.files.storage.memory"],
-        ),
-        Seam(
-            "django.http.request:HttpRequest.parse_file_upload",
-            "A large upload is parsed and written to temporary files at the first look at "
-            "request.POST, which CsrfViewMiddleware takes.",
-            _parse_file_upload,
-            "(self, META, post_data)",
         ),
         handed(
             "django.core.files.images:ImageFile._get_image_dimensions",

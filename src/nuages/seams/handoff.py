@@ -6,13 +6,19 @@ miss an override that does not call `super()`; wrapping every caller would miss 
 methods are wrapped class by class: a `Family` does so for every subclass of the base that exists
 and, by `__init_subclass__`, for every later one.
 
-`off_loop` is what they are wrapped in. Inside a bridge the call runs in a thread and is awaited,
+They are wrapped as by `off_loop`: inside a bridge the call runs in a thread and is awaited,
 anywhere else it is just called. That holds for what a handed-over method calls in turn: in the
 thread there is no bridge, so one call from outside is one thread, however deep it goes.
+
+Passwords pass through here, and Django's error reports show the variables of every frame but
+those that `sensitive_variables` hides. So no frame of ours has the arguments among its variables,
+and what is hidden below the caller's frames stays hidden in the thread, where those are missing.
 """
 
 from __future__ import annotations
 
+import functools
+import sys
 import types
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -20,14 +26,78 @@ from importlib import import_module
 from inspect import getattr_static, iscoroutinefunction
 from typing import Any
 
-from nuages.bridge import off_loop
+from django.views.decorators.debug import sensitive_variables
+
+from nuages.background import in_thread
+from nuages.bridge import await_, current_bridge, on_loop
 from nuages.seams.table import Seam
 
 _HANDED = "_nuages_handed_over"
 
 
+class _Call:
+    """A call with its arguments, which neither its frames nor its repr show."""
+
+    __slots__ = ("args", "function", "kwargs")
+
+    def __init__(self, function: Callable[..., Any], args: Any, kwargs: Any) -> None:
+        self.function = function
+        self.args = args
+        self.kwargs = kwargs
+
+    def run(self) -> Any:
+        return self.function(*self.args, **self.kwargs)
+
+    async def arun(self) -> Any:
+        return await self.function(*self.args, **self.kwargs)
+
+
+def hidden_variables() -> tuple[str, ...] | None:
+    """Return what `sensitive_variables` hides in the calling code; an empty tuple is everything.
+
+    As `SafeExceptionReporterFilter.get_traceback_frame_variables` finds it; None: nothing.
+    """
+    frame: types.FrameType | None = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_name == "sensitive_variables_wrapper":
+            wrapper = frame.f_locals.get("sensitive_variables_wrapper")
+            found: Any = getattr(wrapper, "sensitive_variables", None)
+            if found is not None:
+                return () if found == "__ALL__" else tuple(found)
+        frame = frame.f_back
+    return None
+
+
+def in_thread_on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return `function` as `off_loop` does, with its arguments kept out of error reports."""
+
+    @functools.wraps(function)
+    def handed_over(*args: Any, **kwargs: Any) -> Any:
+        call = _Call(function, args, kwargs)
+        del args, kwargs
+        if current_bridge() is None:
+            return call.run()
+        hidden = hidden_variables()
+        run = call.run if hidden is None else sensitive_variables(*hidden)(call.run)
+        return await_(in_thread(run))
+
+    return handed_over
+
+
+def portal(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a coroutine function as `on_loop` does, with its arguments kept out of reports."""
+
+    @functools.wraps(function)
+    async def in_portal(*args: Any, **kwargs: Any) -> Any:
+        call = _Call(function, args, kwargs)
+        del args, kwargs
+        return await on_loop(call.arun)()
+
+    return in_portal
+
+
 def hand_over(cls: type, methods: Iterable[str], stays: frozenset[str] = frozenset()) -> None:
-    """Wrap the blocking `methods` of `cls` in `off_loop`, inherited ones too. Idempotent.
+    """Wrap the blocking `methods` of `cls`, inherited ones too. Idempotent.
 
     What is defined in one of the modules `stays` does not block, or awaits by itself, and is left
     alone.
@@ -40,7 +110,7 @@ def hand_over(cls: type, methods: Iterable[str], stays: frozenset[str] = frozens
             continue
         definer = next(base for base in cls.__mro__ if name in vars(base))
         if definer.__module__ not in stays:
-            handed = off_loop(function)
+            handed = in_thread_on_loop(function)
             setattr(handed, _HANDED, True)
             setattr(cls, name, handed)
 
@@ -72,12 +142,13 @@ def family(base: str, methods: tuple[str, ...], reason: str, stays: Iterable[str
         module, _, name = base.partition(":")
         root = getattr(import_module(module), name)
 
-        def __init_subclass__(cls: type, **kwargs: Any) -> None:
+        def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
             super(root, cls).__init_subclass__(**kwargs)
             if cls.__module__ not in modules:
                 hand_over(cls, methods, modules)
 
         def walk(above: type) -> None:
+            cls: Any
             for cls in above.__subclasses__():
                 if cls.__module__ not in modules:
                     hand_over(cls, methods, modules)
@@ -91,5 +162,4 @@ def family(base: str, methods: tuple[str, ...], reason: str, stays: Iterable[str
 
 def handed(target: str, signature: str, reason: str) -> Seam:
     """Return the seam that hands over one function or method."""
-    make: Callable[[Any], Any] = off_loop
-    return Seam(target, reason, make, signature)
+    return Seam(target, reason, in_thread_on_loop, signature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ from asgiref.sync import sync_to_async
 
 from nuages.bridge import on_loop
 from nuages.db.native import foreign_aliases
+from nuages.handling.preload import settle
 from nuages.seams.handoff import family
 from nuages.seams.table import Seam
 
@@ -28,6 +30,15 @@ def _native(original: Any) -> Any:
         return sync_to_async(function) if foreign_aliases() else on_loop(function)
 
     return where_the_databases_are
+
+
+def _process_response(original: Any) -> Any:
+    @functools.wraps(original)
+    def process_response(self: Any, request: Any, response: Any) -> Any:
+        settle(request)
+        return original(self, request, response)
+
+    return process_response
 
 
 def seams() -> list[Seam]:
@@ -63,6 +74,15 @@ def seams() -> list[Seam]:
             "asave() saves in a thread for want of async transactions.",
             _native,
             callers=frozenset(["asave"]),
+        )
+    )
+    table.append(
+        Seam(
+            "django.contrib.sessions.middleware:SessionMiddleware.process_response",
+            "A preloaded session that a view in a coroutine found void is deleted here, or gets "
+            "its new key, where that can be awaited.",
+            _process_response,
+            "(self, request, response)",
         )
     )
     return table
