@@ -123,9 +123,7 @@ def _respond(request: HttpRequest, path: str, body: FileBody, names: _Names) -> 
     asks = request.method in ("GET", "HEAD")
     if asks:
         empty = HttpResponse(headers=validators)
-        answer = cast(
-            "HttpResponseBase", get_conditional_response(request, etag, modified, empty)
-        )
+        answer = cast("HttpResponseBase", get_conditional_response(request, etag, modified, empty))
         if answer is not empty:
             body.close()
             return answer
