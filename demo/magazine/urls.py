@@ -2,12 +2,13 @@
 
 from django.urls import path
 
-from magazine import dashboard, views
+from magazine import dashboard, summary, views
 
 urlpatterns = [
     path("", views.index, name="index"),
     path("section/<slug:section>/", views.index, name="section"),
     path("articles/<slug:slug>/", views.article, name="article"),
+    path("articles/<slug:slug>/summary/", summary.summary, name="summary"),
     path("authors/<slug:slug>/", views.author, name="author"),
     path("tags/<slug:slug>/", views.tag, name="tag"),
     path("search/", views.search, name="search"),

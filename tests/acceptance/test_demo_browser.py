@@ -281,6 +281,61 @@ def test_comment_with_a_link_waits_for_an_editor(page: Page) -> None:
     assert shown_count(page) == page.locator("[id^=comment-]").count() == before
 
 
+@pytest.mark.parametrize("width", [WIDE, NARROW])
+def test_summary_arrives_word_by_word(browser: Browser, site: Site, width: int) -> None:
+    with watched_page(browser, site.url, width) as page:
+        open_first_article(page)
+        text = page.locator("#summary .text")
+        expect(text).to_be_hidden()
+        # What the text was after each change, so that no clock has to be met.
+        text.evaluate(
+            """(text) => {
+                window.lengths = [];
+                new MutationObserver(() => window.lengths.push(text.textContent.length))
+                    .observe(text, {childList: true});
+            }"""
+        )
+        page.get_by_role("button", name="Summarise").click()
+        expect(page.get_by_role("button", name="Stop")).to_be_visible()
+        expect(page.get_by_role("button", name="Summarise again")).to_be_visible()
+        lengths = page.evaluate("window.lengths")
+        assert len(set(lengths)) > 10
+        assert lengths == sorted(lengths)
+        body = " ".join(page.locator(".body").inner_text().split())
+        for sentence in re.findall(r"[^.!?]+[.!?]", text.inner_text()):
+            assert sentence.strip() in body
+        words = len(text.inner_text().split())
+        expect(page.locator("#summary .state")).to_contain_text(f"{words} words")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_summary_can_be_stopped_and_asked_for_again(page: Page) -> None:
+    open_first_article(page)
+    page.get_by_role("button", name="Summarise").click()
+    expect(page.locator("#summary .text")).not_to_be_empty()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator("#summary .state")).to_contain_text("Stopped after")
+    stopped = page.locator("#summary .text").inner_text()
+    page.get_by_role("button", name="Summarise again").click()
+    expect(page.get_by_role("button", name="Summarise again")).to_be_visible()
+    assert page.locator("#summary .text").inner_text().startswith(stopped.rstrip())
+
+
+def test_summary_goes_on_after_the_last_word_received(page: Page) -> None:
+    open_first_article(page)
+    url = page.locator("#summary").get_attribute("data-url")
+    assert url is not None
+    whole = page.request.get(url).text()
+    events = whole.split("\n\n")
+    assert events[0] == "retry: 1000"
+    assert events[1].startswith("event: token\nid: 1\ndata: ")
+    assert events[-2].startswith("event: done\n")
+    rest = page.request.get(url, headers={"Last-Event-ID": "10"}).text()
+    assert rest.split("\n\n")[1:] == events[11:]
+    for wrong in ("x", "-1", "9" * 5000):
+        assert page.request.get(url, headers={"Last-Event-ID": wrong}).ok
+
+
 def test_dashboard_waits_for_all_at_the_same_time(page: Page) -> None:
     page.goto("/dashboard/")
     expect(page.locator(".timeline dt")).to_have_count(5)
