@@ -6,6 +6,7 @@ an id, so that a browser that lost its connection gets the words that it has not
 """
 
 import asyncio
+import math
 import random
 import re
 from collections import Counter
@@ -23,12 +24,12 @@ SENTENCES = 3
 PAUSES = (0.015, 0.09)
 
 # Too common to say what an article is about.
-COMMON = frozenset(
-    "about after again against also been before being between both could does down each every "
-    "from have having here into itself more most much must never only other over same should "
-    "some such than that their them then there these they this those through under until very "
-    "were what when where which while will with within would your".split()  # noqa: SIM905
-)
+COMMON = """
+about after again against also been before being between both could does down each every from
+have having here into itself more most much must never only other over same should some such
+than that their them then there these they this those through under until very were what when
+where which while will with within would your
+"""
 
 
 async def summary(request: HttpRequest, slug: str) -> EventStream:
@@ -51,16 +52,21 @@ async def summary(request: HttpRequest, slug: str) -> EventStream:
 
 def summarize(body: str, size: int = SENTENCES) -> str:
     """Pick the ``size`` sentences whose words the article uses most, in the article's order."""
+    common = set(COMMON.split())
     sentences = re.split(r"(?<=[.!?])\s+", " ".join(body.split()))
+    # Few words say little by themselves, and a lone quotation mark is half of what was said.
+    whole = [text for text in sentences if len(text.split()) >= 8 and text.count('"') % 2 == 0]
+    if len(whole) > size:
+        sentences = whole
     words = [
-        {word for word in re.findall(r"[^\W\d_]{4,}", sentence.lower()) if word not in COMMON}
+        {word for word in re.findall(r"[^\W\d_]{4,}", sentence.lower()) if word not in common}
         for sentence in sentences
     ]
     uses = Counter(word for found in words for word in found)
 
     def weight(number: int) -> float:
-        # Per word, or the longest sentences would always win; short ones say too little.
-        return sum(uses[word] - 1 for word in words[number]) / (len(words[number]) + 4)
+        # By the root of the length, or the longest sentences would always win.
+        return sum(uses[word] - 1 for word in words[number]) / math.sqrt(len(words[number]) + 1)
 
     best = sorted(range(len(sentences)), key=weight, reverse=True)[:size]
     return " ".join(sentences[number] for number in sorted(best))

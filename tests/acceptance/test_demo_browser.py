@@ -5,6 +5,7 @@ way fails the test that caused it: an error on the browser's console, a request 
 answer, a page that scrolls sideways, a traceback in the server's output.
 """
 
+import json
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, Request, Response, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Request, Response, Route, expect, sync_playwright
 
 DEMO = Path(__file__).resolve().parents[2] / "demo"
 CHROMIUM = next(
@@ -332,6 +333,24 @@ def test_summary_goes_on_after_the_last_word_received(page: Page) -> None:
     assert events[-2].startswith("event: done\n")
     rest = page.request.get(url, headers={"Last-Event-ID": "10"}).text()
     assert rest.split("\n\n")[1:] == events[11:]
+    # The browser does the same by itself where the connection ends after ten words.
+    asked: list[Route] = []
+
+    def cut_once(route: Route) -> None:
+        asked.append(route)
+        if len(asked) == 1:
+            body = "".join(f"{event}\n\n" for event in events[:11])
+            route.fulfill(body=body, content_type="text/event-stream")
+        else:
+            route.continue_()
+
+    page.route(f"**{url}", cut_once)
+    page.get_by_role("button", name="Summarise").click()
+    expect(page.get_by_role("button", name="Summarise again")).to_be_visible()
+    assert len(asked) == 2
+    tokens = [json.loads(event.partition("data: ")[2])["text"] for event in events[1:-2]]
+    assert page.locator("#summary .text").inner_text() == "".join(tokens).strip()
+    page.unroute_all()
     for wrong in ("x", "-1", "9" * 5000):
         assert page.request.get(url, headers={"Last-Event-ID": wrong}).ok
 
