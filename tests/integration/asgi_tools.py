@@ -174,6 +174,8 @@ class Exchange:
     def _check_length(self) -> None:
         if not self.complete or self.sent[-1]["type"] == "http.response.pathsend":
             return
+        if self.scope["method"] == "HEAD" and not self.content:
+            return  # the length is that of a GET (RFC 9110, 8.6)
         said = self.header(b"content-length")
         if said is not None:
             assert int(said) == len(self.content), f"{said} bytes announced: {self}"

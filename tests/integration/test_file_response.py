@@ -17,14 +17,17 @@ import pytest
 from django.http import Http404, HttpRequest
 from django.middleware.gzip import GZipMiddleware
 from django.middleware.http import ConditionalGetMiddleware
-from django.test import AsyncRequestFactory, RequestFactory
+from django.test import AsyncRequestFactory, RequestFactory, override_settings
+from django.urls import path as url_path
 from django.utils.http import http_date
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nuages.asgi import get_asgi_application
 from nuages.exceptions import FileTruncated
 from nuages.http import afile_response
 from nuages.http import file_body as file_bodies
+from tests.integration.asgi_tools import Exchange
 from tests.integration.conftest import Run
 
 TEN_THOUSAND = bytes(number % 251 for number in range(10_000))
@@ -589,3 +592,44 @@ async def test_under_wsgi_it_is_read_by_the_requests_thread(path: Path) -> None:
     response = await afile_response(request, path)
     assert response.getvalue() == TEN_THOUSAND[-10:]
     response.close()
+
+
+async def file(request: HttpRequest) -> Any:
+    return await afile_response(request, os.environ["FILE_OF_THE_TEST"], chunk_size=1000)
+
+
+urlpatterns = [url_path("file/", file)]
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_the_handler_sends_the_path_where_the_server_offers_it(
+    run: Run, path: Path, monkeypatch: pytest.MonkeyPatch, offered: bool
+) -> None:
+    monkeypatch.setenv("FILE_OF_THE_TEST", str(path))
+    extensions: dict[str, Any] = {"http.response.pathsend": {}} if offered else {}
+
+    async def sent(**options: Any) -> list[Any]:
+        application = get_asgi_application()
+        exchange = Exchange(application, "/file/", extensions=extensions, **options)
+        await exchange()
+        assert not open_files(path.parent)
+        return exchange.sent
+
+    async def main() -> None:
+        start, *rest = await sent()
+        assert start["status"] == 200
+        if offered:
+            assert rest == [{"type": "http.response.pathsend", "path": str(path)}]
+        else:
+            assert b"".join(message.get("body", b"") for message in rest) == TEN_THOUSAND
+        start, *rest = await sent(headers=[(b"range", b"bytes=0-9")])
+        assert start["status"] == 206
+        assert (
+            b"".join(message["body"] for message in rest if "body" in message)
+            == (TEN_THOUSAND[:10])
+        )
+        start, *rest = await sent(method="HEAD")
+        assert not any(message.get("body") for message in rest)
+
+    with override_settings(ROOT_URLCONF=__name__):
+        run(main)
