@@ -90,7 +90,8 @@ def _load_copy(session: SessionBase) -> Any:
     key = session.session_key
 
     def take() -> bool:
-        del mine.load, mine.aload
+        for name in ("load", "aload"):
+            vars(mine).pop(name, None)  # a thread of the view's may have come first
         if mine.session_key != key:
             return False
         mine._session_key = loaded.session_key
