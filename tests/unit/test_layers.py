@@ -28,7 +28,7 @@ LAYERS = [
     {"nuages.seams"},
     {"nuages.http"},
     {"nuages.asgi", "nuages.checks"},
-    {"nuages.apps"},
+    {"nuages.apps", "nuages.management"},
 ]
 FACE = "nuages"
 """The package itself: it shows the bridge's names, and every import of a module runs it."""

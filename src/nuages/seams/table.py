@@ -133,6 +133,7 @@ def all_seams() -> list[Seam]:
         "mail",
         "files",
         "cache",
+        "commands",
     )
     return [
         seam

@@ -1,0 +1,20 @@
+"""What stands behind the commands in `management/commands`, which only parse their arguments.
+
+uvicorn is an extra, so the modules that import it (`development`, `production`) are imported by
+the commands when they run, after `need_uvicorn()`.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from django.core.management.base import CommandError
+
+
+def need_uvicorn(command: str) -> None:
+    """Raise CommandError where uvicorn is not installed; `command` is who needs it."""
+    if find_spec("uvicorn") is None:
+        raise CommandError(
+            f"`{command}` needs uvicorn, which is not installed: "
+            'pip install "nuages[server]"'
+        )

@@ -1,0 +1,1 @@
+"""The commands: `runserver` for development, `serve` for production."""

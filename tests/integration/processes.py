@@ -1,0 +1,139 @@
+"""A site of its own folder, and the project's commands as real processes on it.
+
+Readiness is what a process writes: `Command.wait_for()` reads until the text is there. Nothing
+polls, and the tests' own time limit ends what hangs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+
+SETTINGS = """
+    from tests.settings import *
+    from tests.settings import INSTALLED_APPS
+
+    DEBUG = True
+    ROOT_URLCONF = "site_urls"
+    INSTALLED_APPS = ["django.contrib.staticfiles", *INSTALLED_APPS]
+    SILENCED_SYSTEM_CHECKS = ["nuages.W002"]
+    STATIC_URL = "static/"
+    DATABASES = {"default": {
+        "ENGINE": "nuages.db.backends.sqlite3",
+        "NAME": %r,
+        "OPTIONS": {"pool": {"min_size": 1}},
+    }}
+"""
+URLS = """
+    from tests.integration.served_site import urlpatterns
+"""
+
+
+class Command:
+    """A running command, and what it has written so far."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.output = ""
+        self._start = 0
+
+    def wait_for(self, pattern: str) -> re.Match[str]:
+        """Read until the pattern is somewhere in what was written (since `forget()`)."""
+        assert self.process.stdout is not None
+        while not (match := re.compile(pattern).search(self.output, self._start)):
+            line = self.process.stdout.readline()
+            if not line:
+                break
+            self.output += line
+        if match:
+            return match
+        raise AssertionError(f"{pattern!r} was not written, but:\n{self.output}")
+
+    def forget(self, match: re.Match[str]) -> None:
+        """Have `wait_for()` look only at what was written after the match."""
+        self._start = match.end()
+
+    def url(self) -> str:
+        """Wait until the command says where it listens."""
+        return self.wait_for(r"(https?://[^ ]+)/")[1]
+
+    def end(self, number: int | None = None) -> int:
+        """Send a signal, wait for the end, return the exit code."""
+        if number is not None:
+            self.process.send_signal(number)
+        rest, _ = self.process.communicate(timeout=30)
+        self.output += rest
+        return self.process.returncode
+
+
+class Site:
+    """A folder with settings and URLs, and an environment to run commands in."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = os.environ | {
+            "DJANGO_SETTINGS_MODULE": "site_settings",
+            "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", ""), str(ROOT)]),
+            "PYTHONWARNINGS": "error",
+            "PYTHONUNBUFFERED": "1",
+        }  # fmt: skip
+        self.write("site_settings.py", SETTINGS % str(folder / "site.sqlite3"))
+        self.write("site_urls.py", URLS)
+        self.commands: list[Command] = []
+
+    def write(self, name: str, text: str) -> Path:
+        """Write a file of the site."""
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(textwrap.dedent(text))
+        return path
+
+    def settings(self, text: str) -> None:
+        """Add to the settings."""
+        with (self.folder / "site_settings.py").open("a") as file:
+            file.write(textwrap.dedent(text) + "\n")
+
+    def migrate(self) -> None:
+        """Make the tables."""
+        done = self.start("migrate", "--run-syncdb", "--skip-checks", "-v", "0")
+        assert done.end() == 0, done.output
+
+    def start(self, *arguments: str, **options: Any) -> Command:
+        """Start `manage.py` with these arguments, in a process group of its own."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "django", *arguments],
+            env=self.environment,
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **options,
+        )
+        command = Command(process)
+        self.commands.append(command)
+        return command
+
+
+@contextmanager
+def site_in(folder: Path) -> Iterator[Site]:
+    """A site whose commands, with all they started, end with the block."""
+    site = Site(folder)
+    try:
+        yield site
+    finally:
+        for command in site.commands:
+            if command.process.poll() is None:
+                os.killpg(command.process.pid, signal.SIGKILL)
+            command.process.communicate()
