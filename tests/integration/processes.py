@@ -81,12 +81,13 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        path = [str(folder), os.environ.get("PYTHONPATH", ""), str(ROOT)]
         self.environment = os.environ | {
             "DJANGO_SETTINGS_MODULE": "site_settings",
-            "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", ""), str(ROOT)]),
+            "PYTHONPATH": os.pathsep.join(path),
             "PYTHONWARNINGS": "error",
             "PYTHONUNBUFFERED": "1",
-        }  # fmt: skip
+        }
         self.write("site_settings.py", SETTINGS % str(folder / "site.sqlite3"))
         self.write("site_urls.py", URLS)
         self.commands: list[Command] = []

@@ -17,7 +17,6 @@ from django.test import override_settings
 from django.utils.log import ServerFormatter
 
 from nuages.management.requestlog import log, logger
-
 from tests.integration.processes import Command, Site, site_in
 
 
@@ -251,9 +250,9 @@ def test_a_signal_ends_it_with_streams_open(
         httpx.stream("GET", url + "/events/", timeout=30) as events,
         httpx.stream("GET", url + "/endless/", timeout=30) as endless,
     ):
-        lines = events.iter_lines()
+        lines, others = events.iter_lines(), endless.iter_lines()
         assert next(lines) == "first"
-        assert next(endless.iter_lines()) == "first"
+        assert next(others) == "first"
         os.kill(command.process.pid, number)
         assert next(lines) == "last"
         code = command.end()
@@ -411,7 +410,7 @@ def test_another_apps_runserver_that_is_listed_first_keeps_its_place(site: Site)
     command = site.start("runserver", "--noreload")
     command.wait_for("the project's own")
     assert get(command.url(), "/text/").status_code == 200
-    site.settings('INSTALLED_APPS.append(INSTALLED_APPS.pop(0))')
+    site.settings("INSTALLED_APPS.append(INSTALLED_APPS.pop(0))")
     command = site.start("runserver", "--noreload", "0")
     assert get(command.url(), "/text/").status_code == 200
     assert "the project's own" not in command.output

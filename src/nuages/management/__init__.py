@@ -15,6 +15,5 @@ def need_uvicorn(command: str) -> None:
     """Raise CommandError where uvicorn is not installed; `command` is who needs it."""
     if find_spec("uvicorn") is None:
         raise CommandError(
-            f"`{command}` needs uvicorn, which is not installed: "
-            'pip install "nuages[server]"'
+            f'`{command}` needs uvicorn, which is not installed: pip install "nuages[server]"'
         )

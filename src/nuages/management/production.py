@@ -13,9 +13,7 @@ import sys
 from types import FrameType
 from typing import Any, NoReturn
 
-import django
 import uvicorn
-from django.apps import apps
 from django.conf import settings
 from uvicorn.config import LOGGING_CONFIG, STARTUP_FAILURE
 from uvicorn.supervisors import Multiprocess
@@ -28,15 +26,14 @@ _FACTORY = f"{load_application.__module__}:{load_application.__name__}"
 class ServeConfig(uvicorn.Config):
     """uvicorn's configuration, which also travels to the worker processes."""
 
-    def configure_logging(self) -> None:
-        """Configure uvicorn's loggers, after Django's.
+    def load(self) -> None:
+        """Load the application, and configure uvicorn's loggers once more.
 
-        In a worker Django is set up by the application, thus later, and a LOGGING that disables
-        existing loggers would silence uvicorn's, with the reason why a worker does not start.
+        In a worker the application sets Django up, and a LOGGING that disables the loggers it
+        finds would silence uvicorn's, with the reason why a worker does not start.
         """
-        if not apps.ready:
-            django.setup(set_prefix=False)
-        super().configure_logging()
+        super().load()
+        self.configure_logging()
 
 
 def log_config(use_colors: bool | None) -> dict[str, Any] | None:

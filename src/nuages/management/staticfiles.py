@@ -29,6 +29,8 @@ PIECE = 256 * 1024
 class StaticFiles(StaticFilesHandlerMixin):
     """An ASGI application around another, for what lies under STATIC_URL."""
 
+    application: Any
+
     def __init__(self, application: Any) -> None:
         self.application = application
         self.base_url = urlparse(self.get_base_url())
@@ -72,5 +74,5 @@ class StaticFiles(StaticFilesHandlerMixin):
                 response = response_for_exception(request, error)
         if isinstance(response, FileResponse):
             response.block_size = PIECE
-        pieces = iter(response)  # type: ignore[call-overload]
+        pieces = iter(response)
         return response, pieces, next(pieces, b"")

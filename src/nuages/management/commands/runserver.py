@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from argparse import ArgumentParser
 from datetime import datetime
 from typing import Any
 
 from django.apps import apps
 from django.conf import settings
+from django.core.management.base import CommandParser
 from django.core.management.commands.runserver import Command as DjangoCommand
 
 from nuages.management import need_uvicorn, reloading
@@ -24,12 +24,14 @@ class Command(DjangoCommand):
     serves are ours, and the way it ends.
     """
 
+    addr: str
+    _raw_ipv6: bool
     help = (
         "Starts a development server: the ASGI application on uvicorn, loaded anew when code "
         "changes. Serves static files where django.contrib.staticfiles is installed."
     )
 
-    def add_arguments(self, parser: ArgumentParser) -> None:
+    def add_arguments(self, parser: CommandParser) -> None:
         """Django's arguments; --nothreading is accepted, and means nothing on an event loop."""
         super().add_arguments(parser)
         if apps.is_installed("django.contrib.staticfiles"):

@@ -71,8 +71,8 @@ class Command(BaseCommand):
             "--limit-concurrency",
             type=_from(1),
             metavar="N",
-            help="Connections and requests of a worker beyond which the server answers 503 "
-            "before the application sees the request (default: no limit).",
+            help="With so many connections or requests, the new one counted, a worker answers "
+            "503 before the application sees the request (default: no limit).",
         )
         load.add_argument(
             "--limit-max-requests",
