@@ -27,8 +27,7 @@ demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
 	@scripts/env demo
 	cd demo && ../.venv/bin/python manage.py migrate --verbosity 0
 	cd demo && ../.venv/bin/python manage.py loadsample
-	cd demo && exec ../.venv/bin/python -m uvicorn magazine_site.asgi:application \
-		--host 127.0.0.1 --port $(PORT)
+	cd demo && exec ../.venv/bin/python manage.py runserver 127.0.0.1:$(PORT)
 
 test: ## Run the tests; they start the servers they need
 	@scripts/env dev

@@ -21,12 +21,17 @@ ROOT = Path(__file__).parents[2]
 
 SETTINGS = """
     from tests.settings import *
-    from tests.settings import INSTALLED_APPS
 
     DEBUG = True
     ROOT_URLCONF = "site_urls"
-    INSTALLED_APPS = ["django.contrib.staticfiles", *INSTALLED_APPS]
-    SILENCED_SYSTEM_CHECKS = ["nuages.W002"]
+    MIDDLEWARE = []
+    INSTALLED_APPS = [
+        "django.contrib.staticfiles",
+        "django.contrib.contenttypes",
+        "django.contrib.auth",
+        "tests.library",
+        "nuages",
+    ]
     STATIC_URL = "static/"
     DATABASES = {"default": {
         "ENGINE": "nuages.db.backends.sqlite3",
