@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import functools
+import sys
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from asgiref.sync import sync_to_async
 
 T = TypeVar("T")
+
+current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None]
+"""`asyncio.current_task(loop)`, which before Python 3.12 is a Python function over this dict."""
+if sys.version_info < (3, 12):
+    current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+else:
+    current_task = asyncio.current_task
 
 _spawned: set[asyncio.Task[Any]] = set()
 """A loop references its tasks weakly."""

@@ -27,13 +27,13 @@ import functools
 import sys
 import threading
 import types
-from asyncio import _get_running_loop, current_task
+from asyncio import _get_running_loop
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
-from nuages.background import in_thread
+from nuages.background import current_task, in_thread
 from nuages.cancellation import Cancellable
 from nuages.exceptions import BridgeClosed, NotInBridge
 from nuages.portal import discard, run_steps, steps_of
@@ -236,7 +236,8 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
     return cast(T, bridge.result)
 
 
-async def _call(function: Callable[..., T], args: Any, kwargs: Any) -> T:
+async def run_on_loop(function: Callable[..., T], args: Any, kwargs: Any) -> T:
+    """Call a sync `function` on the loop: `await on_loop(function)(...)`, without the wrapper."""
     bridge = current_bridge()
     if bridge is None:
         return await _drive(function, args, kwargs)
@@ -278,7 +279,7 @@ def on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
 
     What runs on the loop must not block it: wrap a blocking call in `off_loop`.
     """
-    return cast("Callable[..., Any]", wrap(function, _call, _portal))
+    return cast("Callable[..., Any]", wrap(function, run_on_loop, _portal))
 
 
 def off_loop(function: Callable[P, T]) -> Callable[P, T]:

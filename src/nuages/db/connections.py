@@ -23,6 +23,7 @@ from django.db import connections
 from nuages import bridge as _bridge
 from nuages.bridge import Bridge, current_bridge
 from nuages.db import scope as _scope
+from nuages.db.native import foreign_aliases
 from nuages.db.scope import Kind, Node, current_node
 from nuages.db.turns import caller_label
 from nuages.exceptions import ForeignConnection
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
 
 _KEY = "nuages.db.chain"
+_ENGINES = "nuages.db.backends."
 
 
 class Chain:
@@ -161,6 +163,17 @@ def hold_for_request(wrapper: LoopWrapper) -> Node:
     return node
 
 
+def has_none() -> bool:
+    """Whether no wrapper is there for the calling code, which is in a bridge; at a quick look."""
+    bridge = current_bridge()
+    if bridge is None or foreign_aliases():
+        return False
+    chain: Chain | None = bridge.locals.get(_KEY)
+    if chain is not None and chain.wrappers:
+        return False
+    return all(current_node(alias) is None for alias in connections.settings)
+
+
 class Storage:
     """Takes the place of `ConnectionHandler._connections`: one attribute an alias.
 
@@ -190,10 +203,12 @@ class Storage:
         try:
             return store[alias]
         except KeyError:
-            pass
+            if connections.settings[alias]["ENGINE"].startswith(_ENGINES):
+                # What this thread opened outside the loop stays there.
+                raise AttributeError(alias) from None
         wrapper = getattr(self._original, alias)
         if isinstance(wrapper, self._managed):
-            # Opened by this thread outside the loop; the loop has connections of its own.
+            # The same for a subclass of ours elsewhere.
             raise AttributeError(alias)
         return wrapper
 

@@ -14,7 +14,7 @@ from django.core.signals import setting_changed
 from django.db import DEFAULT_DB_ALIAS, connections, router
 from django.db.models import Model, QuerySet
 
-from nuages.bridge import on_loop
+from nuages.bridge import run_on_loop
 
 _OURS = "nuages.db.backends."
 _foreign: frozenset[str] | None = None
@@ -83,17 +83,16 @@ def _alias_of(function: Callable[..., Any], args: Any, kwargs: Any) -> str:
 def native(function: Callable[..., Any]) -> Callable[..., Coroutine[Any, Any, Any]]:
     """Return an async callable that runs a sync method of the ORM on the loop."""
     foreign = foreign_aliases()
-    if not foreign:
-        return on_loop(function)
+
+    def on_its_loop(*args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
+        return run_on_loop(function, args, kwargs)
 
     async def where_its_database_is(*args: Any, **kwargs: Any) -> Any:
         if _alias_of(function, args, kwargs) in foreign:
             return await sync_to_async(function)(*args, **kwargs)
-        result: object = await on_loop(call)(*args, **kwargs)
-        return result
+        return await on_its_loop(*args, **kwargs)
 
-    call: Callable[..., object] = function
-    return where_its_database_is
+    return where_its_database_is if foreign else on_its_loop
 
 
 def _changed(*, setting: str, **kwargs: Any) -> None:

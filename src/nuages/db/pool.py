@@ -128,9 +128,8 @@ class Pool:
     def enqueue(self) -> asyncio.Future[Session]:
         """Return a future that gets a session in its turn, or the error of a full queue."""
         limit = self.options.max_waiting
-        waiting = self.waiting()
-        if limit and waiting >= limit:
-            raise TooManyWaiting(alias=self.alias, waiting=waiting)
+        if limit and self.has_waiting(limit):
+            raise TooManyWaiting(alias=self.alias, waiting=self.waiting())
         self.waited += 1
         future: asyncio.Future[Session] = self.loop.create_future()
         self._queue.append(future)

@@ -12,7 +12,9 @@ import asyncio
 import functools
 from collections.abc import Callable
 from contextvars import ContextVar
+from enum import Enum
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
 
@@ -75,7 +77,6 @@ def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
 def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a sync callable that awaits the async `function`, from a bridge."""
 
-    @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         return await_(function(*args, **kwargs))
 
@@ -85,7 +86,6 @@ def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
 def portal(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a sync callable that runs the async `function` as `on_loop` does, in this bridge."""
 
-    @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> Any:
         bridge = current_bridge()
         assert bridge is not None
@@ -94,17 +94,43 @@ def portal(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def place(function: Any) -> tuple[Callable[..., Any], bool]:
-    """Return what calls `function` from a bridge, and whether that takes a thread."""
-    target = on_loop_target(function)
+class Kind(Enum):
+    """How a view is called from the request's bridge."""
+
+    INLINE = 1
+    """Sync code that is known, or that the project put on the loop."""
+    SYNC = 2
+    """The project's own sync code, which may block."""
+    COROUTINE = 3
+    PORTAL = 4
+    """Async code that `on_loop` was given."""
+
+
+def kind_of(view: Any) -> tuple[Kind, Any]:
+    """Return the kind of a view, and the function to call.
+
+    What `on_loop` was given is called in the request's own bridge: one greenlet less.
+    """
+    try:
+        kind, target = _kinds[view]
+    except KeyError:
+        kind, target = _kinds[view] = _kind_of(view)
+    except TypeError:  # an object that cannot be a key
+        kind, target = _kind_of(view)
+    return kind, (view if target is None else target)
+
+
+_kinds: WeakKeyDictionary[Any, tuple[Kind, Any]] = WeakKeyDictionary()
+
+
+def _kind_of(view: Any) -> tuple[Kind, Any]:
+    """Return the kind of `view`, and what it wraps: None where it is called itself."""
+    target = on_loop_target(view)
     if target is not None:
-        # In the request's own bridge: one greenlet less.
-        return (portal(target) if iscoroutinefunction(target) else target), False
-    if is_async(function):
-        return awaited(function), False
-    if runs_on_loop(function):
-        return function, False
-    return in_request_thread(function), True
+        return (Kind.PORTAL if is_async(target) else Kind.INLINE), target
+    if is_async(view):
+        return Kind.COROUTINE, None
+    return (Kind.INLINE if is_known(view) else Kind.SYNC), None
 
 
 def is_async(function: Any) -> bool:

@@ -16,8 +16,8 @@ from nuages.db.transaction import aatomic
 from nuages.handling import deadline as _deadline
 from nuages.handling import errors, placement
 from nuages.handling.deadline import Deadline
+from nuages.handling.placement import Kind
 from nuages.handling.preload import preload
-from nuages.wrapping import on_loop_target
 
 View = Callable[..., Any]
 
@@ -90,28 +90,25 @@ def place_view(handler: Any, callback: Any, request: Any) -> tuple[View, bool]:
 
     And whether that takes a thread.
     """
-    target = on_loop_target(callback)
-    if target is not None and not placement.is_async(target):
-        # Its transaction is opened in the same bridge.
-        return handler.make_view_atomic(target), False
-    if target is None and placement.is_async(callback):
+    kind, function = placement.kind_of(callback)
+    if kind is Kind.COROUTINE:
         preload(request)
-        return placement.awaited(in_transactions(callback)), False
-    if target is not None:
-        return placement.portal(in_transactions(target)), False
-    view = handler.make_view_atomic(callback)
-    if placement.runs_on_loop(callback):
+        return placement.awaited(in_transactions(function)), False
+    if kind is Kind.PORTAL:
+        return placement.portal(in_transactions(function)), False
+    # A sync view's transaction is opened where the view runs.
+    view = handler.make_view_atomic(function)
+    if kind is Kind.INLINE or placement.all_on_loop():
         return view, False
     return placement.in_request_thread(view), True
 
 
 def atomic_aliases(view: Any) -> list[str]:
     """The databases with ATOMIC_REQUESTS that `view` is not exempt from."""
-    exempt = getattr(view, "_non_atomic_requests", ())
     return [
         alias
         for alias, options in connections.settings.items()
-        if options["ATOMIC_REQUESTS"] and alias not in exempt
+        if options["ATOMIC_REQUESTS"] and alias not in getattr(view, "_non_atomic_requests", ())
     ]
 
 
@@ -136,12 +133,12 @@ def _rendered(
         handler.check_response(
             response, hook, name=f"{type(hook.__self__).__name__}.process_template_response"
         )
-    render, _ = placement.place(response.render)
-    if threaded and not placement.is_async(response.render):
+    render: Any = response.render
+    if placement.is_async(render):
+        render = placement.awaited(render)
+    elif threaded:
         # Where its context was made: that may block too.
-        render = placement.in_request_thread(response.render)
-    elif not placement.is_async(response.render):
-        render = response.render
+        render = placement.in_request_thread(render)
     try:
         response = render()
     except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import weakref
 from typing import Any
 
 from django.core.signals import request_finished
@@ -15,14 +16,36 @@ from nuages.handling import placement
 
 def has_foreign_receivers(signal: Signal, sender: Any = None) -> bool:
     """Whether the project has sync receivers of `signal` that must not run on the loop."""
-    if placement.all_on_loop():
+    if placement.all_on_loop() or _is_inline(signal):
         return False
     receivers, _ = signal._live_receivers(sender)
     return not all(placement.is_known(receiver) for receiver in receivers)
 
 
+_inline: dict[Signal, tuple[list[Any], bool]] = {}
+"""By signal: its receivers when they were looked at, and whether all were known and sync."""
+
+
+def _is_inline(signal: Signal) -> bool:
+    """Whether every receiver of `signal`, for any sender, is known and sync."""
+    seen = _inline.get(signal)
+    if seen is not None and seen[0] == signal.receivers:
+        return seen[1]
+    inline = True
+    entries: list[Any] = list(signal.receivers)
+    for _key, receiver, is_async in entries:
+        function = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
+        if is_async or (function is not None and not placement.is_known(function)):
+            inline = False
+    _inline[signal] = entries, inline
+    return inline
+
+
 def send(signal: Signal, sender: Any, **named: Any) -> None:
     """Send `signal` as `asend()` does, without a thread where nobody needs one."""
+    if _is_inline(signal):
+        signal.send(sender, **named)
+        return
     receivers, coroutines = signal._live_receivers(sender)
     foreign = []
     for receiver in receivers:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from django.db.utils import ConnectionHandler
+
 from nuages.db.backends.base import LoopWrapper
-from nuages.db.connections import Storage
+from nuages.db.connections import Storage, has_none
 from nuages.seams.table import Seam
+
+
+def _all(original: Any) -> Any:
+    every = ConnectionHandler.all
+
+    def all(self: Any, initialized_only: bool = False) -> list[Any]:
+        if initialized_only and has_none():
+            return []
+        return list(every(self, initialized_only))
+
+    return all
 
 
 def seams() -> list[Seam]:
@@ -22,5 +35,12 @@ def seams() -> list[Seam]:
             "with child tasks, or invisible to the parent. Ours are found by scope and by chain "
             "of calls.",
             route,
-        )
+        ),
+        Seam(
+            "django.db.utils:ConnectionHandler.all",
+            "Django's receivers ask three times a request for the wrappers that are there, and "
+            "on the loop there is none then.",
+            _all,
+            new=True,
+        ),
     ]
