@@ -102,7 +102,7 @@ def _build(factory: Any, on_loop: bool, below: Link, path: str) -> tuple[Any, Li
         raise RuntimeError(
             f"Middleware {path} must have at least one of sync_capable/async_capable set to True."
         )
-    if _has_async_call(factory):
+    if _has_async_call(factory) or _has_async_half(factory):
         can_async, can_sync = True, False
     if on_loop and can_sync:
         instance = _made(factory(_adapted(below, path)), path)
@@ -137,6 +137,15 @@ def _has_async_call(factory: Any) -> bool:
     return isinstance(factory, type) and inspect.iscoroutinefunction(
         inspect.getattr_static(factory, "__call__", None)
     )
+
+
+def _has_async_half(factory: Any) -> bool:
+    """Whether it has an `__acall__` of its own beside `__call__`, as RemoteUserMiddleware has.
+
+    The two may differ (there in the header they read), and stock takes the async one.
+    """
+    inherited = MiddlewareMixin.__acall__
+    return isinstance(factory, type) and getattr(factory, "__acall__", inherited) is not inherited
 
 
 def _is_plain_mixin(factory: type) -> bool:
