@@ -127,6 +127,30 @@ async def test_heartbeats_while_the_source_is_silent_lose_nothing() -> None:
     assert source.notes[1:] == ["GeneratorExit", "finally", "closed"]
 
 
+async def test_a_heartbeat_is_for_a_reader_that_waited_long() -> None:
+    """The timer runs out when it does; what it finds then is arranged here."""
+    source = Source().says("one", "two")
+    stream = aiter(EventStream(source, asks(), heartbeat=1000))
+    relay = stream._relay
+    await anext(stream)
+    await anext(stream)
+
+    relay._last -= 2000  # long ago, but it is the reader who is busy
+    relay._tick()
+    assert await anext(stream) == b"data: two\n\n"
+
+    reading = asyncio.create_task(anext(stream))
+    while relay._waiter is None:  # noqa: ASYNC110
+        await asyncio.sleep(0)
+    relay._tick()  # the last event was just now
+    await asyncio.sleep(0)
+    assert not reading.done()
+    relay._last -= 2000
+    relay._tick()
+    assert await reading == OPENING
+    await stream.aclose()
+
+
 async def test_without_heartbeat_no_timer_runs() -> None:
     stream = aiter(EventStream(Source().says("x"), asks(), heartbeat=None))
     await anext(stream)
