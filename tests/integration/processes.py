@@ -44,6 +44,19 @@ URLS = """
 """
 
 
+KEEPER = """
+    # However the tests end, the end of their pipe ends this process.
+    import os
+    import threading
+
+    def end():
+        os.read(0, 1)
+        os._exit(70)
+
+    threading.Thread(target=end, daemon=True).start()
+"""
+
+
 class Command:
     """A running command, and what it has written so far."""
 
@@ -95,6 +108,8 @@ class Site:
         }
         self.write("site_settings.py", SETTINGS % str(folder / "site.sqlite3"))
         self.write("site_urls.py", URLS)
+        self.write("sitecustomize.py", KEEPER)
+        self.keeping, self.kept = os.pipe()
         self.commands: list[Command] = []
 
     def write(self, name: str, text: str) -> Path:
@@ -120,7 +135,7 @@ class Site:
             [sys.executable, "-m", "django", *arguments],
             env=self.environment,
             cwd=self.folder,
-            stdin=subprocess.DEVNULL,
+            stdin=self.keeping,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -143,3 +158,5 @@ def site_in(folder: Path) -> Iterator[Site]:
             if command.process.poll() is None:
                 os.killpg(command.process.pid, signal.SIGKILL)
             command.process.communicate()
+        os.close(site.keeping)
+        os.close(site.kept)

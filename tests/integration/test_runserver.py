@@ -195,7 +195,8 @@ def test_a_port_in_use(site: Site, reload: tuple[str, ...]) -> None:
 
 
 def test_uvicorn_is_missing(site: Site) -> None:
-    site.write("sitecustomize.py", "import sys; sys.modules['uvicorn'] = None")
+    with (site.folder / "sitecustomize.py").open("a") as file:
+        file.write("import sys; sys.modules['uvicorn'] = None")
     for name in ("runserver", "serve"):
         command = site.start(name)
         assert command.end() == 1
