@@ -93,8 +93,8 @@ async def in_sensitive_thread(
     return result
 
 
-async def ended(future: asyncio.Future[None]) -> None:
-    """Wait for a call in a thread, whatever is cancelled meanwhile."""
+async def ended(future: asyncio.Future[Any]) -> None:
+    """Wait until `future` is done, whatever is cancelled meanwhile."""
     while not future.done():
         try:
             await asyncio.wait([future])

@@ -69,6 +69,12 @@ KEYS: dict[str, Key] = {
         "Load the session and the user before an `async def` view when the request carries a "
         "session cookie, so that `request.user.id` works there.",
     ),
+    "SHORTCUTS": Key(
+        True,
+        (bool,),
+        "Leave out work of Django's that a request turns out not to need. Nothing else changes; "
+        "off, to look for an error.",
+    ),
     "REQUEST_TIMEOUT": Key(
         0.0,
         (int, float),
@@ -88,7 +94,7 @@ KEYS: dict[str, Key] = {
         "Responses that are being streamed do not count. 0: any number.",
     ),
     "MAX_WAITING": Key(
-        1000,
+        5000,
         (int,),
         "Tasks that may wait for a connection of one database before new requests are answered "
         "503. 0: any number.",

@@ -11,35 +11,59 @@ import asyncio
 import signal
 import threading
 import weakref
+from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-_events: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Event] = (
-    weakref.WeakKeyDictionary()
-)
+_states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _State] = weakref.WeakKeyDictionary()
 
 
-def _event(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
-    event = _events.get(loop)
-    if event is None:
-        event = _events[loop] = asyncio.Event()
-    return event
+class _State:
+    """Whether the server of one loop stops, and who wants to know."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.callbacks: set[Callable[[], object]] = set()
+
+
+def _state(loop: asyncio.AbstractEventLoop) -> _State:
+    state = _states.get(loop)
+    if state is None:
+        state = _states[loop] = _State()
+    return state
 
 
 def is_stopping() -> bool:
     """Whether the server of the running loop has begun to stop."""
-    event = _events.get(asyncio.get_running_loop())
-    return event is not None and event.is_set()
+    state = _states.get(asyncio.get_running_loop())
+    return state is not None and state.event.is_set()
 
 
 async def wait_for_stop() -> None:
     """Wait until the server of the running loop begins to stop."""
-    await _event(asyncio.get_running_loop()).wait()
+    await _state(asyncio.get_running_loop()).event.wait()
+
+
+def call_at_stop(callback: Callable[[], object]) -> None:
+    """Call `callback()` when the server of the running loop begins to stop; now, if it has."""
+    state = _state(asyncio.get_running_loop())
+    if state.event.is_set():
+        callback()
+    else:
+        state.callbacks.add(callback)
+
+
+def forget_at_stop(loop: asyncio.AbstractEventLoop, callback: Callable[[], object]) -> None:
+    """Undo `call_at_stop`."""
+    _state(loop).callbacks.discard(callback)
 
 
 def announce_stop(loop: asyncio.AbstractEventLoop) -> None:
     """Say that the server of `loop` begins to stop; from the loop's own thread."""
-    _event(loop).set()
+    state = _state(loop)
+    state.event.set()
+    while state.callbacks:
+        state.callbacks.pop()()
 
 
 def expect_signals(loop: asyncio.AbstractEventLoop) -> None:

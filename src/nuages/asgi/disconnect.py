@@ -76,17 +76,18 @@ class DisconnectWatch:
             raise self.failure
         return True
 
-    def stop(self) -> None:
-        """Listen no more."""
+    def stop(self) -> asyncio.Task[Any] | None:
+        """Listen no more; return the task that has yet to end, if one listened."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._listener is not None:
-            self._listener.cancel()
-            self._listener = None
+        listener, self._listener = self._listener, None
+        if listener is not None:
+            listener.cancel()
         if self._begun is not None and hasattr(self._begun, "close"):
             self._begun.close()
         self._begun = None
+        return listener
 
 
 class _Resumed:

@@ -126,8 +126,8 @@ class ASGIHandler(DjangoASGIHandler):
         finally:
             if working:
                 in_flight.working -= 1
-            if watch is not None:
-                watch.stop()
+            if watch is not None and (listener := watch.stop()) is not None:
+                await ended(listener)
             for future in left:
                 await ended(future)
             if body is not None:

@@ -6,22 +6,20 @@ that timeouts, task groups and transactions around a `yield` see the task they b
 source goes on when the event was sent (back-pressure), and ends in its task too: by its own
 `finally`, which is awaited.
 
-An open stream costs that task, one timer that is armed anew when it runs out, not for each
-event, and, in each event loop, one task that waits for the server's stop.
+An open stream costs that task and one timer, which is armed anew when it runs out, not for each
+event.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import weakref
 from collections.abc import AsyncIterable, Awaitable, Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from nuages.background import spawn
 from nuages.http.event import HEARTBEAT
 from nuages.http.streams import aclose
-from nuages.stopping import is_stopping, wait_for_stop
+from nuages.stopping import call_at_stop, forget_at_stop
 
 Open = Callable[[], Awaitable[AsyncIterable[Any]]]
 
@@ -131,7 +129,6 @@ class Relay:
             except asyncio.CancelledError as error:
                 cancelled, ours = error, True
                 task.cancel()
-        await _Streams.of(self._loop).settle()
         if cancelled is not None:
             raise cancelled
         if self._told:
@@ -154,7 +151,7 @@ class Relay:
 
     def _start(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
-        _Streams.of(loop).add(self)
+        call_at_stop(self.stop)
         self._task = loop.create_task(self._run())
         self._task.add_done_callback(self._ended)
         if self._heartbeat is not None:
@@ -176,7 +173,7 @@ class Relay:
             await aclose(iterator)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        _Streams.of(self._loop).discard(self)
+        forget_at_stop(self._loop, self.stop)
         self._wake()
 
     def _wake(self) -> None:
@@ -195,46 +192,3 @@ class Relay:
                 self._wake()
             # Else the last bytes are still on their way: the client does not listen so fast.
         self._timer = self._loop.call_at(due, self._tick)
-
-
-class _Streams:
-    """The open streams of a loop, and the one task that tells them of the server's stop."""
-
-    _all: ClassVar[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Streams]] = (
-        weakref.WeakKeyDictionary()
-    )
-
-    def __init__(self) -> None:
-        self._open: set[Relay] = set()
-        self._task: asyncio.Task[None] | None = None
-
-    @classmethod
-    def of(cls, loop: asyncio.AbstractEventLoop) -> _Streams:
-        found = cls._all.get(loop)
-        if found is None:
-            found = cls._all[loop] = cls()
-        return found
-
-    def add(self, relay: Relay) -> None:
-        if is_stopping():
-            relay.stop()
-            return
-        self._open.add(relay)
-        if self._task is None or self._task.done():
-            loop = asyncio.get_running_loop()
-            self._task = loop.create_task(self._watch(), context=contextvars.Context())
-
-    def discard(self, relay: Relay) -> None:
-        self._open.discard(relay)
-
-    async def settle(self) -> None:
-        """Wait for no stop any more where no stream is open."""
-        if not self._open and self._task is not None:
-            task, self._task = self._task, None
-            task.cancel()
-            await asyncio.wait([task])
-
-    async def _watch(self) -> None:
-        await wait_for_stop()
-        for relay in list(self._open):
-            relay.stop()

@@ -134,6 +134,7 @@ def all_seams() -> list[Seam]:
         "files",
         "cache",
         "commands",
+        "messages",
     )
     return [
         seam
