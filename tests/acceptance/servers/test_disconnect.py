@@ -1,0 +1,83 @@
+"""A client that goes away stops the work done for it, on the server and in the database."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.acceptance.servers.conftest import Witness
+from tests.acceptance.servers.exchange import Http2, exchange, reset
+from tests.acceptance.servers.process import Server
+
+pytestmark = pytest.mark.needs("disconnect")
+
+
+def until_cancelled(witness: Witness, token: str) -> None:
+    """Wait until nothing runs for the test any more; the view was cancelled and cleaned up."""
+    witness.until(0, witness.running(token))
+    witness.until_noted(token, "finally")
+    assert witness.noted(token) == ["started", "cancelled", "finally"]
+
+
+def test_a_client_drops_during_a_long_query(
+    server: Server, witness: Witness, token: str
+) -> None:
+    with exchange(server, f"/sleep/{token}/") as sending:
+        witness.until(1, witness.running(token))
+        sending.drop()
+        until_cancelled(witness, token)
+    with server.client() as http:
+        assert http.get("/info/").json()["pools"]["default"]["used"] == 0
+
+
+def test_a_connection_that_is_reset(server: Server, witness: Witness, token: str) -> None:
+    with exchange(server, f"/sleep/{token}/") as sending:
+        witness.until(1, witness.running(token))
+        reset(sending.socket)
+        until_cancelled(witness, token)
+
+
+@pytest.mark.needs("stream reset")
+def test_a_stream_that_is_reset(server: Server, witness: Witness, token: str) -> None:
+    """HTTP/2: the connection stays, the request does not."""
+    with exchange(server, f"/sleep/{token}/") as sending:
+        assert isinstance(sending, Http2)
+        witness.until(1, witness.running(token))
+        sending.reset()
+        until_cancelled(witness, token)
+
+
+def test_a_client_drops_in_mid_stream(server: Server, witness: Witness, token: str) -> None:
+    """The generator waits for something that never comes; it is closed, its `finally` awaited."""
+    with exchange(server, f"/silent/{token}/") as sending:
+        sending.read_until(b"first")
+        witness.until_noted(token, "waiting")
+        sending.drop()
+        witness.until_noted(token, "finally")
+
+
+def test_a_client_drops_while_it_is_sent_to(
+    server: Server, witness: Witness, token: str
+) -> None:
+    with exchange(server, f"/endless/{token}/") as sending:
+        sending.read_until(b"x" * 100_000)
+        sending.drop()
+        witness.until_noted(token, "finally")
+
+
+def test_many_clients_drop(server: Server, witness: Witness, token: str) -> None:
+    """More than the pool has connections: those that wait for one are stopped too."""
+    query = witness.running(token)
+    with pytest.MonkeyPatch.context():
+        open_ones = []
+        for _ in range(10):
+            sending = exchange(server, f"/sleep/{token}/")
+            open_ones.append((sending, sending.__enter__()))
+        witness.until(4, query)
+        for _, sent in open_ones:
+            sent.drop()
+        witness.until(0, query)
+        for manager, _ in open_ones:
+            manager.__exit__(None, None, None)
+    with server.client() as http:
+        assert http.get("/items/2/").json()["name"] == "Nuages"
+        assert http.get("/info/").json()["pools"]["default"]["used"] == 0

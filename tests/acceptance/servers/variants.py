@@ -1,0 +1,132 @@
+"""The servers: how each one is started, what it offers, and what it cannot do.
+
+`LIMITS` is the only place that says why a test is left out for a server. Each entry was read in
+the source of the version named, and docs/servers.md tells users the same.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+from dataclasses import dataclass
+
+PYTHON = (sys.executable, "-m")
+APPLICATION = "tests.acceptance.servers.site.asgi:application"
+
+GRACE = 5
+"""Seconds that each server gives to open requests when it is told to stop."""
+
+
+@dataclass(frozen=True)
+class Variant:
+    """One way to run the site."""
+
+    name: str
+    server: str
+    command: tuple[str, ...]
+    """Arguments; `{fd}` stands for the listening socket's descriptor, `{port}` for its port."""
+    http: int = 1
+    """The HTTP version that its clients speak."""
+    lifespan: bool = True
+    loop: str = "uvloop"
+    """The module of the event loop's class: "asyncio" or "uvloop"."""
+    stopped: tuple[int, ...] = (0,)
+    """The exit codes after SIGTERM."""
+    failed_start: int = 1
+    """The exit code after a start-up that failed."""
+    known_noise: str | None = None
+    """The server's own trouble, which has nothing to do with the application: a pattern."""
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def _uvicorn(lifespan: str, loop: str) -> Variant:
+    return Variant(
+        f"uvicorn-{lifespan}-{loop}",
+        "uvicorn",
+        (
+            *(*PYTHON, "uvicorn", APPLICATION, "--fd", "{fd}", "--lifespan", lifespan),
+            *("--loop", loop, "--timeout-graceful-shutdown", str(GRACE)),
+        ),
+        lifespan=lifespan != "off",
+        loop=loop,
+        # uvicorn raises the signal again when it is done, for whoever waits for it.
+        stopped=(-signal.SIGTERM,),
+        failed_start=3,
+    )
+
+
+def _hypercorn(http: int, loop: str) -> Variant:
+    return Variant(
+        f"hypercorn-http{http}-{loop}",
+        "hypercorn",
+        (
+            *(*PYTHON, "hypercorn", APPLICATION, "--bind", "fd://{fd}", "--worker-class", loop),
+            *("--graceful-timeout", str(GRACE), "--access-logfile", "-"),
+        ),
+        http=http,
+        loop=loop,
+    )
+
+
+def _granian(http: int) -> Variant:
+    return Variant(
+        f"granian-http{http}",
+        "granian",
+        (
+            *(*PYTHON, "granian", APPLICATION, "--interface", "asgi", "--http", str(http)),
+            *("--port", "{port}", "--workers-kill-timeout", str(GRACE), "--access-log"),
+        ),
+        http=http,
+    )
+
+
+def _gunicorn(worker: str, worker_class: str) -> Variant:
+    return Variant(
+        f"gunicorn-{worker}",
+        "gunicorn",
+        (
+            *(*PYTHON, "gunicorn", APPLICATION, "--bind", "fd://{fd}", "-k", worker_class),
+            *("--graceful-timeout", str(GRACE), "--access-logfile", "-", "--no-control-socket"),
+        ),
+        # The socket that was handed over is wrapped twice and closed by the garbage collector.
+        known_noise=r"/gunicorn/arbiter\.py:\d+: ResourceWarning: unclosed <socket",
+        failed_start=3,
+    )
+
+
+VARIANTS = [
+    _uvicorn("on", "asyncio"),
+    _uvicorn("auto", "uvloop"),
+    _uvicorn("off", "asyncio"),
+    _hypercorn(1, "asyncio"),
+    _hypercorn(2, "uvloop"),
+    _granian(1),
+    _granian(2),
+    _gunicorn("asgi", "asgi"),
+    _gunicorn("uvicorn", "uvicorn_worker.UvicornWorker"),
+    Variant(
+        "daphne",
+        "daphne",
+        (*PYTHON, "daphne", "--fd", "{fd}", "--access-log", "-", APPLICATION),
+        lifespan=False,
+        loop="asyncio",
+    ),
+]
+
+LIMITS: dict[tuple[str, str], str] = {
+    ("http1", "stream reset"): "the test is about HTTP/2's own streams",
+    ("uvicorn-off-asyncio", "lifespan"): "it is switched off",
+    ("daphne", "lifespan"): "it has none (django/daphne, issue 264)",
+    ("http2", "http/1.1"): "the test is about HTTP/1.1's own framing",
+}
+"""(server or variant, ability) -> why it cannot be asked for there."""
+
+
+def limit(variant: Variant, ability: str) -> str | None:
+    """Return why `variant` lacks `ability`, or None where it has it."""
+    for name in (variant.name, variant.server, f"http{variant.http}"):
+        if (name, ability) in LIMITS:
+            return f"{name}: {LIMITS[name, ability]}"
+    return None
