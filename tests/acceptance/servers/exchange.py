@@ -19,6 +19,9 @@ from tests.acceptance.servers.process import Server
 
 Headers = Iterable[tuple[str, str]]
 
+KEPT = 2**20
+"""Bytes of a response that are kept to be looked at; what follows is only counted."""
+
 
 class Http1:
     """HTTP/1.1 with `Connection: close`, as raw bytes."""
@@ -31,19 +34,27 @@ class Http1:
         lines += [f"{name}: {value}" for name, value in headers]
         self.send("\r\n".join([*lines, "", ""]).encode())
         self.received = b""
+        self.size = 0
 
     def send(self, data: bytes) -> None:
         self.socket.sendall(data)
 
     def _more(self) -> bytes:
         data = self.socket.recv(65536)
-        self.received += data
+        self.size += len(data)
+        if self.size < KEPT:
+            self.received += data
         return data
 
     def read_until(self, wanted: bytes) -> bytes:
         while wanted not in self.received:
             assert self._more(), f"the connection ended after {self.received!r}"
         return self.received
+
+    def read_at_least(self, size: int) -> None:
+        """Read until that many bytes have come."""
+        while self.size < size:
+            assert self._more(), f"the connection ended after {self.size} bytes"
 
     def read_to_end(self) -> bytes:
         while self._more():
@@ -70,6 +81,7 @@ class Http2:
         ]
         self.h2.send_headers(self.stream, [*pseudo, *headers], end_stream=True)
         self.received = b""
+        self.size = 0
         self.ended = False
         self._flush()
 
@@ -85,7 +97,9 @@ class Http2:
             return False
         for event in self.h2.receive_data(data):
             if isinstance(event, h2.events.DataReceived):
-                self.received += event.data
+                self.size += len(event.data)
+                if self.size < KEPT:
+                    self.received += event.data
                 self.h2.acknowledge_received_data(event.flow_controlled_length, self.stream)
             elif isinstance(event, h2.events.StreamEnded | h2.events.StreamReset):
                 self.ended = True
@@ -96,6 +110,11 @@ class Http2:
         while wanted not in self.received:
             assert self._more(), f"the stream ended after {self.received!r}"
         return self.received
+
+    def read_at_least(self, size: int) -> None:
+        """Read until that many bytes have come."""
+        while self.size < size:
+            assert self._more(), f"the stream ended after {self.size} bytes"
 
     def read_to_end(self) -> bytes:
         while self._more():

@@ -34,6 +34,8 @@ class Variant:
     """The exit codes after SIGTERM."""
     failed_start: int = 1
     """The exit code after a start-up that failed."""
+    stopping: str | None = None
+    """What the serving process logs when it begins to stop; None: nothing."""
     known_noise: str | None = None
     """The server's own trouble, which has nothing to do with the application: a pattern."""
 
@@ -53,17 +55,19 @@ def _uvicorn(lifespan: str, loop: str) -> Variant:
         loop=loop,
         # uvicorn raises the signal again when it is done, for whoever waits for it.
         stopped=(-signal.SIGTERM,),
+        stopping="Shutting down",
         failed_start=3,
     )
 
 
-def _hypercorn(http: int, loop: str) -> Variant:
+def _hypercorn(http: int, loop: str, workers: int) -> Variant:
     return Variant(
         f"hypercorn-http{http}-{loop}",
         "hypercorn",
         (
             *(*PYTHON, "hypercorn", APPLICATION, "--bind", "fd://{fd}", "--worker-class", loop),
-            *("--graceful-timeout", str(GRACE), "--access-logfile", "-"),
+            *("--workers", str(workers), "--graceful-timeout", str(GRACE)),
+            *("--access-logfile", "-"),
         ),
         http=http,
         loop=loop,
@@ -79,10 +83,11 @@ def _granian(http: int) -> Variant:
             *("--port", "{port}", "--workers-kill-timeout", str(GRACE), "--access-log"),
         ),
         http=http,
+        stopping="Stopping worker-1",
     )
 
 
-def _gunicorn(worker: str, worker_class: str) -> Variant:
+def _gunicorn(worker: str, worker_class: str, stopping: str) -> Variant:
     return Variant(
         f"gunicorn-{worker}",
         "gunicorn",
@@ -93,6 +98,7 @@ def _gunicorn(worker: str, worker_class: str) -> Variant:
         # The socket that was handed over is wrapped twice and closed by the garbage collector.
         known_noise=r"/gunicorn/arbiter\.py:\d+: ResourceWarning: unclosed <socket",
         failed_start=3,
+        stopping=stopping,
     )
 
 
@@ -100,12 +106,12 @@ VARIANTS = [
     _uvicorn("on", "asyncio"),
     _uvicorn("auto", "uvloop"),
     _uvicorn("off", "asyncio"),
-    _hypercorn(1, "asyncio"),
-    _hypercorn(2, "uvloop"),
+    _hypercorn(1, "asyncio", workers=1),
+    _hypercorn(2, "uvloop", workers=0),
     _granian(1),
     _granian(2),
-    _gunicorn("asgi", "asgi"),
-    _gunicorn("uvicorn", "uvicorn_worker.UvicornWorker"),
+    _gunicorn("asgi", "asgi", "Worker shutting down"),
+    _gunicorn("uvicorn", "uvicorn_worker.UvicornWorker", "Shutting down"),
     Variant(
         "daphne",
         "daphne",
