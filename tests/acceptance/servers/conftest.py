@@ -131,19 +131,35 @@ def _stopped_at_the_end(server: Server, witness: Witness, name: str) -> Iterator
     yield server
     server.signal()
     code = server.wait()
+    assert "site: started" in server.log, server.text
+    assert server.log.index("site: stopped") < server.log.index("site: left"), server.text
     assert code in server.variant.stopped, f"exit code {code}:\n{server.text}"
     server.assert_quiet()
     witness.until(0, "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", name)
 
 
 @pytest.fixture(scope="session")
+def site_file() -> bytes:
+    """What the site's `file` view serves."""
+    return bytes(range(251)) * 4001  # nearly a megabyte, and no two blocks are alike
+
+
+@pytest.fixture(scope="session")
 def running(
-    variant: Variant, site_url: str, witness: Witness, tmp_path_factory: pytest.TempPathFactory
+    variant: Variant,
+    site_url: str,
+    site_file: bytes,
+    witness: Witness,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Server]:
     """The variant's server, one for all tests; use `server`."""
     name = session_name(variant)
-    environment = {"SITE_DATABASE": json.dumps(entry(site_url, name))}
     home = tmp_path_factory.mktemp(variant.name)
+    (home / "served.bin").write_bytes(site_file)
+    environment = {
+        "SITE_DATABASE": json.dumps(entry(site_url, name)),
+        "SITE_FILE": str(home / "served.bin"),
+    }
     with (
         started(variant, environment, home) as server,
         _stopped_at_the_end(server, witness, name),

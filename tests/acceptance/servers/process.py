@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[3]
 NOISE = re.compile(
     r"Traceback|Exception in |Exception ignored|Error in ASGI|Unhandled|never awaited|"
     r"was destroyed but it is pending|: ResourceWarning|RuntimeWarning|took too long|"
-    r"exception was never retrieved|^Internal Server Error:|ASGI transport error|"
+    r"exception was never retrieved|^Internal Server Error:|"
     r"without completing|CRITICAL|\bERROR\b|\[error\]",
 )
 """Lines that no server may log while it serves the tests."""

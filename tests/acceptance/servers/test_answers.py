@@ -123,7 +123,9 @@ def test_odd_paths(server: Server, sent: str, path: str) -> None:
 
     with exchange(server, sent, headers=[("accept", "*/*")]) as sending:
         received = sending.read_until(b"}")
-    answer = httpx.Response(200, content=received[received.index(b"{") : received.rindex(b"}") + 1])
+    answer = httpx.Response(
+        200, content=received[received.index(b"{") : received.rindex(b"}") + 1]
+    )
     assert answer.json()["path"] == path
     assert answer.json()["rest"] == path.removeprefix("/path/")
     assert answer.json()["query"] == sent.partition("?")[2]

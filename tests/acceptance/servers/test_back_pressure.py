@@ -29,9 +29,7 @@ def until_it_stands_still(http: httpx.Client, token: str) -> int:
 
 
 @pytest.mark.needs("back-pressure")
-def test_a_slow_reader(
-    server: Server, http: httpx.Client, witness: Witness, token: str
-) -> None:
+def test_a_slow_reader(server: Server, http: httpx.Client, witness: Witness, token: str) -> None:
     with exchange(server, f"/endless/{token}/", receive_buffer=65536) as sending:
         sending.socket.recv(1)
         made = until_it_stands_still(http, token)

@@ -20,9 +20,7 @@ def until_cancelled(witness: Witness, token: str) -> None:
     assert witness.noted(token) == ["started", "cancelled", "finally"]
 
 
-def test_a_client_drops_during_a_long_query(
-    server: Server, witness: Witness, token: str
-) -> None:
+def test_a_client_drops_during_a_long_query(server: Server, witness: Witness, token: str) -> None:
     with exchange(server, f"/sleep/{token}/") as sending:
         witness.until(1, witness.running(token))
         sending.drop()
@@ -57,22 +55,28 @@ def test_a_client_drops_in_mid_stream(server: Server, witness: Witness, token: s
         witness.until_noted(token, "finally")
 
 
-def test_a_client_drops_while_it_is_sent_to(
-    server: Server, witness: Witness, token: str
-) -> None:
+def test_a_client_drops_while_it_is_sent_to(server: Server, witness: Witness, token: str) -> None:
     with exchange(server, f"/endless/{token}/") as sending:
         sending.read_at_least(100_000)
         sending.drop()
         witness.until_noted(token, "finally")
 
 
+def test_a_client_drops_while_a_thread_sends(server: Server, witness: Witness, token: str) -> None:
+    """A sync view's stream is iterated in its thread, which ends at the next chunk."""
+    with exchange(server, f"/sync-endless/{token}/") as sending:
+        sending.read_at_least(100_000)
+        sending.drop()
+        witness.until_noted(token, "finally")
+    with server.client() as http:
+        assert http.get("/sync-items/").status_code == 200
+
+
 def test_many_clients_drop(server: Server, witness: Witness, token: str) -> None:
     """More than the pool has connections: those that wait for one are stopped too."""
     query = witness.running(token)
     with ExitStack() as stack:
-        clients = [
-            stack.enter_context(exchange(server, f"/sleep/{token}/")) for _ in range(10)
-        ]
+        clients = [stack.enter_context(exchange(server, f"/sleep/{token}/")) for _ in range(10)]
         witness.until(4, query)
         for sending in clients:
             sending.drop()

@@ -28,6 +28,8 @@ class Variant:
     http: int = 1
     """The HTTP version that its clients speak."""
     lifespan: bool = True
+    pathsend: bool = False
+    """Whether it sends files by itself (`http.response.pathsend`)."""
     loop: str = "uvloop"
     """The module of the event loop's class: "asyncio" or "uvloop"."""
     stopped: tuple[int, ...] = (0,)
@@ -71,6 +73,8 @@ def _hypercorn(http: int, loop: str, workers: int) -> Variant:
         ),
         http=http,
         loop=loop,
+        # With worker processes the exit code is lost (run.py: _join_exited is called twice).
+        failed_start=0 if workers else 1,
     )
 
 
@@ -83,6 +87,7 @@ def _granian(http: int) -> Variant:
             *("--port", "{port}", "--workers-kill-timeout", str(GRACE), "--access-log"),
         ),
         http=http,
+        pathsend=True,
         stopping="Stopping worker-1",
     )
 
@@ -122,10 +127,44 @@ VARIANTS = [
 ]
 
 LIMITS: dict[tuple[str, str], str] = {
+    # The server has it, the protocol has not.
     ("http1", "stream reset"): "the test is about HTTP/2's own streams",
-    ("uvicorn-off-asyncio", "lifespan"): "it is switched off",
-    ("daphne", "lifespan"): "it has none (django/daphne, issue 264)",
     ("http2", "http/1.1"): "the test is about HTTP/1.1's own framing",
+    # uvicorn 0.54
+    ("uvicorn-off-asyncio", "lifespan"): "it is switched off",
+    ("uvicorn-off-asyncio", "forced end"): (
+        "past the grace it cancels what is left (server.py, shutdown) and ends the loop, which "
+        "cancels again, cleanup and all; with lifespan the shutdown waits for it"
+    ),
+    # hypercorn 0.18
+    ("hypercorn-http1-asyncio", "stop notice"): (
+        "its master tells worker processes through an event that they poll, and the application "
+        "after the grace (asyncio/run.py); with --workers 0 the signal itself is seen"
+    ),
+    ("hypercorn-http2-uvloop", "forced end"): (
+        "past the grace it cancels the connection's task group and then starts a task in it "
+        "(asyncio/task_group.py, tcp_server.py): RuntimeError, exit code 1"
+    ),
+    ("hypercorn-http2-uvloop", "back-pressure"): (
+        "a closed flow control window makes StreamBuffer.pop(0) wake the sender it should hold "
+        "(protocol/h2.py)"
+    ),
+    # granian 2.8
+    ("granian", "forced end"): "it waits for open requests, and kills where a timeout is set",
+    ("granian-http2", "drain"): (
+        "it does, announcing the end by GOAWAY; the tests' client, h2, takes that for the end"
+    ),
+    # gunicorn 27
+    ("gunicorn", "forced end"): (
+        "the arbiter kills the worker when the worker's own grace ends (arbiter.py, stop)"
+    ),
+    # daphne 4.2
+    ("daphne", "lifespan"): "it has none (django/daphne, issue 264)",
+    ("daphne", "drain"): "it cancels what is in flight (server.py, kill_all_applications)",
+    ("daphne", "back-pressure"): (
+        "every chunk goes to Twisted's transport, which buffers without a bound "
+        "(http_protocol.py, handle_reply)"
+    ),
 }
 """(server or variant, ability) -> why it cannot be asked for there."""
 

@@ -6,15 +6,16 @@ import asyncio
 import hashlib
 import os
 import threading
-from typing import Any
 
 from django.contrib.auth.views import LoginView
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
+from django.http.response import HttpResponseBase
 from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import ListView
 
 from nuages import on_loop
 from nuages.db.pool import open_pools
+from nuages.http import afile_response
 from tests.acceptance.servers.site import counting
 from tests.acceptance.servers.site.models import Item
 from tests.acceptance.servers.site.on_purpose import OnPurpose
@@ -132,10 +133,17 @@ async def nothing(request: HttpRequest) -> HttpResponse:
     return HttpResponse(status=204)
 
 
+async def file(request: HttpRequest) -> HttpResponseBase:
+    """The file that SITE_FILE names; X-Pathsend tells whether the server offers to send it."""
+    response = await afile_response(request, os.environ["SITE_FILE"])
+    offered = request.scope.get("extensions") or {}  # type: ignore[attr-defined]
+    response.headers["X-Pathsend"] = str("http.response.pathsend" in offered)
+    return response
+
+
 async def state(request: HttpRequest) -> JsonResponse:
     """Tell what the lifespan left for the requests."""
-    found: dict[str, Any] = getattr(request, "scope", {}).get("state") or {}
-    return JsonResponse({key: str(value) for key, value in found.items()})
+    return JsonResponse({key: str(value) for key, value in request.state.items()})  # type: ignore[attr-defined]
 
 
 async def info(request: HttpRequest) -> JsonResponse:

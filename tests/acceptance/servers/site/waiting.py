@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 
 from nuages.db import acursor
+from nuages.http import Event, EventStream
 from tests.acceptance.servers.site.models import Entry, Item
 
 CHUNK = b"x" * 65536
@@ -87,6 +88,36 @@ async def silent(request: HttpRequest, token: str) -> StreamingHttpResponse:
             await note(token, "finally")
 
     return StreamingHttpResponse(chunks(), content_type="text/plain")
+
+
+async def events(request: HttpRequest, token: str) -> EventStream:
+    """Send two events, counted on from the last one received, and then wait for ever."""
+
+    async def source(last_event_id: str | None) -> AsyncIterator[Event]:
+        first = int(last_event_id or -1) + 1
+        try:
+            for number in (first, first + 1):
+                yield Event({"number": number} if number else 0, id=str(number))
+            await note(token, "waiting")
+            await asyncio.get_running_loop().create_future()
+        finally:
+            await note(token, "finally")
+
+    return EventStream(source, request)
+
+
+def sync_endless(request: HttpRequest, token: str) -> StreamingHttpResponse:
+    """The same as `endless`, made in a thread."""
+
+    def chunks() -> Iterator[bytes]:
+        try:
+            for _ in range(4096):
+                produced[token] += 1
+                yield CHUNK
+        finally:
+            Entry.objects.create(token=token, what="finally")
+
+    return StreamingHttpResponse(chunks(), content_type="application/octet-stream")
 
 
 async def endless(request: HttpRequest, token: str) -> StreamingHttpResponse:
