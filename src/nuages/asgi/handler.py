@@ -23,7 +23,7 @@ from nuages.asgi.disconnect import DisconnectWatch
 from nuages.asgi.lifespan import Lifespan
 from nuages.asgi.limits import InFlight, refuse
 from nuages.asgi.request import ASGIRequest
-from nuages.asgi.streaming import send_stream, send_whole
+from nuages.asgi.streaming import send_head, send_stream, send_whole
 from nuages.asgi.types import Application, Receive, Scope, Send
 from nuages.background import ended
 from nuages.bridge import await_, on_loop
@@ -152,7 +152,8 @@ class ASGIHandler(DjangoASGIHandler):
             if response.streaming:
                 return response
         try:
-            await_(send_whole(response, send))
+            send_it = send_head if scope["method"] == "HEAD" else send_whole
+            await_(send_it(response, send))
         finally:
             self._close(response, left)
         return None

@@ -57,8 +57,18 @@ async def send_whole(response: Any, send: Send) -> None:
         await send({"type": "http.response.body", "body": chunk, "more_body": more})
 
 
+async def send_head(response: Any, send: Send) -> None:
+    """Send what answers HEAD: no content (RFC 9110, 9.3.2), which not every server leaves out."""
+    await send(start_message(response))
+    await send({"type": "http.response.body"})
+
+
 async def send_stream(response: Any, scope: Scope, send: Send) -> None:
     """Send a response that is iterated, and close what it is made from, whatever happens."""
+    if scope["method"] == "HEAD":
+        async with _sources_closed(response):
+            await send_head(response, send)
+        return
     path = getattr(response, "pathsend", None)
     if path is not None and _PATHSEND in (scope.get("extensions") or {}):
         async with _sources_closed(response):
