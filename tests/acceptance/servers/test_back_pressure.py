@@ -31,7 +31,7 @@ def until_it_stands_still(http: httpx.Client, token: str) -> int:
 @pytest.mark.needs("back-pressure")
 def test_a_slow_reader(server: Server, http: httpx.Client, witness: Witness, token: str) -> None:
     with exchange(server, f"/endless/{token}/", receive_buffer=65536) as sending:
-        sending.socket.recv(1)
+        sending.read_at_least(1)
         made = until_it_stands_still(http, token)
         assert 0 < made < CHUNKS
         assert made * CHUNK_SIZE < AHEAD

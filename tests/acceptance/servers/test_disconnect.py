@@ -9,6 +9,7 @@ import pytest
 from tests.acceptance.servers.conftest import Witness
 from tests.acceptance.servers.exchange import Http2, exchange, reset
 from tests.acceptance.servers.process import Server
+from tests.acceptance.servers.variants import limit
 
 pytestmark = pytest.mark.needs("disconnect")
 
@@ -70,6 +71,8 @@ def test_a_client_drops_while_a_thread_sends(server: Server, witness: Witness, t
         witness.until_noted(token, "finally")
     with server.client() as http:
         assert http.get("/sync-items/").status_code == 200
+        if limit(server.variant, "back-pressure") is None:
+            assert http.get(f"/produced/{token}/").json()["produced"] < 4096
 
 
 def test_many_clients_drop(server: Server, witness: Witness, token: str) -> None:

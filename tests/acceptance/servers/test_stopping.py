@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import random
-from concurrent.futures import ThreadPoolExecutor
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import psycopg
@@ -14,7 +14,7 @@ import pytest
 from tests.acceptance.servers.conftest import Start, Witness, entry, session_name
 from tests.acceptance.servers.exchange import connected, exchange
 from tests.acceptance.servers.process import Server
-from tests.acceptance.servers.variants import GRACE, Variant
+from tests.acceptance.servers.variants import Variant
 
 
 @contextmanager
@@ -75,7 +75,7 @@ def test_an_open_event_stream_ends(
             witness.until_noted(token, "waiting")
             server.signal()
             sending.read_to_end()
-            assert server.wait(GRACE) in variant.stopped, server.text
+            assert server.wait() in variant.stopped, server.text
         server.assert_quiet()
         assert witness.noted(token) == ["waiting", "finally"]
         assert witness.sessions(name) == 0
@@ -94,6 +94,6 @@ def test_an_endless_stream_is_ended_after_the_grace(
             witness.until_noted(token, "waiting")
             server.signal()
             sending.read_to_end()
-            assert server.wait(GRACE + 10) in variant.stopped, server.text
+            assert server.wait() in variant.stopped, server.text
         assert witness.noted(token) == ["waiting", "finally"]
         assert witness.sessions(name) == 0

@@ -1,4 +1,4 @@
-"""The site's ordinary views: every kind that Django has, and echoes of what the server passed on."""
+"""The site's ordinary views: every kind that Django has, and echoes of what the server said."""
 
 from __future__ import annotations
 
