@@ -22,6 +22,7 @@ else:
 
 _spawned: set[asyncio.Task[Any]] = set()
 """A loop references its tasks weakly."""
+_MISSING = object()
 
 
 def spawn(
@@ -114,12 +115,19 @@ class _Call:
     def __call__(self) -> Any:
         if not _take(self._claim):
             return None
+        # A copy, since asgiref copies the context back at once when the caller is cancelled. What
+        # an async_to_sync() of this thread sets while it lasts must not be in it: the caller's
+        # next call in a thread would go to an executor that is gone by then.
+        context = contextvars.copy_context()
         try:
-            return self._function()
+            return context.run(self._function)
         except StopIteration as error:
             # As in a coroutine; in a future it would never arrive (before Python 3.13).
             raise RuntimeError("the function raised StopIteration") from error
         finally:
+            for variable, value in context.items():
+                if variable.get(_MISSING) is not value:
+                    variable.set(value)
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._end)
 
