@@ -6,11 +6,13 @@ A stream is iterated in the request's own task and holds no connection between i
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from asgiref.sync import async_to_sync
+from django.core.exceptions import RequestAborted
 from django.http import HttpResponseBase, StreamingHttpResponse
 
 from nuages.asgi.types import Scope, Send
@@ -80,7 +82,12 @@ async def send_stream(response: Any, scope: Scope, send: Send) -> None:
         if _is_async(response):
             await _send_async(response, send)
         elif getattr(response, "_nuages_threaded", False):
-            await on_loop(placement.in_request_thread(_send_from_thread))(response, send)
+            sender = _SenderFromThread(send)
+            try:
+                await on_loop(placement.in_request_thread(_send_from_thread))(response, sender)
+            except asyncio.CancelledError:
+                sender.stop()
+                raise
         else:
             await on_loop(_send_sync)(response, send)
         await send({"type": "http.response.body"})
@@ -119,9 +126,33 @@ def _send_sync(response: Any, send: Send) -> None:
             await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
 
 
-def _send_from_thread(response: Any, send: Send) -> None:
+class _SenderFromThread:
+    """`send` for a thread: when the request was cancelled, it ends what the thread does."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._task: asyncio.Task[Any] | None = None
+        self._stopped = False
+
+    async def __call__(self, message: dict[str, Any]) -> None:
+        if self._stopped:
+            raise RequestAborted()
+        self._task = asyncio.current_task()
+        try:
+            await self._send(message)
+        finally:
+            self._task = None
+
+    def stop(self) -> None:
+        """Let the chunk that is being sent be the last one."""
+        self._stopped = True
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _send_from_thread(response: Any, sender: _SenderFromThread) -> None:
     """Iterate in the request's thread, where the view ran; the loop sends."""
-    send_from_here: Any = async_to_sync(send)
+    send_from_here: Any = async_to_sync(sender.__call__)
     for part in response:
         for chunk in chunks(part):
             send_from_here({"type": "http.response.body", "body": chunk, "more_body": True})
