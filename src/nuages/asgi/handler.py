@@ -74,7 +74,8 @@ class ASGIHandler(DjangoASGIHandler):
         """Serve one request within the limits, counted for the shutdown."""
         if not self.lifespan.begun:
             await self.lifespan.begin_late()
-        if "state" not in scope and self.lifespan.state:
+        if self.lifespan.state and not scope.get("state"):
+            # Without the protocol; uvicorn gives an empty one then.
             scope["state"] = self.lifespan.state.copy()
         in_flight = self.in_flight
         if in_flight.is_full():
