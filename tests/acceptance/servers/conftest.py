@@ -113,6 +113,19 @@ def witness(site_url: str) -> Iterator[Witness]:
         yield watching
 
 
+def until_nothing_is_used(http: httpx.Client) -> dict[str, Any]:
+    """Ask until no connection of the pool is checked out; return the pool's statistics.
+
+    What was cancelled may still be giving its connection back: each question gives it turns.
+    """
+    pool: dict[str, Any] = {}
+    for _ in range(500):
+        pool = http.get("/info/").json()["pools"]["default"]
+        if pool["used"] == 0:
+            return pool
+    raise AssertionError(f"connections stay checked out: {pool}")
+
+
 def session_name(variant: Variant) -> str:
     """What a server's sessions are called in pg_stat_activity; new for each server started."""
     return f"{variant}-{uuid.uuid4().hex[:8]}"

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from tests.acceptance.servers.conftest import Witness
+from tests.acceptance.servers.conftest import Witness, until_nothing_is_used
 from tests.acceptance.servers.process import Server
 
 ITEMS = ["Minor Swing", "Nuages", "Tears"]
@@ -138,8 +138,7 @@ def test_streams(http: httpx.Client, witness: Witness, token: str) -> None:
     assert "content-length" not in answer.headers
     assert http.get("/sync-stream/").text == "".join(f"{item}\n" for item in ITEMS)
     witness.until_noted(token, "finally")
-    pool = http.get("/info/").json()["pools"]["default"]
-    assert pool["used"] == 0
+    until_nothing_is_used(http)
 
 
 def test_twenty_requests_at_the_same_time(server: Server, http: httpx.Client) -> None:
@@ -147,9 +146,7 @@ def test_twenty_requests_at_the_same_time(server: Server, http: httpx.Client) ->
     with ThreadPoolExecutor(len(paths)) as threads:
         answers = list(threads.map(lambda path: http.get(path).status_code, paths))
     assert answers == [200] * len(paths)
-    pool = http.get("/info/").json()["pools"]["default"]
-    assert pool["used"] == 0
-    assert pool["size"] <= 4
+    assert until_nothing_is_used(http)["size"] <= 4
 
 
 def test_keep_alive(http: httpx.Client) -> None:
