@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench clean
+.PHONY: help demo test lint format django-suite bench streams clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -43,6 +43,10 @@ format: ## Put imports and formatting right
 	@scripts/env dev
 	.venv/bin/python -m ruff check --fix-only .
 	.venv/bin/python -m ruff format .
+
+streams: ## Open 2,000 event streams on one worker and print what they cost
+	@scripts/env dev
+	.venv/bin/python -m pytest tests/acceptance/test_many_streams.py -s -p no:logging
 
 django-suite: ## Run Django's own tests on the event loop
 	@scripts/env dev
