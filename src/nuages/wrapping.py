@@ -104,6 +104,16 @@ def call_handling(
         return function(*args, **kwargs)
 
 
+async def await_handling(handled: BaseException, awaitable: Awaitable[T]) -> T:
+    """Await `awaitable` where `handled` is being handled, as it is in the greenlet that waits."""
+    traceback = handled.__traceback__
+    try:
+        raise handled
+    except BaseException:
+        handled.__traceback__ = traceback
+        return await awaitable
+
+
 def add_context(error: BaseException, handled: BaseException) -> None:
     """Put `handled` at the end of the `__context__` chain of `error`, which was raised during it.
 

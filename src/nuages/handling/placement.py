@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import sys
 from collections.abc import Callable
 from contextvars import ContextVar
 from enum import Enum
@@ -22,7 +23,7 @@ from nuages.background import in_sensitive_thread
 from nuages.bridge import await_, current_bridge, on_loop
 from nuages.conf import setting
 from nuages.portal import run_steps
-from nuages.wrapping import on_loop_target
+from nuages.wrapping import await_handling, call_handling, on_loop_target
 
 T = TypeVar("T")
 
@@ -68,7 +69,12 @@ def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
 
     @functools.wraps(function, updated=())
     def call(*args: Any, **kwargs: Any) -> T:
-        work = functools.partial(function, *args, **kwargs)
+        handled = sys.exception()
+        if handled is None:
+            work = functools.partial(function, *args, **kwargs)
+        else:
+            # An error view or a logger there looks at `sys.exc_info()`.
+            work = functools.partial(call_handling, handled, function, args, **kwargs)
         return await_(in_sensitive_thread(work, left_threads.get()))
 
     return call
@@ -78,7 +84,9 @@ def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a sync callable that awaits the async `function`, from a bridge."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
-        return await_(function(*args, **kwargs))
+        awaitable = function(*args, **kwargs)
+        handled = sys.exception()
+        return await_(awaitable if handled is None else await_handling(handled, awaitable))
 
     return call
 
