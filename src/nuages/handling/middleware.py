@@ -189,12 +189,13 @@ def _maybe_awaited(instance: Any) -> GetResponse:
 
 
 def _hook(method: Any, on_loop: bool = False) -> Any:
-    """Return what calls a middleware's hook from the bridge, with the method's `__self__`."""
+    """Return what calls a middleware's hook from the bridge, with a method's `__self__`."""
     if iscoroutinefunction(method):
         call = placement.awaited(method)
     elif on_loop or placement.runs_on_loop(method):
         return method
     else:
         call = placement.in_request_thread(method)
-    call.__self__ = method.__self__  # type: ignore[attr-defined]
+    if hasattr(method, "__self__"):
+        call.__self__ = method.__self__  # type: ignore[attr-defined]
     return call
