@@ -11,9 +11,9 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from django.http import HttpRequest, HttpResponse
-from django.utils.log import log_response
 
 from nuages.conf import setting
+from nuages.handling import errors
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,6 +54,11 @@ class Deadline:
         self.expired = True
         self._task.cancel("the request's deadline passed")
 
+    def settle(self) -> None:
+        """Withdraw a cancellation that the work has swallowed: its answer stands."""
+        if self.expired:
+            self.take()
+
     def take(self) -> bool:
         """Whether the cancellation at hand is the deadline's alone; if so, it is withdrawn."""
         if not self.expired:
@@ -75,17 +80,12 @@ def give_limit(view: F, seconds: float) -> F:
 
 
 def timed_out(request: HttpRequest, deadline: Deadline) -> HttpResponse:
-    """Return the answer to a request whose time is over (RFC 9110, 15.6.5)."""
+    """Return the answer to a request whose time is over (RFC 9110, 15.6.5); from a bridge."""
     response = HttpResponse(
         "504 Gateway Timeout: the request took too long.\n",
         status=504,
         content_type="text/plain; charset=utf-8",
     )
-    log_response(
-        "Request took more than %g s: %s",
-        deadline.seconds,
-        request.path,
-        response=response,
-        request=request,
-    )
+    message = "Request took more than %g s: %s"
+    errors.log(response, request, message, deadline.seconds, request.path)
     return response

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.core.exceptions import PermissionDenied, SuspiciousOperation
+from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
 from django.core.handlers.exception import response_for_exception
 from django.core.signals import got_request_exception
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase
+from django.http.multipartparser import MultiPartParserError
 from django.urls import get_resolver, get_urlconf
 from django.utils.log import log_response
 
@@ -73,10 +74,15 @@ def response_for(request: HttpRequest, error: Exception) -> HttpResponseBase:
     return response_for_exception(request, error)
 
 
-def log(response: HttpResponseBase, request: HttpRequest) -> None:
-    """Log a response of 400 or above, from a bridge; by a thread where a handler may block."""
+def log(response: HttpResponseBase, request: HttpRequest, message: str = "", *args: Any) -> None:
+    """Log a response of 400 or above, from a bridge; by a thread where a handler may block.
+
+    Without a message its reason phrase is logged; and once only, as Django does.
+    """
     write: Any = log_response if _logs_inline("django.request") else _log_in_thread
-    write("%s: %s", response.reason_phrase, request.path, response=response, request=request)
+    if not message:
+        message, args = "%s: %s", (response.reason_phrase, request.path)
+    write(message, *args, response=response, request=request)
 
 
 _log_in_thread = placement.in_request_thread(log_response)
@@ -94,13 +100,7 @@ def unavailable() -> HttpResponse:
 
 def _overloaded(request: HttpRequest, error: Exception) -> HttpResponse:
     response = unavailable()
-    logging.getLogger("django.request").error(
-        "%s: %s",
-        error,
-        request.path,
-        extra={"status_code": 503, "request": request},
-    )
-    response._has_been_logged = True  # type: ignore[attr-defined]
+    log(response, request, "%s: %s", error, request.path)
     return response
 
 
@@ -112,6 +112,8 @@ def _may_block(error: Exception) -> bool:
         status, logger = 404, None
     elif isinstance(error, PermissionDenied):
         status, logger = 403, "django.request"
+    elif isinstance(error, (MultiPartParserError, BadRequest)):
+        status, logger = 400, "django.request"
     elif isinstance(error, SuspiciousOperation):
         status, logger = 400, f"django.security.{type(error).__name__}"
     else:
