@@ -270,9 +270,12 @@ def test_tasks_that_outlive_the_request_take_connections_of_their_own(run: Run) 
         background["begun"] = asyncio.Event()
         everybody = asyncio.Barrier(3)
 
+        first: list[int] = []
+
         async def work() -> int:
-            await afetch(PID)
-            background["begun"].set()
+            first.append(await afetch(PID))
+            if len(first) == 3:
+                background["begun"].set()
             await go.wait()
             async with aatomic():
                 pid = await afetch(PID)
