@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from asgiref.sync import iscoroutinefunction
 
 from nuages.bridge import on_loop
+
+logger = logging.getLogger("nuages.asgi")
 
 F = TypeVar("F", bound=Callable[[], Any])
 
@@ -54,35 +58,53 @@ def _checked(function: Any, name: str) -> Any:
     return function
 
 
-async def enter(stack: contextlib.AsyncExitStack, state: dict[str, Any]) -> None:
-    """Run every start-up hook; `stack` leaves them and runs the shutdown hooks."""
-    for function in startup:
-        given = await _entered(function, stack)
-        if given is None:
-            continue
-        if not isinstance(given, Mapping):
-            raise TypeError(
-                f"The start-up hook {function.__qualname__} gave {type(given).__name__}; it may "
-                "give None or a dict, which becomes part of request.state."
-            )
-        state.update(given)
-    # Below what the start-up hooks opened, so that it is still there.
-    for function in shutdown:
-        stack.push_async_callback(_call, function)
+class Entered:
+    """The start-up hooks that were entered, and what must run at shutdown."""
 
+    def __init__(self) -> None:
+        self._exits: list[Callable[[], Any]] = []
 
-async def _entered(function: Callable[[], Any], stack: contextlib.AsyncExitStack) -> Any:
-    if inspect.isasyncgenfunction(function):
-        return await stack.enter_async_context(_managed(function))
-    result = await _call(function)
-    if hasattr(type(result), "__aenter__"):
-        return await stack.enter_async_context(result)
-    return result
+    async def enter(self, state: dict[str, Any]) -> None:
+        """Run every start-up hook; what they give is put into `state`."""
+        for function in startup:
+            given = await self._entered(function)
+            if given is None:
+                continue
+            if not isinstance(given, Mapping):
+                raise TypeError(
+                    f"The start-up hook {function.__qualname__} gave {type(given).__name__}; it "
+                    "may give None or a dict, which becomes part of request.state."
+                )
+            state.update(given)
+        # Before what the start-up hooks opened is left, so that it is still there.
+        self._exits += [functools.partial(_call, function) for function in shutdown]
 
+    async def leave(self) -> list[Exception]:
+        """Run the shutdown hooks and leave the start-up ones; return, and log, what failed.
 
-def _managed(function: Any) -> Any:
-    manager: Any = contextlib.asynccontextmanager(function)
-    return manager()
+        Each is left as if all were well: one that fails is no reason for another to give up
+        what it has.
+        """
+        failures: list[Exception] = []
+        while self._exits:
+            try:
+                await self._exits.pop()()
+            except Exception as error:
+                logger.error("A shutdown hook failed.", exc_info=error)
+                failures.append(error)
+        return failures
+
+    async def _entered(self, function: Callable[[], Any]) -> Any:
+        result: Any
+        if inspect.isasyncgenfunction(function):
+            result = contextlib.asynccontextmanager(function)()
+        else:
+            result = await _call(function)
+            if not hasattr(type(result), "__aenter__"):
+                return result
+        given = await result.__aenter__()
+        self._exits.append(functools.partial(result.__aexit__, None, None, None))
+        return given
 
 
 async def _call(function: Callable[[], Any]) -> Any:

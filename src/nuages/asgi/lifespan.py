@@ -8,7 +8,6 @@ request, and at the signal that stops it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import traceback
 from typing import Any
@@ -40,11 +39,11 @@ class Lifespan:
         self.begun = True
         self.state = scope.get("state", self.state)
         await receive()
-        stack = contextlib.AsyncExitStack()
+        entered = hooks.Entered()
         try:
-            await self._start(stack)
+            await self._start(entered)
         except Exception as error:
-            await _closed(stack)
+            await entered.leave()
             logger.error("The start-up failed.", exc_info=error)
             message = "".join(traceback.format_exception(error))
             await send({"type": "lifespan.startup.failed", "message": message})
@@ -53,25 +52,25 @@ class Lifespan:
         try:
             await receive()
         finally:
-            failure = await self._stop(stack)
-        if failure is None:
+            failures = await self._stop(entered)
+        if not failures:
             await send({"type": "lifespan.shutdown.complete"})
         else:
-            message = "".join(traceback.format_exception(failure))
+            message = "\n".join("".join(traceback.format_exception(f)) for f in failures)
             await send({"type": "lifespan.shutdown.failed", "message": message})
 
-    async def _start(self, stack: contextlib.AsyncExitStack) -> None:
+    async def _start(self, entered: hooks.Entered) -> None:
         expect_signals(asyncio.get_running_loop())
         await warm_pools()
-        await hooks.enter(stack, self.state)
+        await entered.enter(self.state)
 
-    async def _stop(self, stack: contextlib.AsyncExitStack) -> BaseException | None:
+    async def _stop(self, entered: hooks.Entered) -> list[Exception]:
         announce_stop(asyncio.get_running_loop())
         await self._in_flight.drain(setting("SHUTDOWN_TIMEOUT"))
-        failure = await _closed(stack)
+        failures = await entered.leave()
         for pool in open_pools():
             pool.close()
-        return failure
+        return failures
 
     async def begin_late(self) -> None:
         """Start up for a server that does not speak the protocol: before its first request.
@@ -87,11 +86,11 @@ class Lifespan:
     async def _live(self) -> None:
         late = self._late
         assert late is not None
-        stack = contextlib.AsyncExitStack()
+        entered = hooks.Entered()
         try:
-            await self._start(stack)
+            await self._start(entered)
         except Exception as error:
-            await _closed(stack)
+            await entered.leave()
             logger.error("The start-up failed.", exc_info=error)
             self._late = None
             late.set_exception(error)
@@ -104,14 +103,4 @@ class Lifespan:
         try:
             await wait_for_stop()
         finally:
-            await self._stop(stack)
-
-
-async def _closed(stack: contextlib.AsyncExitStack) -> Exception | None:
-    """Leave the hooks; return, and log, what failed."""
-    try:
-        await stack.aclose()
-    except Exception as error:
-        logger.error("A shutdown hook failed.", exc_info=error)
-        return error
-    return None
+            await self._stop(entered)
