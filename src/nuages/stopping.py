@@ -75,8 +75,11 @@ def expect_signals(loop: asyncio.AbstractEventLoop) -> None:
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGINT):
-        before = signal.getsignal(number)
-        if callable(before) and not isinstance(before, _Announcing):
+        before: Any = signal.getsignal(number)
+        if isinstance(before, _Announcing):
+            # Of an earlier loop of this process.
+            before = before.before
+        if callable(before):
             signal.signal(number, _Announcing(before, loop))
 
 
@@ -84,11 +87,11 @@ class _Announcing:
     """A signal handler that announces the stop and then is the handler it found."""
 
     def __init__(self, before: Any, loop: asyncio.AbstractEventLoop) -> None:
-        self._before = before
+        self.before = before
         self._loop = weakref.ref(loop)
 
     def __call__(self, number: int, frame: FrameType | None) -> Any:
         loop = self._loop()
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(announce_stop, loop)
-        return self._before(number, frame)
+        return self.before(number, frame)
