@@ -83,7 +83,7 @@ class ASGIHandler(DjangoASGIHandler):
             return
         task = asyncio.current_task()
         assert task is not None
-        in_flight.tasks.add(task)
+        in_flight.add(task)
         try:
             # For the project's sync code: one thread a request, as in stock Django.
             async with ThreadSensitiveContext():
@@ -139,15 +139,16 @@ class ASGIHandler(DjangoASGIHandler):
     ) -> Any:
         """In a bridge: make the response and send it; return it unsent where it is a stream."""
         set_script_prefix(get_script_prefix(scope))
-        signals.send(request_started, type(self), scope=scope)
-        request, response = self.create_request(scope, body)
-        if request is not None:
-            try:
+        try:
+            signals.send(request_started, type(self), scope=scope)
+            request, response = self.create_request(scope, body)
+            if request is not None:
                 response = respond(self, request)
-            except asyncio.CancelledError:
-                signals.send(request_finished, type(self))
-                raise
-            response._handler_class = type(self)
+        except asyncio.CancelledError:
+            signals.send(request_finished, type(self))
+            raise
+        response._handler_class = type(self)
+        if request is not None:
             if isinstance(response, FileResponse):
                 response.block_size = FILE_BLOCK
             if response.streaming:
