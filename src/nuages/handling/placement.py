@@ -44,15 +44,33 @@ def is_known(function: Any) -> bool:
     """Whether `function` is Django's own or ours, so that it is known not to block.
 
     A view made by `as_view()` belongs to its class, a method to the class that defines it, a
-    partial to its function.
+    partial to its function. What a decorator wraps counts with the decorator's own code: Django's
+    view in a decorator of the project is the project's, and so is the reverse.
     """
-    while isinstance(function, functools.partial):
-        function = function.func
-    owner = getattr(function, "view_class", None) or getattr(function, "__func__", function)
-    module: Any = getattr(owner, "__module__", None)
-    if module is None or (not isinstance(owner, type) and not hasattr(owner, "__qualname__")):
-        module = type(owner).__module__
-    return isinstance(module, str) and module.startswith(_KNOWN)
+    while function is not None:
+        while isinstance(function, functools.partial):
+            function = function.func
+        function = getattr(function, "__func__", function)
+        if not _module_of(function).startswith(_KNOWN):
+            return False
+        view_class = getattr(function, "view_class", None)
+        if view_class is not None and not view_class.__module__.startswith(_KNOWN):
+            return False
+        function = None if isinstance(function, type) else getattr(function, "__wrapped__", None)
+    return True
+
+
+def _module_of(function: Any) -> str:
+    if isinstance(function, type):
+        module: Any = function.__module__
+    elif hasattr(function, "__globals__"):
+        # Not `__module__`, which a decorator copies from what it wraps.
+        module = function.__globals__.get("__name__")
+    elif hasattr(function, "__qualname__"):
+        module = function.__module__
+    else:
+        module = type(function).__module__
+    return module if isinstance(module, str) else ""
 
 
 def runs_on_loop(function: Any) -> bool:
