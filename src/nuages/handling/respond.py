@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from django.conf import settings
-from django.db import connections
+from django.db import connections, transaction
 from django.http import HttpRequest
 from django.urls import set_urlconf
 
@@ -34,6 +34,9 @@ def respond(handler: Any, request: HttpRequest) -> Any:
     set_urlconf(settings.ROOT_URLCONF)  # type: ignore[misc]
     try:
         response = handler._middleware_chain(request)
+        # What was put off, for a COMMIT say, and for which nothing waited since.
+        bridge.deliver()
+        deadline.settle()
     except asyncio.CancelledError:
         if not deadline.take():
             raise
@@ -51,6 +54,8 @@ def call_view(handler: Any, request: Any) -> Any:
 
     Follows `BaseHandler._get_response_async` step by step.
     """
+    bridge = current_bridge()
+    assert bridge is not None
     callback, args, kwargs = handler.resolve_request(request)
     deadline: Deadline = request._nuages_deadline
     seconds = _deadline.limit(callback)
@@ -59,6 +64,7 @@ def call_view(handler: Any, request: Any) -> Any:
     try:
         response, threaded = _through_hooks(handler, request, callback, args, kwargs)
         response = _rendered(handler, request, response, callback, threaded)
+        bridge.deliver()
     except asyncio.CancelledError:
         # Here, so that the middleware sees the answer as it sees any other.
         if not deadline.take():
@@ -93,11 +99,14 @@ def place_view(handler: Any, callback: Any, request: Any) -> tuple[View, bool]:
     kind, function = placement.kind_of(callback)
     if kind is Kind.COROUTINE:
         preload(request)
-        return placement.awaited(in_transactions(function)), False
+        return placement.awaited(in_transactions(function, callback)), False
     if kind is Kind.PORTAL:
-        return placement.portal(in_transactions(function)), False
-    # A sync view's transaction is opened where the view runs.
-    view = handler.make_view_atomic(function)
+        return placement.portal(in_transactions(function, callback)), False
+    # A sync view's transaction is opened where the view runs. `callback` says whether it has
+    # one: a decorator above `on_loop` marks that.
+    view = function
+    for alias in atomic_aliases(callback):
+        view = transaction.atomic(using=alias)(view)
     if kind is Kind.INLINE or placement.all_on_loop():
         return view, False
     return placement.in_request_thread(view), True
@@ -112,11 +121,20 @@ def atomic_aliases(view: Any) -> list[str]:
     ]
 
 
-def in_transactions(view: View) -> View:
-    """Return the async `view` in a transaction of each database that its settings name."""
-    for alias in atomic_aliases(view):
-        view = aatomic(using=alias)(view)
+def in_transactions(view: View, callback: Any) -> View:
+    """Return the async `view` in the transactions that its settings and `callback` ask for."""
+    for alias in atomic_aliases(callback):
+        view = _in_transaction(view, alias)
     return view
+
+
+def _in_transaction(view: View, alias: str) -> View:
+    # Not aatomic's decorator: a view may be a callable object, whose call is async.
+    async def inner(*args: Any, **kwargs: Any) -> Any:
+        async with aatomic(using=alias):
+            return await view(*args, **kwargs)
+
+    return inner
 
 
 def _rendered(
