@@ -18,7 +18,7 @@ import nuages
 PUBLIC = {
     "nuages": {"on_loop", "off_loop", "__version__"},
     "nuages.db": {"aatomic", "aon_commit", "acursor", "hold_connection", "detached"},
-    "nuages.http": {"Event", "EventStream", "afile_response", "last_event_id"},
+    "nuages.http": {"Event", "EventStream", "afile_response", "last_event_id", "request_timeout"},
     "nuages.asgi": {"get_asgi_application", "on_shutdown", "on_startup"},
 }
 

@@ -1,16 +1,17 @@
-"""Responses that stream: server-sent events and files."""
+"""Responses that stream: server-sent events and files; how long a view may take."""
 
 from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["Event", "EventStream", "afile_response", "last_event_id"]
+__all__ = ["Event", "EventStream", "afile_response", "last_event_id", "request_timeout"]
 
 _WHERE = {
     "Event": "event",
     "EventStream": "event_stream",
     "afile_response": "files",
     "last_event_id": "event_stream",
+    "request_timeout": "timeouts",
 }
 
 
