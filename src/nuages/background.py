@@ -7,7 +7,7 @@ import contextvars
 import functools
 import sys
 from collections.abc import Callable, Coroutine
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from asgiref.sync import sync_to_async
 
@@ -85,6 +85,11 @@ async def in_sensitive_thread(
     try:
         result: T = await sync_to_async(call, thread_sensitive=True)()
     except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if call.returned and task is not None and not task.cancelling():
+            # Code that the thread awaited took the cancellation and withdrew it, and asgiref
+            # raises it all the same where the thread was quick to end.
+            return cast(T, call.result)
         if not call.drop():
             if left is None:
                 await ended(call.ended)
@@ -103,6 +108,21 @@ async def ended(future: asyncio.Future[Any]) -> None:
             continue
 
 
+async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await what must not be cancelled, in a task of its own; a cancellation is raised after."""
+    task = asyncio.ensure_future(coroutine)
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    result = task.result()
+    if cancelled is not None:
+        raise cancelled
+    return result
+
+
 class _Call:
     """One call in a thread: whether it has begun, and a future that is done when it ended."""
 
@@ -110,6 +130,8 @@ class _Call:
         self._function = function
         self._loop = asyncio.get_running_loop()
         self._claim = [None]  # taken once: by the thread that begins, or by who gives up
+        self.returned = False
+        self.result: Any = None
         self.ended: asyncio.Future[None] = self._loop.create_future()
 
     def __call__(self) -> Any:
@@ -120,7 +142,9 @@ class _Call:
         # next call in a thread would go to an executor that is gone by then.
         context = contextvars.copy_context()
         try:
-            return context.run(self._function)
+            self.result = context.run(self._function)
+            self.returned = True
+            return self.result
         except StopIteration as error:
             # As in a coroutine; in a future it would never arrive (before Python 3.13).
             raise RuntimeError("the function raised StopIteration") from error

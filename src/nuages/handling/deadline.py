@@ -26,7 +26,7 @@ class Deadline:
     `expired` then says whose cancellation it is; `take()` makes it good.
     """
 
-    __slots__ = ("_begun", "_loop", "_task", "_timer", "expired", "seconds")
+    __slots__ = ("_begun", "_loop", "_task", "_timer", "expired", "over", "seconds")
 
     def __init__(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
         self._task = task
@@ -34,6 +34,8 @@ class Deadline:
         self._begun = loop.time()
         self._timer: asyncio.TimerHandle | None = None
         self.expired = False
+        self.over = False
+        """Whether the request was given up, here or by a disconnect, and nothing may begin."""
         self.set(setting("REQUEST_TIMEOUT"))
 
     def set(self, seconds: float) -> None:

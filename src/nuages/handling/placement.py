@@ -166,9 +166,20 @@ def is_async(function: Any) -> bool:
     )
 
 
-def from_thread(function: Callable[..., T]) -> Callable[..., T]:
-    """Return a sync callable that calls `function` on the loop, from a thread of its request."""
-    return async_to_sync(on_loop(function))
+def from_thread(get_response: Callable[[Any], T]) -> Callable[[Any], T]:
+    """Return a sync callable that calls `get_response` on the loop, from its request's thread.
+
+    Where the request was cancelled meanwhile, the thread that comes back gets the cancellation:
+    nobody would take what begins now.
+    """
+
+    @functools.wraps(get_response, updated=())
+    def enter(request: Any) -> T:
+        if request._nuages_deadline.over:
+            raise asyncio.CancelledError("the request is over")
+        return get_response(request)
+
+    return async_to_sync(on_loop(enter))
 
 
 def from_coroutine(function: Callable[..., T]) -> Callable[..., Any]:

@@ -38,6 +38,7 @@ def respond(handler: Any, request: HttpRequest) -> Any:
         bridge.deliver()
         deadline.settle()
     except asyncio.CancelledError:
+        deadline.over = True
         if not deadline.take():
             raise
         response = _deadline.timed_out(request, deadline)
