@@ -13,7 +13,7 @@ from asgiref.sync import ThreadSensitiveContext
 from django.core.exceptions import ImproperlyConfigured, RequestAborted
 from django.core.handlers.asgi import ASGIHandler as DjangoASGIHandler
 from django.core.handlers.asgi import get_script_prefix
-from django.core.signals import request_finished, request_started
+from django.core.signals import request_started
 from django.http import FileResponse
 from django.urls import set_script_prefix
 
@@ -111,13 +111,14 @@ class ASGIHandler(DjangoASGIHandler):
                 raise watch.failure
             if watch.disconnected:
                 return
-            response = await self._respond_on_loop(scope, body, send, left)
+            response = await self._respond_on_loop(scope, body, send, watch, left)
             if response is not None:
                 in_flight.working -= 1
                 working = False
                 try:
                     await send_stream(response, scope, send)
                 finally:
+                    _end(watch, left)
                     await self._close_on_loop(response, left)
         except RequestAborted:
             pass
@@ -127,25 +128,30 @@ class ASGIHandler(DjangoASGIHandler):
         finally:
             if working:
                 in_flight.working -= 1
-            if watch is not None and (listener := watch.stop()) is not None:
-                await ended(listener)
+            if watch is not None:
+                _end(watch, left)
             for future in left:
                 await ended(future)
             if body is not None:
                 body.close()
 
     def _respond(
-        self, scope: Scope, body: Any, send: Send, left: list[asyncio.Future[None]]
+        self,
+        scope: Scope,
+        body: Any,
+        send: Send,
+        watch: DisconnectWatch,
+        left: list[asyncio.Future[None]],
     ) -> Any:
         """In a bridge: make the response and send it; return it unsent where it is a stream."""
         set_script_prefix(get_script_prefix(scope))
         try:
             signals.send(request_started, type(self), scope=scope)
-            request, response = self.create_request(scope, body)
+            request, response = self._created(scope, body)
             if request is not None:
                 response = respond(self, request)
         except asyncio.CancelledError:
-            signals.send(request_finished, type(self))
+            signals.finished(type(self))
             raise
         response._handler_class = type(self)
         if request is not None:
@@ -157,14 +163,27 @@ class ASGIHandler(DjangoASGIHandler):
             send_it = send_head if scope["method"] == "HEAD" else send_whole
             await_(send_it(response, send))
         finally:
+            # A server tells of a disconnect too once the response is complete.
+            _end(watch, left)
             self._close(response, left)
         return None
+
+    def _created(self, scope: Scope, body: Any) -> tuple[Any, Any]:
+        """The request; or None and the answer to one that is not valid."""
+        return self.create_request(scope, body)
 
     def _close(self, response: Any, left: list[asyncio.Future[None]]) -> None:
         """In a bridge: close the response once no thread of the request works any more."""
         while left:
             await_(ended(left.pop()))
         signals.close(response, getattr(response, "_nuages_threaded", False))
+
+
+def _end(watch: DisconnectWatch, left: list[asyncio.Future[None]]) -> None:
+    """Listen no more; what still listens is waited for with the request's threads."""
+    listener = watch.stop()
+    if listener is not None:
+        left.append(listener)
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

@@ -10,7 +10,8 @@ from django.core.signals import request_finished
 from django.dispatch import Signal
 from django.http import HttpResponseBase
 
-from nuages.bridge import await_
+from nuages.background import to_its_end
+from nuages.bridge import await_, on_loop
 from nuages.handling import placement
 
 
@@ -70,9 +71,30 @@ def send(signal: Signal, sender: Any, **named: Any) -> None:
         await_(gather())
 
 
-def close(response: HttpResponseBase, threaded: bool) -> None:
-    """Close a response, which sends `request_finished`; in a thread where the project needs it."""
-    if threaded or has_foreign_receivers(request_finished, response._handler_class):  # type: ignore[attr-defined]
-        placement.in_request_thread(response.close)()
+def finished(sender: Any) -> None:
+    """Send `request_finished` for a request that has no response, whatever is cancelled then."""
+    if _needs_waiting(sender):
+        await_(to_its_end(on_loop(send)(request_finished, sender)))
     else:
-        response.close()
+        send(request_finished, sender)
+
+
+def close(response: HttpResponseBase, threaded: bool) -> None:
+    """Close a response, which sends `request_finished`; in a thread where the project needs it.
+
+    A client that goes away now does not cut it short.
+    """
+    sender = response._handler_class  # type: ignore[attr-defined]
+    call = response.close
+    in_thread = threaded or has_foreign_receivers(request_finished, sender)
+    if in_thread:
+        call = placement.in_request_thread(call)
+    if in_thread or _needs_waiting(sender):
+        await_(to_its_end(on_loop(call)()))
+    else:
+        call()
+
+
+def _needs_waiting(sender: Any) -> bool:
+    _, coroutines = request_finished._live_receivers(sender)
+    return bool(coroutines) or has_foreign_receivers(request_finished, sender)
