@@ -96,5 +96,7 @@ def close(response: HttpResponseBase, threaded: bool) -> None:
 
 
 def _needs_waiting(sender: Any) -> bool:
+    if _is_inline(request_finished):
+        return False
     _, coroutines = request_finished._live_receivers(sender)
     return bool(coroutines) or has_foreign_receivers(request_finished, sender)
