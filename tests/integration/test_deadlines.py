@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.core.signals import request_finished
+from django.core.signals import request_finished, request_started
 from django.db import connection, connections, transaction
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import override_settings
@@ -27,8 +27,8 @@ from nuages.handling.deadline import limit
 from nuages.http import request_timeout
 from tests.integration.asgi_client import Exchange, fetch, where
 from tests.integration.conftest import Run
+from tests.integration.pool_tools import OURS, server
 from tests.integration.pool_tools import fetch as query
-from tests.integration.pool_tools import server
 from tests.integration.scope_tools import names, pool_stats, receiving
 from tests.library.models import Author
 
@@ -256,7 +256,11 @@ def test_the_query_is_cancelled_on_the_server(
         async with server() as pg:
             exchange = Exchange(ASGIHandler(), f"/{view}/").start()
             assert (await exchange.end()).status == 504
-            await pg.until_idle()
+            try:
+                await pg.until_idle()
+            except AssertionError:
+                rows = await (await pg.client.execute(f"SELECT * {OURS}")).fetchall()
+                raise AssertionError(rows) from None
         assert await names() == []
         assert pool_stats()["used"] == 0
 
@@ -385,21 +389,24 @@ def test_a_disconnect_and_a_deadline_together(
     sqlite: Any, run: Run, middleware: list[str]
 ) -> None:
     async def main() -> None:
-        finished: list[int] = []
-        with receiving(request_finished, on_loop(lambda **kwargs: finished.append(1))):
+        signals: list[str] = []
+        handler = ASGIHandler()
+        await fetch(handler, "/quick/")
+        with (
+            receiving(request_started, on_loop(lambda **kwargs: signals.append("started"))),
+            receiving(request_finished, on_loop(lambda **kwargs: signals.append("finished"))),
+        ):
             for number in range(10):
                 log.clear()
-                hooks["begun"] = asyncio.Event()
-                exchange = Exchange(ASGIHandler(), "/waiting/").start()
-                await hooks["begun"].wait()
-                # After 20 ms, which is when the deadline passes, or so.
+                signals.clear()
+                exchange = Exchange(handler, "/waiting/").start()
+                # The deadline passes after 20 ms, or when the machine comes to it.
                 loop = asyncio.get_running_loop()
                 loop.call_later(0.015 + number / 1000, exchange.disconnect)
                 await exchange.end()
                 # Whichever came first, the view was stopped once and the request ended once.
-                assert log[:2] == ["begins", "cancelled"]
-                assert log.count("cancelled") == 1
-                assert len(finished) == number + 1
+                assert log.count("cancelled") == log.count("begins") <= 1
+                assert signals.count("finished") == signals.count("started") <= 1
                 assert not exchange.sent or exchange.status == 504
                 if not exchange.disconnected:
                     assert exchange.complete
