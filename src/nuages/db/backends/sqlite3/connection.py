@@ -21,6 +21,7 @@ import re
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -85,6 +86,8 @@ class Connection(sqlite3.Connection):
         self._gate_held = False
         self._broken = False
         self._deadline: float | None = None
+        self.open_cursors: weakref.WeakSet[Any] = weakref.WeakSet()
+        """Cursors that have rows left; one that is dropped is closed."""
         super().__init__(database, *args, **kwargs)
 
     def runs_here(self) -> bool:
@@ -378,7 +381,7 @@ class Connection(sqlite3.Connection):
 
     def is_idle(self) -> bool:
         """Whether nothing is under way."""
-        return not self.in_transaction and not self.busy()
+        return not self.in_transaction and not self.busy() and not self.open_cursors
 
     def is_settled(self) -> bool:
         """Whether it is in no transaction."""

@@ -47,8 +47,7 @@ class _WorkerCursor(_CursorBase):
         return self
 
     def _execute(self, args: Any) -> None:
-        self._rows.clear()
-        self._exhausted = False
+        self._forget_rows(exhausted=False)
         super().execute(*args)
         if self.description is None:
             self._exhausted = True
@@ -59,14 +58,24 @@ class _WorkerCursor(_CursorBase):
         rows = super().fetchmany(size)
         self._exhausted = len(rows) < size
         self._rows.extend(rows)
+        if not self._exhausted:
+            # Until all rows are read the connection is this cursor's.
+            self.connection.open_cursors.add(self)
+        elif self.connection.open_cursors:
+            self.connection.open_cursors.discard(self)
+
+    def _forget_rows(self, *, exhausted: bool) -> None:
+        self._rows.clear()
+        self._exhausted = exhausted
+        if self.connection.open_cursors:
+            self.connection.open_cursors.discard(self)
 
     def executemany(self, query: str, param_list: Any) -> Any:
         """Execute a statement for each of the parameters."""
         connection = self.connection
         if connection.runs_here():
             return connection.timed(functools.partial(super().executemany, query, param_list))
-        self._rows.clear()
-        self._exhausted = True
+        self._forget_rows(exhausted=True)
         work = functools.partial(super().executemany, query, list(param_list))
         connection.execute_in_turn(query, functools.partial(connection.patiently, work))
         return self
@@ -121,9 +130,9 @@ class _WorkerCursor(_CursorBase):
 
     def close(self) -> None:
         """Close the cursor."""
-        self._rows.clear()
         connection = self.connection
-        exhausted, self._exhausted, self._closed = self._exhausted, True, True
+        exhausted, self._closed = self._exhausted, True
+        self._forget_rows(exhausted=True)
         if exhausted or connection.runs_here() or not connection.is_alive():
             super().close()
         elif current_bridge() is None and asyncio._get_running_loop() is not None:
