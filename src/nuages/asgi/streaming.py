@@ -1,7 +1,8 @@
 """Sending responses (ASGI HTTP specification, "Response Start" and "Response Body").
 
 A stream is iterated in the request's own task and holds no connection between its chunks. Each
-`send` is awaited, so a slow client slows its stream down.
+`send` is awaited, so a slow client slows its stream down. Where neither the stream nor `send` ever
+waits, the loop gets a turn now and then all the same: others go on, and a disconnect is noticed.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from nuages.handling import placement
 
 CHUNK = 2**16
 """Bytes of a response that are sent in one message."""
+TURN = 0.01
+"""Seconds for which a stream may keep the loop to itself."""
 _PATHSEND = "http.response.pathsend"
 
 
@@ -111,19 +114,42 @@ def _iterates_by_itself(response: HttpResponseBase) -> bool:
     return method is not None and method is not StreamingHttpResponse.__aiter__
 
 
+class _Turns:
+    """When the loop is due a turn."""
+
+    __slots__ = ("_loop", "_next")
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._next = self._loop.time() + TURN
+
+    def due(self) -> bool:
+        now = self._loop.time()
+        if now < self._next:
+            return False
+        self._next = now + TURN
+        return True
+
+
 async def _send_async(response: Any, send: Send) -> None:
     content = aiter(response) if _iterates_by_itself(response) else response.streaming_content
+    turns = _Turns()
     async with contextlib.aclosing(content):
         async for part in content:
             for chunk in chunks(part):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
+            if turns.due():
+                await asyncio.sleep(0)
 
 
 def _send_sync(response: Any, send: Send) -> None:
     """Iterate on the loop, in a bridge: one for the whole stream, so a cursor may stay open."""
+    turns = _Turns()
     for part in response:
         for chunk in chunks(part):
             await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
+        if turns.due():
+            await_(asyncio.sleep(0))
 
 
 class _SenderFromThread:
