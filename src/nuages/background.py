@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import functools
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar, cast
 
 from asgiref.sync import sync_to_async
@@ -65,7 +65,7 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """
     call = _Call(functools.partial(function, *args, **kwargs))
     try:
-        result: T = await sync_to_async(call, thread_sensitive=False)()
+        result: T = await _uncaught(sync_to_async(call, thread_sensitive=False)())
     except asyncio.CancelledError:
         if not call.drop():
             await ended(call.ended)
@@ -83,7 +83,7 @@ async def in_sensitive_thread(
     """
     call = _Call(function)
     try:
-        result: T = await sync_to_async(call, thread_sensitive=True)()
+        result: T = await _uncaught(sync_to_async(call, thread_sensitive=True)())
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if call.returned and task is not None and not task.cancelling():
@@ -96,6 +96,20 @@ async def in_sensitive_thread(
             else:
                 left.append(call.ended)
         raise
+    return result
+
+
+async def _uncaught(awaitable: Awaitable[T]) -> T:
+    """Await a call in a thread; raise a cancellation that arrived there as one that came here.
+
+    asgiref gives it to the coroutine that the thread awaits, by `async_to_sync`, if it does; and
+    the code there may catch it.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    result = await awaitable
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
     return result
 
 
