@@ -178,6 +178,9 @@ class Exchange:
             return
         if self.scope["method"] == "HEAD" and not self.content:
             return  # the length is that of a GET (RFC 9110, 8.6)
+        if self.scope["method"].upper() == "HEAD":
+            assert not self.content, "content in the answer to HEAD"
+            return
         said = self.header(b"content-length")
         if said is not None:
             assert int(said) == len(self.content), f"{said} bytes announced: {self}"

@@ -153,8 +153,6 @@ async def _settled() -> None:
     """Wait for background work (resets, closes) and see that no other task is left."""
     while background._spawned:
         await asyncio.wait(list(background._spawned))
-    # A request's listener for a disconnect is cancelled when the request ends.
-    await asyncio.sleep(0)
     left = asyncio.all_tasks() - {asyncio.current_task()}
     assert not left, f"tasks were left behind: {left}"
 
