@@ -149,7 +149,7 @@ class Crowd:
 def test_requests_see_nothing_of_each_other(
     database: str, run: Run, request: pytest.FixtureRequest
 ) -> None:
-    """All on PostgreSQL and uvloop, a tenth with asyncio's debug mode and with SQLite's threads."""
+    """All on PostgreSQL and uvloop, a tenth in asyncio's debug mode and on SQLite."""
     whole = database == "postgresql" and request.node.callspec.params["run"] == "uvloop"
     count, in_flight = (REQUESTS, IN_FLIGHT) if whole else (REQUESTS // 10, 50)
     visitors = [Visitor(index) for index in range(USERS)]

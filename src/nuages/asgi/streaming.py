@@ -105,6 +105,15 @@ async def _sources_closed(response: Any) -> AsyncIterator[None]:
         yield
 
 
+@contextlib.contextmanager
+def _iterators_closed(response: Any) -> Iterator[None]:
+    """Close every sync source where it is iterated: its transaction or cursor is there."""
+    with contextlib.ExitStack() as stack:
+        for source in getattr(response, "_nuages_iterators", ()):
+            stack.callback(source.close)
+        yield
+
+
 def _is_async(response: Any) -> bool:
     return bool(getattr(response, "is_async", False)) or _iterates_by_itself(response)
 
@@ -145,11 +154,12 @@ async def _send_async(response: Any, send: Send) -> None:
 def _send_sync(response: Any, send: Send) -> None:
     """Iterate on the loop, in a bridge: one for the whole stream, so a cursor may stay open."""
     turns = _Turns()
-    for part in response:
-        for chunk in chunks(part):
-            await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
-        if turns.due():
-            await_(asyncio.sleep(0))
+    with _iterators_closed(response):
+        for part in response:
+            for chunk in chunks(part):
+                await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
+            if turns.due():
+                await_(asyncio.sleep(0))
 
 
 class _SenderFromThread:
@@ -179,6 +189,7 @@ class _SenderFromThread:
 def _send_from_thread(response: Any, sender: _SenderFromThread) -> None:
     """Iterate in the request's thread, where the view ran; the loop sends."""
     send_from_here: Any = async_to_sync(sender.__call__)
-    for part in response:
-        for chunk in chunks(part):
-            send_from_here({"type": "http.response.body", "body": chunk, "more_body": True})
+    with _iterators_closed(response):
+        for part in response:
+            for chunk in chunks(part):
+                send_from_here({"type": "http.response.body", "body": chunk, "more_body": True})

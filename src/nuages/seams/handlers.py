@@ -46,8 +46,9 @@ def _set_streaming_content(original: Any) -> Any:
     @functools.wraps(original)
     def _set_streaming_content(self: Any, value: Any) -> None:
         original(self, value)
-        if self.is_async and hasattr(self._iterator, "aclose"):
-            vars(self).setdefault("_nuages_sources", []).append(self._iterator)
+        if hasattr(self._iterator, "aclose" if self.is_async else "close"):
+            sources = "_nuages_sources" if self.is_async else "_nuages_iterators"
+            vars(self).setdefault(sources, []).append(self._iterator)
 
     return _set_streaming_content
 
@@ -77,8 +78,9 @@ def seams() -> list[Seam]:
         ),
         Seam(
             "django.http.response:StreamingHttpResponse._set_streaming_content",
-            "Django closes sync sources only. Async ones are remembered, since middleware may "
-            "wrap them, so that the handler can close each and await its cleanup.",
+            "Django closes sync sources only, when all is over. Every source is remembered, since "
+            "middleware may wrap them, so that the handler can close each where it was iterated "
+            "and await its cleanup.",
             _set_streaming_content,
             "(self, value)",
         ),
