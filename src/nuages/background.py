@@ -74,12 +74,14 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 async def in_sensitive_thread(
-    function: Callable[[], T], left: list[asyncio.Future[None]] | None = None
+    function: Callable[[], T],
+    left: list[asyncio.Future[None]] | None = None,
+    dropped: Callable[[Any], None] | None = None,
 ) -> T:
     """Call `function` in asgiref's thread-sensitive thread, in the caller's context.
 
     With `left` a cancellation is raised at once, and what then still runs is put there as a
-    future that is done when the call has ended.
+    future that is done when the call has ended; `dropped` gets a result that nobody else will.
     """
     call = _Call(function)
     try:
@@ -91,6 +93,8 @@ async def in_sensitive_thread(
             # raises it all the same where the thread was quick to end.
             return cast(T, call.result)
         if not call.drop():
+            if dropped is not None:
+                call.ended.add_done_callback(lambda _: call.returned and dropped(call.result))
             if left is None:
                 await ended(call.ended)
             else:

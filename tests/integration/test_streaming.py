@@ -20,7 +20,7 @@ from django.test import override_settings
 from django.urls import path
 
 from nuages import on_loop
-from nuages.asgi import get_asgi_application
+from nuages.asgi import disconnect, get_asgi_application
 from nuages.bridge import current_bridge
 from nuages.db import aatomic
 from nuages.db.pool import open_pools
@@ -242,6 +242,63 @@ def test_a_disconnect_closes_a_stream_whose_part_is_being_sent(
         made.assert_ended_once()
 
     run(main)
+
+
+@every_wrap
+def test_a_failing_send_closes_a_stream_whatever_receive_says(
+    postgresql: dict[str, Any], run: Run, middleware: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server may tell of the disconnect in both: the cleanup is not interrupted for that."""
+    monkeypatch.setattr(disconnect, "PATIENCE", 0)
+
+    async def main() -> None:
+        source = Source()
+        made = site(source, "async", middleware)
+
+        async def leave(number: int, message: Any) -> None:
+            if number == 1:
+                await asyncio.sleep(0)
+                playing.disconnect()
+
+        with made() as application:
+            playing = Exchange(application, headers=ACCEPTS_GZIP, on_send=leave, raises=True)
+            await playing()
+        assert source.cleaned
+        assert await Author.objects.acount() == 1
+        made.assert_ended_once()
+
+    run(main)
+
+
+def test_uploads_of_a_request_whose_client_leaves_are_closed(
+    sqlite: dict[str, Any], run: Run
+) -> None:
+    files: list[Any] = []
+
+    async def main() -> None:
+        waits = asyncio.Event()
+
+        async def view(request: Any) -> None:
+            files.extend(request.FILES.values())
+            waits.set()
+            await asyncio.Event().wait()
+
+        body = b"--b\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\nx\r\n--b--\r\n"
+        headers = [
+            (b"content-type", b"multipart/form-data; boundary=b"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        handlers = ["django.core.files.uploadhandler.TemporaryFileUploadHandler"]
+        with Site(view, ())() as application, override_settings(FILE_UPLOAD_HANDLERS=handlers):
+            playing = Exchange(application, method="POST", headers=headers, body=[body])
+            task = asyncio.create_task(playing())
+            await waits.wait()
+            playing.disconnect()
+            await task
+        assert [file.closed for file in files] == [True]
+
+    run(main)
+    assert not Path(files[0].temporary_file_path()).exists()
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["drops", "raises"])

@@ -7,7 +7,8 @@ import types
 from collections.abc import Generator
 from typing import Any
 
-from nuages.asgi.types import Message, Receive
+from nuages.asgi.types import Message, Receive, Send
+from nuages.background import ended
 
 PATIENCE = 0.02
 """Seconds a request may take before a task is started that listens."""
@@ -64,6 +65,29 @@ class DisconnectWatch:
             self.failure = error
         self._listener = None
         self._task.cancel("the client disconnected")
+
+    def guard(self, send: Send) -> Send:
+        """Return `send`, after whose OSError nothing is cancelled any more.
+
+        That is how some servers tell of the disconnect (ASGI HTTP specification 2.4). The
+        cleanup that follows must not be interrupted by the same news from `receive()`.
+        """
+
+        async def guarded(message: Message) -> None:
+            try:
+                await send(message)
+            except OSError:
+                listener = self.stop()
+                if listener is not None:
+                    await ended(listener)
+                if self.disconnected or self.failure is not None:
+                    try:
+                        await asyncio.sleep(0)  # where the cancellation under way arrives
+                    except asyncio.CancelledError:
+                        self._task.uncancel()
+                raise
+
+        return guarded
 
     def cancelled(self) -> bool:
         """Whether the cancellation at hand is the watch's alone; if so, it is withdrawn.

@@ -116,7 +116,7 @@ class ASGIHandler(DjangoASGIHandler):
                 in_flight.working -= 1
                 working = False
                 try:
-                    await send_stream(response, scope, send)
+                    await send_stream(response, scope, watch.guard(send))
                 finally:
                     _end(watch, left)
                     await self._close_on_loop(response, left)
@@ -145,12 +145,17 @@ class ASGIHandler(DjangoASGIHandler):
     ) -> Any:
         """In a bridge: make the response and send it; return it unsent where it is a stream."""
         set_script_prefix(get_script_prefix(scope))
+        request: Any = None
         try:
             signals.send(request_started, type(self), scope=scope)
             request, response = self._created(scope, body)
             if request is not None:
                 response = respond(self, request)
         except asyncio.CancelledError:
+            if request is not None:
+                while left:
+                    await_(ended(left.pop()))
+                request.close()
             signals.finished(type(self))
             raise
         response._handler_class = type(self)

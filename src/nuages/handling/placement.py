@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from asgiref.sync import async_to_sync, iscoroutinefunction
+from django.http import HttpResponseBase
 
 from nuages.background import in_sensitive_thread
 from nuages.bridge import await_, current_bridge, on_loop
@@ -93,9 +94,18 @@ def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
         else:
             # An error view or a logger there looks at `sys.exc_info()`.
             work = functools.partial(call_handling, handled, function, args, **kwargs)
-        return await_(in_sensitive_thread(work, left_threads.get()))
+        result: T = await_(in_sensitive_thread(work, left_threads.get(), _close_dropped))
+        return result
 
     return call
+
+
+def _close_dropped(result: Any) -> None:
+    """Close what a response holds that a thread made for a request that is cancelled."""
+    if isinstance(result, HttpResponseBase):
+        # Not the response: its `close()` says that the request has finished, once more.
+        for closer in result._resource_closers:  # type: ignore[attr-defined]
+            closer()
 
 
 def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
