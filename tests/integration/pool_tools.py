@@ -162,6 +162,8 @@ class Proxy:
 
     `swallow()` lets nothing pass any more, in either direction, on connections open and new:
     the server's answers and cancel requests get lost. `cut()` closes every connection.
+    `hold()` keeps what is sent to the server on the connections that are open now, and nothing
+    else, until `let_go()`.
     """
 
     def __init__(self, entry: dict[str, Any], port: int = 0) -> None:
@@ -171,6 +173,11 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self.accepted = asyncio.Event()
+        self.ended = asyncio.Event()
+        """Whether a connection came to its end since it was cleared."""
+        self._held: set[asyncio.StreamWriter] = set()
+        self._upstream: set[asyncio.StreamWriter] = set()
+        self._free = asyncio.Event()
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -189,6 +196,13 @@ class Proxy:
         self._swallowing = True
         self.accepted.clear()
 
+    def hold(self) -> None:
+        self._held = set(self._writers)
+        self._free.clear()
+
+    def let_go(self) -> None:
+        self._free.set()
+
     def cut(self) -> None:
         for writer in list(self._writers):
             writer.transport.abort()
@@ -203,6 +217,7 @@ class Proxy:
         try:
             upstream = await asyncio.open_connection(*self._target)
             self._writers.add(upstream[1])
+            self._upstream.add(upstream[1])
             back = asyncio.create_task(self._pump(upstream[0], writer))
             await self._pump(reader, upstream[1])
         except (OSError, asyncio.CancelledError):
@@ -211,10 +226,13 @@ class Proxy:
             if back is not None:
                 await asyncio.gather(back, return_exceptions=True)
             self._tasks.discard(task)
+            self.ended.set()
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError, asyncio.CancelledError):
             while data := await reader.read(65536):
+                if writer in self._held and writer in self._upstream:
+                    await self._free.wait()
                 if not self._swallowing:
                     writer.write(data)
                     await writer.drain()

@@ -480,6 +480,37 @@ def test_a_second_cancellation_shortens_the_cleanup_to_closing_the_socket(
     run(main)
 
 
+def test_a_cancel_request_that_overtakes_its_statement_is_repeated(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    """The server ignores it: the session is idle still."""
+
+    async def main() -> None:
+        async with server() as pg, Proxy(dict(postgresql)) as proxy:
+            postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            await backend()
+            proxy.hold()
+            proxy.accepted.clear()
+            proxy.ended.clear()
+            task = asyncio.create_task(fetch("SELECT pg_sleep(60) /* late */"))
+            await asyncio.sleep(0)
+            task.cancel()
+            await proxy.ended.wait()  # the request has come to the server, which closed
+            assert not task.done()
+            proxy.let_go()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert the_pool().stats()["size"] == 1  # the connection is whole
+            late = (
+                "SELECT count(*) FROM pg_stat_activity WHERE state = 'active' AND query LIKE "
+                "'SELECT pg_sleep(60) /* late */'"
+            )
+            assert await pg.value(late) == 0
+            await backend()
+
+    run(main)
+
+
 @override_settings(NUAGES={"CANCEL_TIMEOUT": 0.05})
 def test_a_server_that_does_not_end_the_statement_loses_its_connection(
     postgresql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture

@@ -203,7 +203,8 @@ class Storage:
         try:
             return store[alias]
         except KeyError:
-            if connections.settings[alias]["ENGINE"].startswith(_ENGINES):
+            entry = connections.settings.get(alias)
+            if entry is not None and entry["ENGINE"].startswith(_ENGINES):
                 # What this thread opened outside the loop stays there.
                 raise AttributeError(alias) from None
         wrapper = getattr(self._original, alias)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
-from nuages.db import queryset, related
+from django.db.models.query import MAX_GET_RESULTS
+
+from nuages.conf import setting
+from nuages.db import compiled, queryset, related
 from nuages.db.native import native
 from nuages.seams.table import Seam
 
@@ -50,6 +54,25 @@ def _native(original: Any) -> Any:
 
 def _put(function: Any) -> Callable[[Any], Any]:
     return lambda original: function
+
+
+def _get(original: Any) -> Any:
+    @functools.wraps(original)
+    def get(self: Any, *args: Any, **kwargs: Any) -> Any:
+        found = compiled.find(self, args, kwargs) if setting("SHORTCUTS") else None
+        if found is None:
+            return original(self, *args, **kwargs)
+        if len(found) == 1:
+            return found[0]
+        name = self.model._meta.object_name
+        if not found:
+            raise self.model.DoesNotExist(f"{name} matching query does not exist.")
+        many = len(found) if len(found) < MAX_GET_RESULTS else f"more than {MAX_GET_RESULTS - 1}"
+        raise self.model.MultipleObjectsReturned(
+            f"get() returned more than one {name} -- it returned {many}!"
+        )
+
+    return get
 
 
 def seams() -> list[Seam]:
@@ -98,6 +121,13 @@ def seams() -> list[Seam]:
             "back at exhaustion, close or abandonment.",
             lambda original: queryset.iterate,
             "(self)",
+        ),
+        Seam(
+            "django.db.models.query:QuerySet.get",
+            "The SQL of a get() by plain equality is kept instead of being compiled each time: "
+            "half of what such a get() costs.",
+            _get,
+            "(self, *args, **kwargs)",
         ),
         Seam(
             "django.db.models.query:QuerySet.aiterator",

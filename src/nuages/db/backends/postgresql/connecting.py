@@ -19,6 +19,8 @@ T = TypeVar("T", bound=psycopg.Connection[Any])
 
 INTERVAL = 0.1
 """Seconds between two looks of psycopg at what else happened."""
+CANCEL_AGAIN = 0.1
+"""Seconds after which a statement that goes on is cancelled once more; then twice as many."""
 
 
 async def connect_on_loop(

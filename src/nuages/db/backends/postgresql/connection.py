@@ -29,7 +29,7 @@ from psycopg import pq, waiting
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
 from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
-from nuages.db.backends.postgresql.connecting import INTERVAL, connect_on_loop
+from nuages.db.backends.postgresql.connecting import CANCEL_AGAIN, INTERVAL, connect_on_loop
 from nuages.db.backends.postgresql.session_state import Adapters, noting
 from nuages.db.counters import statistics
 from nuages.db.turns import Turns
@@ -260,7 +260,9 @@ class Connection(psycopg.Connection[Any]):
     def _interrupted(self, bridge: Bridge, gen: Generator[Any, Any, Any], wanted: int) -> None:
         """Cancel the statement on the server and let it end; close where that fails.
 
-        A second cancellation meanwhile only shortens this to closing the socket.
+        The server ignores a request that comes before the statement it is for, which travels on
+        another connection, so it is repeated while the statement goes on. A second cancellation
+        meanwhile only shortens this to closing the socket.
         """
         if self.wrapper is not None and self.wrapper.in_atomic_block:
             self.wrapper.needs_rollback = True
@@ -269,12 +271,18 @@ class Connection(psycopg.Connection[Any]):
         limit = float(setting("CANCEL_TIMEOUT"))
         deadline = time.monotonic() + limit
         try:
+            pause = CANCEL_AGAIN
             bridge.wait(self._cancel_on_loop(limit))
             while True:
-                ready = self._await_ready(bridge, wanted, None, deadline)
+                begun = time.monotonic()
+                ready = self._await_ready(bridge, wanted, pause, deadline)
                 wanted = gen.send(ready)
-                if time.monotonic() >= deadline:
+                now = time.monotonic()
+                if now >= deadline:
                     raise e._WaitTimeout("the server did not end the statement")
+                if not ready and now - begun >= pause:
+                    bridge.wait(self._cancel_on_loop(deadline - now))
+                    pause *= 2
         except StopIteration:
             return  # it had ended before the request arrived
         except e.QueryCanceled:
