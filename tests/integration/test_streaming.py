@@ -57,8 +57,6 @@ class Site:
     def _count(self, **kwargs: Any) -> None:
         self.finished += 1
 
-    _count.__module__ = "django.core.signals"  # so that it is no reason to use a thread
-
     @contextlib.contextmanager
     def __call__(self) -> Iterator[Any]:
         urls = (path("", self.view),)
