@@ -61,7 +61,7 @@ def _run_on_loop(job: dict[str, Any]) -> int:
     watch = BlockingWatch(Path(job["suite"]), lambda stack: events.write("blocked", stack=stack))
     watch.install(psycopg=job["database"] == "postgresql")
 
-    from nuages.bridge import off_loop, on_loop
+    from nuages.bridge import await_, off_loop, on_loop
     from nuages.db.counters import statistics
     from tests.django_suite.recorder import EventFile
 
@@ -78,8 +78,17 @@ def _run_on_loop(job: dict[str, Any]) -> int:
         from nuages import seams  # as an application's ready() would: Django is set up by now
 
         seams.install()
+        ours.update(asyncio.all_tasks())
 
-    _offer_runner(events, before_tests=install_seams, after_test=count)
+    ours: set[asyncio.Task[Any]] = set()
+
+    def after_test() -> None:
+        # On stock each async test has a loop of its own, whose end is the end of its tasks.
+        if asyncio.all_tasks() - ours:
+            await_(_cancelled(asyncio.all_tasks() - ours))
+        count()
+
+    _offer_runner(events, before_tests=install_seams, after_test=after_test)
 
     async def on_one_loop() -> int:
         watch.start()
@@ -95,6 +104,12 @@ def _run_on_loop(job: dict[str, Any]) -> int:
     count()
     events.write("finished", status=status)
     return status
+
+
+async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
 
 
 def _write_greenlets(number: int, frame: types.FrameType | None) -> None:

@@ -29,7 +29,9 @@ _PATHSEND = "http.response.pathsend"
 
 def start_message(response: Any) -> dict[str, Any]:
     """Return the message that begins `response`; header names are as Django has them."""
-    headers = [(name.encode("ascii"), value.encode("latin1")) for name, value in response.items()]
+    # What items() gives, without a look-up by lower case for each of them.
+    pairs = response.headers._store.values()
+    headers = [(name.encode("ascii"), value.encode("latin1")) for name, value in pairs]
     for cookie in response.cookies.values():
         headers.append((b"Set-Cookie", cookie.output(header="").encode("ascii").strip()))
     return {

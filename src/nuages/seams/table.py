@@ -135,6 +135,7 @@ def all_seams() -> list[Seam]:
         "cache",
         "commands",
         "messages",
+        "urls",
     )
     return [
         seam
