@@ -134,7 +134,8 @@ class Run:
                 self.usages[work.name][name].append(meter.read())
             server.check(work)
         except wrk.WrkError as error:
-            raise wrk.WrkError(f"{name}, {work.name}: {error}") from error
+            logged = server.logged()[-20_000:] or "(nothing)"
+            raise wrk.WrkError(f"{name}, {work.name}: {error}\nIts log:\n{logged}") from error
         self.rates[work.name][name].append(rate)
         return rate
 

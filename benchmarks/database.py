@@ -10,7 +10,7 @@ import psycopg
 from benchmarks.works import AUTHOR, BODY, ROWS, TITLE, VIEWS
 from tests import services
 
-MAX_CONNECTIONS = 600
+MAX_CONNECTIONS = 1000
 """All subjects' pools may be full at the same time."""
 
 TABLE = """

@@ -71,7 +71,7 @@ class Server:
                 raise self._error(f"did not end within {TIMEOUT:.0f} s of SIGTERM") from None
         if error is None and self.process.returncode not in (0, -signal.SIGTERM):
             raise self._error(f"ended with status {self.process.returncode}")
-        if error is None and (logged := self._logged()):
+        if error is None and (logged := self.logged()):
             raise SubjectError(f"{self.subject.name} logged while it was measured:\n{logged}")
         self.log.close()
 
@@ -96,8 +96,9 @@ class Server:
             raise self._error(f"answered GET {path} with {body!r}, not {work.answer!r}")
 
     def _error(self, what: str) -> SubjectError:
-        return SubjectError(f"{self.subject.name} {what}. Its log:\n{self._logged() or '(empty)'}")
+        return SubjectError(f"{self.subject.name} {what}. Its log:\n{self.logged() or '(empty)'}")
 
-    def _logged(self) -> str:
+    def logged(self) -> str:
+        """What the server wrote so far."""
         self.log.seek(0)
         return self.log.read().strip()
