@@ -9,6 +9,8 @@ PYTHON ?=
 PORT ?= 8000
 # More arguments, for pytest or the benchmark, as in: make test ARGS="tests/unit -k pool"
 ARGS ?=
+# How many processes run the tests; 0 is this one, as a debugger wants it.
+JOBS ?= 2
 # For `make django-suite`: postgresql or sqlite; test modules of Django; 1 runs stock Django anew.
 DB ?= sqlite
 MODULES ?= basic
@@ -20,7 +22,7 @@ help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 # \2/p' Makefile | \
 	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
 	@echo
-	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench),"
+	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=2 (test),"
 	@echo "  DB=postgresql|sqlite MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
 demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
@@ -31,7 +33,7 @@ demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
 
 test: ## Run the tests; they start the servers they need
 	@scripts/env dev
-	.venv/bin/python -m pytest $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
 
 lint: ## Check style, formatting and types
 	@scripts/env dev

@@ -5,10 +5,20 @@ Django's settings for the tests belong in tests/settings.py, not here.
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 
 from tests import services
+
+_TOGETHER = Path(__file__).parent / "acceptance" / "servers"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, and all that share the five servers."""
+    for item in items:
+        together = _TOGETHER if _TOGETHER in item.path.parents else item.path
+        item.add_marker(pytest.mark.xdist_group(str(together)))
 
 
 @pytest.fixture(scope="session")

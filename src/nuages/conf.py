@@ -75,6 +75,12 @@ KEYS: dict[str, Key] = {
         "Leave out work of Django's that a request turns out not to need. Nothing else changes; "
         "off, to look for an error.",
     ),
+    "FREEZE_GC": Key(
+        True,
+        (bool,),
+        "When the server has started, take what is there then out of the garbage collector's way "
+        "(gc.freeze).",
+    ),
     "REQUEST_TIMEOUT": Key(
         0.0,
         (int, float),

@@ -22,6 +22,7 @@ from django.db import connections
 from psycopg.conninfo import conninfo_to_dict
 
 from nuages import background, bridge
+from nuages.asgi import lifespan
 from nuages.db import pool as pools
 from tests import services
 from tests.library import models
@@ -32,6 +33,14 @@ def _database_access(django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterat
     """The tests here bring databases of their own; pytest-django need not keep them away."""
     with django_db_blocker.unblock():
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _collected() -> Iterator[None]:
+    """A lifespan freezes what is there when it starts; here others' garbage would be among it."""
+    lifespan._frozen = True
+    yield
+    lifespan._frozen = False
 
 
 def use(entry: dict[str, Any]) -> None:

@@ -96,9 +96,12 @@ class _Prepared:
 
     def __init__(self, queryset: Any, alias: str, compiler: Any) -> None:
         self.db = alias
-        self.query = self
         self._compiler = compiler
         self._queryset = queryset
+
+    @property
+    def query(self) -> Any:
+        return self  # not an attribute, which would be a cycle
 
     def get_compiler(self, using: str) -> Any:
         return self._compiler

@@ -29,7 +29,7 @@ class Deadline:
     __slots__ = ("_begun", "_loop", "_task", "_timer", "expired", "over", "seconds")
 
     def __init__(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
-        self._task = task
+        self._task: asyncio.Task[Any] | None = task
         self._loop = loop
         self._begun = loop.time()
         self._timer: asyncio.TimerHandle | None = None
@@ -51,10 +51,16 @@ class Deadline:
             self._timer.cancel()
             self._timer = None
 
+    def end(self) -> None:
+        """Expire no more, and let go of the task, which refers to the request in turn."""
+        self.stop()
+        self._task = None
+
     def _expire(self) -> None:
         self._timer = None
-        self.expired = True
-        self._task.cancel("the request's deadline passed")
+        if self._task is not None:
+            self.expired = True
+            self._task.cancel("the request's deadline passed")
 
     def settle(self) -> None:
         """Withdraw a cancellation that the work has swallowed: its answer stands."""
@@ -63,7 +69,7 @@ class Deadline:
 
     def take(self) -> bool:
         """Whether the cancellation at hand is the deadline's alone; if so, it is withdrawn."""
-        if not self.expired:
+        if not self.expired or self._task is None:
             return False
         self.expired = False
         return self._task.uncancel() == 0

@@ -43,7 +43,7 @@ def respond(handler: Any, request: HttpRequest) -> Any:
             raise
         response = _deadline.timed_out(request, deadline)
     finally:
-        deadline.stop()
+        deadline.end()
     response._resource_closers.append(request.close)
     if response.status_code >= 400:
         errors.log(response, request)
