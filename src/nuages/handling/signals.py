@@ -34,7 +34,9 @@ def _is_inline(signal: Signal) -> bool:
         return seen[1]
     inline = True
     entries: list[Any] = list(signal.receivers)
-    for _key, receiver, is_async in entries:
+    for entry in entries:
+        # Django 6.1 has one value more between these.
+        receiver, is_async = entry[1], entry[-1]
         function = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
         if is_async or (function is not None and not placement.is_known(function)):
             inline = False
