@@ -36,11 +36,9 @@ def _database_access(django_db_blocker: pytest_django.DjangoDbBlocker) -> Iterat
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _collected() -> Iterator[None]:
-    """A lifespan freezes what is there when it starts; here others' garbage would be among it."""
-    lifespan._frozen = True
-    yield
-    lifespan._frozen = False
+def _frozen() -> None:
+    """As at a server's start, which does nothing more then: `run` collects after every test."""
+    lifespan.freeze()
 
 
 def use(entry: dict[str, Any]) -> None:
