@@ -63,14 +63,7 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     locks), so a cancellation is raised when the call has ended, its result dropped; a call that
     has not begun is dropped at once.
     """
-    call = _Call(functools.partial(function, *args, **kwargs))
-    try:
-        result: T = await _uncaught(sync_to_async(call, thread_sensitive=False)())
-    except asyncio.CancelledError:
-        if not call.drop():
-            await ended(call.ended)
-        raise
-    return result
+    return await _in_thread(functools.partial(function, *args, **kwargs), sensitive=False)
 
 
 async def in_sensitive_thread(
@@ -83,9 +76,18 @@ async def in_sensitive_thread(
     With `left` a cancellation is raised at once, and what then still runs is put there as a
     future that is done when the call has ended; `dropped` gets a result that nobody else will.
     """
+    return await _in_thread(function, True, left, dropped)
+
+
+async def _in_thread(
+    function: Callable[[], T],
+    sensitive: bool,
+    left: list[asyncio.Future[None]] | None = None,
+    dropped: Callable[[Any], None] | None = None,
+) -> T:
     call = _Call(function)
     try:
-        result: T = await _uncaught(sync_to_async(call, thread_sensitive=True)())
+        result: T = await _uncaught(sync_to_async(call, thread_sensitive=sensitive)())
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if call.returned and task is not None and not task.cancelling():
@@ -117,24 +119,21 @@ async def _uncaught(awaitable: Awaitable[T]) -> T:
     return result
 
 
-async def ended(future: asyncio.Future[Any]) -> None:
-    """Wait until `future` is done, whatever is cancelled meanwhile."""
+async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until `future` is done, whatever is cancelled meanwhile; return the last of that."""
+    cancelled = None
     while not future.done():
         try:
             await asyncio.wait([future])
-        except asyncio.CancelledError:
-            continue
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
 
 
 async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await what must not be cancelled, in a task of its own; a cancellation is raised after."""
     task = asyncio.ensure_future(coroutine)
-    cancelled: asyncio.CancelledError | None = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as error:
-            cancelled = error
+    cancelled = await ended(task)
     result = task.result()
     if cancelled is not None:
         raise cancelled

@@ -131,6 +131,17 @@ def check_settings(
         else:
             continue
         found.append(checks.Error(f"NUAGES[{name!r}] {problem}.", id="nuages.E003"))
+    listed = given.get("LOOP_MIDDLEWARE", ())
+    if isinstance(listed, list | tuple):
+        found += [
+            checks.Error(
+                f"NUAGES['LOOP_MIDDLEWARE'] names {path!r}, which is not in MIDDLEWARE.",
+                hint="Write it as it stands there.",
+                id="nuages.E003",
+            )
+            for path in listed
+            if path not in settings.MIDDLEWARE
+        ]
     return found
 
 

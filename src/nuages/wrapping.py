@@ -46,7 +46,7 @@ def wrap(function: Any, run_sync: Run, run_async: Run) -> Any:
         generate._nuages_stepped = True  # type: ignore[attr-defined]
         wrapper = generate
     else:
-        run = run_async if _is(iscoroutinefunction, function) else run_sync
+        run = run_async if is_async(function) else run_sync
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             return await run(function, args, kwargs)
@@ -74,8 +74,13 @@ def require_sync(function: Any, name: str) -> None:
     """Raise TypeError unless `function` is a sync callable; `name` is who asks."""
     if not callable(function):
         raise TypeError(f"{name} takes a callable, not {type(function).__name__}.")
-    if _is(iscoroutinefunction, function) or _is(inspect.isasyncgenfunction, function):
+    if is_async(function) or _is(inspect.isasyncgenfunction, function):
         raise TypeError(f"{name} takes a sync callable; await the coroutine function instead.")
+
+
+def is_async(function: Any) -> bool:
+    """Whether calling `function` gives something to await, as far as it can be told."""
+    return _is(iscoroutinefunction, function)
 
 
 def _is(check: Callable[[Any], bool], function: Any) -> bool:

@@ -213,3 +213,33 @@ def test_a_queryset_that_filters_its_own_way_is_asked(books: None, run: Run) -> 
         await on_loop(work)()
 
     run(main)
+
+
+def test_few_statements_are_kept_and_no_values(sqlite: dict[str, Any], run: Run) -> None:
+    """The names may come from outside, as in get(**form_data); a value may be a secret."""
+    secret = "the first caller's secret"
+
+    def work() -> None:
+        kept = vars(Author._meta).setdefault(compiled._ATTRIBUTE, {})
+        kept.clear()
+        for number in range(5):
+            with pytest.raises(FieldError):
+                Author.objects.get(**{f"field_{number}": 1})
+        assert kept == {}
+        with pytest.raises(Author.DoesNotExist):
+            Author.objects.get(name=secret)
+        (statement,) = kept.values()
+        assert secret not in repr(
+            [statement, vars(statement.attributes["query"]), statement.attributes["query"].where]
+        )
+        assert statement.attributes["where"] is None
+        kept.update((number, statement) for number in range(compiled.MOST))
+        with pytest.raises(Author.DoesNotExist):
+            Author.objects.get(pk=1)
+        assert len(kept) == compiled.MOST + 1
+        kept.clear()
+
+    async def main() -> None:
+        await on_loop(work)()
+
+    run(main)

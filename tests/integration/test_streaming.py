@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import io
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -752,6 +753,18 @@ def test_a_response_that_overrides_aiter(
     run(main)
 
 
+class NotedFile(io.FileIO):
+    """Notes in which threads it is read."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.threads: set[int] = set()
+
+    def read(self, size: int | None = -1, /) -> Any:
+        self.threads.add(threading.get_ident())
+        return super().read(-1 if size is None else size)
+
+
 class CountingFile(FileResponse):
     closes = 0
 
@@ -774,7 +787,7 @@ def test_djangos_file_response(
         opened: list[Any] = []
 
         def view(request: Any) -> Any:
-            opened.append(file.open("rb"))
+            opened.append(NotedFile(file))
             response = CountingFile(opened[0])
             made.responses.append(response)
             return response
@@ -796,6 +809,9 @@ def test_djangos_file_response(
             assert playing.content == file.read_bytes()
             assert playing.header(b"content-length") == b"300000"
         assert opened[0].closed
+        # A disk may block, so that no view's file is read on the loop.
+        assert opened[0].threads
+        assert threading.get_ident() not in opened[0].threads
         made.assert_ended_once()
 
     run(main)

@@ -123,6 +123,8 @@ def test_wrong_conn_max_age(databases: Any, max_age: Any) -> None:
         ({"COMMIT_TIMEOUT": True}, "float"),
         ({"SCOPE_TIMEOUT": -1}, "0 or more"),
         ({"RESET_WARNING": 1}, "bool"),
+        ({"LOOP_MIDDLEWARE": "a.string"}, "tuple"),
+        ({"LOOP_MIDDLEWARE": ["not.in.Middleware"]}, "not.in.Middleware"),
         ([], "dict"),
     ],
 )

@@ -146,9 +146,10 @@ class ASGIHandler(DjangoASGIHandler):
         """In a bridge: make the response and send it; return it unsent where it is a stream."""
         set_script_prefix(get_script_prefix(scope))
         request: Any = None
+        response: Any
         try:
             signals.send(request_started, type(self), scope=scope)
-            request, response = self._created(scope, body)
+            request, response = self.create_request(scope, body)
             if request is not None:
                 response = respond(self, request)
         except asyncio.CancelledError:
@@ -172,10 +173,6 @@ class ASGIHandler(DjangoASGIHandler):
             _end(watch, left)
             self._close(response, left)
         return None
-
-    def _created(self, scope: Scope, body: Any) -> tuple[Any, Any]:
-        """The request; or None and the answer to one that is not valid."""
-        return self.create_request(scope, body)
 
     def _close(self, response: Any, left: list[asyncio.Future[None]]) -> None:
         """In a bridge: close the response once no thread of the request works any more."""

@@ -9,9 +9,8 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from asgiref.sync import iscoroutinefunction
-
 from nuages.bridge import on_loop
+from nuages.wrapping import is_async
 
 logger = logging.getLogger("nuages.asgi")
 
@@ -108,5 +107,5 @@ class Entered:
 
 
 async def _call(function: Callable[[], Any]) -> Any:
-    call: Any = function if iscoroutinefunction(function) else on_loop(function)
+    call: Any = function if is_async(function) else on_loop(function)
     return await call()

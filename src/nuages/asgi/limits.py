@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import Any
 
+from nuages.asgi.streaming import send_whole
 from nuages.asgi.types import Send
 from nuages.conf import setting
 from nuages.db.pool import open_pools
@@ -86,9 +87,4 @@ class InFlight:
 
 async def refuse(send: Send) -> None:
     """Answer 503 with Retry-After (RFC 9110, 15.6.4 and 10.2.3)."""
-    response = unavailable()
-    headers = [
-        (name.encode("ascii").lower(), value.encode("latin1")) for name, value in response.items()
-    ]
-    await send({"type": "http.response.start", "status": 503, "headers": headers})
-    await send({"type": "http.response.body", "body": response.content})
+    await send_whole(unavailable(), send)

@@ -10,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
+from io import BytesIO
 from typing import Any
 
 from asgiref.sync import async_to_sync
 from django.core.exceptions import RequestAborted
+from django.core.handlers.asgi import ASGIHandler
 from django.http import HttpResponseBase, StreamingHttpResponse
 
 from nuages.asgi.types import Scope, Send
 from nuages.bridge import await_, on_loop
 from nuages.handling import placement
 
-CHUNK = 2**16
-"""Bytes of a response that are sent in one message."""
+chunks = ASGIHandler.chunk_bytes
+"""Splits content into messages of 64 KiB, as Django does."""
 TURN = 0.01
 """Seconds for which a stream may keep the loop to itself."""
 _PATHSEND = "http.response.pathsend"
@@ -41,27 +43,11 @@ def start_message(response: Any) -> dict[str, Any]:
     }
 
 
-def chunks(data: bytes) -> Iterator[bytes]:
-    """Split `data` into messages of a size that a server can send at once."""
-    if len(data) <= CHUNK:
-        yield data
-        return
-    for begin in range(0, len(data), CHUNK):
-        yield data[begin : begin + CHUNK]
-
-
 async def send_whole(response: Any, send: Send) -> None:
     """Send a response whose content is there."""
     await send(start_message(response))
-    content = response.content
-    if len(content) <= CHUNK:
-        await send({"type": "http.response.body", "body": content, "more_body": False})
-        return
-    sent = 0
-    for chunk in chunks(content):
-        sent += len(chunk)
-        more = sent < len(content)
-        await send({"type": "http.response.body", "body": chunk, "more_body": more})
+    for chunk, last in chunks(response.content):
+        await send({"type": "http.response.body", "body": chunk, "more_body": not last})
 
 
 async def send_head(response: Any, send: Send) -> None:
@@ -86,7 +72,7 @@ async def send_stream(response: Any, scope: Scope, send: Send) -> None:
         await send(start_message(response))
         if _is_async(response):
             await _send_async(response, send)
-        elif getattr(response, "_nuages_threaded", False):
+        elif _may_block(response):
             sender = _SenderFromThread(send)
             try:
                 await on_loop(placement.in_request_thread(_send_from_thread))(response, sender)
@@ -114,6 +100,13 @@ def _iterators_closed(response: Any) -> Iterator[None]:
         for source in getattr(response, "_nuages_iterators", ()):
             stack.callback(source.close)
         yield
+
+
+def _may_block(response: Any) -> bool:
+    """Whether a sync source is iterated in a thread: its view was, or it is Django's file."""
+    file = getattr(response, "file_to_stream", None)
+    in_memory = file is None or isinstance(file, BytesIO)
+    return getattr(response, "_nuages_threaded", False) or not in_memory
 
 
 def _is_async(response: Any) -> bool:
@@ -147,7 +140,7 @@ async def _send_async(response: Any, send: Send) -> None:
     turns = _Turns()
     async with contextlib.aclosing(content):
         async for part in content:
-            for chunk in chunks(part):
+            for chunk, _ in chunks(part):
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
             if turns.due():
                 await asyncio.sleep(0)
@@ -158,7 +151,7 @@ def _send_sync(response: Any, send: Send) -> None:
     turns = _Turns()
     with _iterators_closed(response):
         for part in response:
-            for chunk in chunks(part):
+            for chunk, _ in chunks(part):
                 await_(send({"type": "http.response.body", "body": chunk, "more_body": True}))
             if turns.due():
                 await_(asyncio.sleep(0))
@@ -189,9 +182,9 @@ class _SenderFromThread:
 
 
 def _send_from_thread(response: Any, sender: _SenderFromThread) -> None:
-    """Iterate in the request's thread, where the view ran; the loop sends."""
+    """Iterate in the request's thread, where the view ran or a file may block; the loop sends."""
     send_from_here: Any = async_to_sync(sender.__call__)
     with _iterators_closed(response):
         for part in response:
-            for chunk in chunks(part):
+            for chunk, _ in chunks(part):
                 send_from_here({"type": "http.response.body", "body": chunk, "more_body": True})

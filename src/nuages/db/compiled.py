@@ -30,6 +30,9 @@ from nuages.db.backends.base import LoopWrapper
 _ATTRIBUTE = "_nuages_gets"
 """On a model's `_meta`: what was compiled for it. It goes with the model."""
 
+MOST = 100
+"""Statements that are kept for one model."""
+
 _PLAIN = frozenset(
     {int, str, uuid.UUID, decimal.Decimal, datetime.datetime, datetime.date, datetime.time}
 )
@@ -165,17 +168,15 @@ def _statement(
 ) -> Statement | None:
     """The statement for these arguments, made if need be; None where there can be none."""
     meta = queryset.model._meta
-    known: dict[Any, Statement | None] = vars(meta).setdefault(_ATTRIBUTE, {})
+    known: dict[Any, Statement] = vars(meta).setdefault(_ATTRIBUTE, {})
     names = tuple(name for name, _ in arguments)
     key = (alias, type(connection), meta.db_table, bool(args), names)
-    try:
-        statement = known[key]
-    except KeyError:
-        pass
-    else:
-        if statement is None or statement.columns is meta.concrete_fields:
-            return statement
-    statement = known[key] = _compiled(queryset, connection, args, kwargs, arguments)
+    statement = known.get(key)
+    if statement is None or statement.columns is not meta.concrete_fields:
+        statement = _compiled(queryset, connection, args, kwargs, arguments)
+        # What is no statement is not kept: names may come from outside, get(**form_data).
+        if statement is not None and (key in known or len(known) < MOST):
+            known[key] = statement
     return statement
 
 
@@ -195,8 +196,9 @@ def _compiled(
     query.set_limits(high=MAX_GET_RESULTS)
     compiler = query.get_compiler(connection=connection)
     sql, compiled = compiler.as_sql()
-    attributes = dict(vars(compiler))
-    del attributes["connection"]
+    # Without what it was compiled from, which holds the first caller's values.
+    attributes = vars(compiler) | dict.fromkeys(("connection", "where", "having", "qualify"))
+    attributes["query"] = Query(queryset.model)
     if (
         list(map(repr, compiled)) != list(map(repr, params))
         or compiler.klass_info.get("related_klass_infos")
@@ -214,8 +216,6 @@ def _field(meta: Any, name: str) -> Any:
         field = meta.pk
     else:
         field = next((f for f in meta.concrete_fields if name in (f.name, f.attname)), None)
-        if field is not None and field.is_relation and name != field.attname:
-            return None
     if field is None or field not in meta.local_concrete_fields or field.is_relation:
         return None
     if isinstance(field, BooleanField) or field.get_lookup("exact") not in _LOOKUPS:

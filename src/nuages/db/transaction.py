@@ -20,6 +20,7 @@ from nuages.db.blocks import end_hold, leave_scope, open_scope
 from nuages.db.pool import logger
 from nuages.db.scope import Kind, Node, context_node
 from nuages.exceptions import OpenBlock
+from nuages.wrapping import is_async
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -129,12 +130,8 @@ async def aon_commit(
     """
     if not callable(func):
         raise TypeError("aon_commit()'s callback must be a callable.")
-    hook = _awaited(func) if _is_async(func) else func
+    hook = _awaited(func) if is_async(func) else func
     await on_loop(lambda: connections[using or DEFAULT_DB_ALIAS].on_commit(hook, robust))()
-
-
-def _is_async(func: Any) -> bool:
-    return iscoroutinefunction(func) or iscoroutinefunction(type(func).__call__)
 
 
 def _awaited(func: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Any]:

@@ -22,13 +22,6 @@ from nuages.exceptions import PoolTimeout, TooManyWaiting
 from nuages.handling import placement
 from nuages.handling.signals import has_foreign_receivers
 
-_NETWORK = (
-    logging.handlers.SMTPHandler,
-    logging.handlers.HTTPHandler,
-    logging.handlers.SocketHandler,
-    logging.handlers.SysLogHandler,
-)
-
 _LOCAL = (logging.StreamHandler, logging.NullHandler, logging.handlers.QueueHandler)
 
 GetResponse = Callable[[HttpRequest], HttpResponseBase]
@@ -146,8 +139,6 @@ def _logs_inline(name: str) -> bool:
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:
         for handler in logger.handlers:
-            if isinstance(handler, _NETWORK):
-                return False
             if not isinstance(handler, _LOCAL) and not placement.is_known(type(handler)):
                 return False
         logger = logger.parent if logger.propagate else None

@@ -17,14 +17,14 @@ from enum import Enum
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from asgiref.sync import async_to_sync, iscoroutinefunction
+from asgiref.sync import async_to_sync
 from django.http import HttpResponseBase
 
 from nuages.background import in_sensitive_thread
 from nuages.bridge import await_, current_bridge, on_loop
 from nuages.conf import setting
 from nuages.portal import run_steps
-from nuages.wrapping import await_handling, call_handling, on_loop_target
+from nuages.wrapping import await_handling, call_handling, is_async, on_loop_target
 
 T = TypeVar("T")
 
@@ -169,13 +169,6 @@ def _kind_of(view: Any) -> tuple[Kind, Any]:
     return (Kind.INLINE if is_known(view) else Kind.SYNC), None
 
 
-def is_async(function: Any) -> bool:
-    """Whether calling `function` gives something to await."""
-    return iscoroutinefunction(function) or iscoroutinefunction(
-        getattr(type(function), "__call__", None)  # noqa: B004
-    )
-
-
 def from_thread(get_response: Callable[[Any], T]) -> Callable[[Any], T]:
     """Return a sync callable that calls `get_response` on the loop, from its request's thread.
 
@@ -190,8 +183,3 @@ def from_thread(get_response: Callable[[Any], T]) -> Callable[[Any], T]:
         return get_response(request)
 
     return async_to_sync(on_loop(enter))
-
-
-def from_coroutine(function: Callable[..., T]) -> Callable[..., Any]:
-    """Return a coroutine function that calls `function` on the loop."""
-    return on_loop(function)

@@ -18,6 +18,7 @@ from nuages.handling import errors, placement
 from nuages.handling.deadline import Deadline
 from nuages.handling.placement import Kind
 from nuages.handling.preload import preload
+from nuages.wrapping import is_async
 
 View = Callable[..., Any]
 
@@ -153,7 +154,7 @@ def _rendered(
             response, hook, name=f"{type(hook.__self__).__name__}.process_template_response"
         )
     render: Any = response.render
-    if placement.is_async(render):
+    if is_async(render):
         render = placement.awaited(render)
     elif threaded:
         # Where its context was made: that may block too.

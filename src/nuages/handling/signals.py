@@ -75,7 +75,7 @@ def send(signal: Signal, sender: Any, **named: Any) -> None:
 
 def finished(sender: Any) -> None:
     """Send `request_finished` for a request that has no response, whatever is cancelled then."""
-    if _needs_waiting(sender):
+    if has_foreign_receivers(request_finished, sender) or _has_async_receivers(sender):
         await_(to_its_end(on_loop(send)(request_finished, sender)))
     else:
         send(request_finished, sender)
@@ -91,14 +91,11 @@ def close(response: HttpResponseBase, threaded: bool) -> None:
     in_thread = threaded or has_foreign_receivers(request_finished, sender)
     if in_thread:
         call = placement.in_request_thread(call)
-    if in_thread or _needs_waiting(sender):
+    if in_thread or _has_async_receivers(sender):
         await_(to_its_end(on_loop(call)()))
     else:
         call()
 
 
-def _needs_waiting(sender: Any) -> bool:
-    if _is_inline(request_finished):
-        return False
-    _, coroutines = request_finished._live_receivers(sender)
-    return bool(coroutines) or has_foreign_receivers(request_finished, sender)
+def _has_async_receivers(sender: Any) -> bool:
+    return not _is_inline(request_finished) and bool(request_finished._live_receivers(sender)[1])

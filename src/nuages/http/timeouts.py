@@ -9,8 +9,7 @@ from typing import Any, TypeVar
 
 from nuages.bridge import on_loop
 from nuages.handling.deadline import give_limit
-from nuages.handling.placement import is_async
-from nuages.wrapping import on_loop_target
+from nuages.wrapping import is_async, on_loop_target
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -20,6 +20,7 @@ from django.core.handlers.exception import response_for_exception
 from django.http import FileResponse, HttpResponseBadRequest
 from django.http.response import HttpResponseBase
 
+from nuages.asgi.streaming import start_message
 from nuages.asgi.types import Receive, Scope, Send
 
 PIECE = 256 * 1024
@@ -46,12 +47,7 @@ class StaticFiles(StaticFilesHandlerMixin):
         """Answer a request for a static file."""
         response, pieces, piece = await asyncio.to_thread(self.find, scope)
         try:
-            headers = [(k.encode("ascii"), v.encode("latin-1")) for k, v in response.items()]
-            await send({
-                "type": "http.response.start",
-                "status": response.status_code,
-                "headers": headers,
-            })  # fmt: skip
+            await send(start_message(response))
             while piece and scope["method"] != "HEAD":
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 # A short piece is the last one.
