@@ -141,6 +141,9 @@ class Call:
         print(f"\naccepted differences: {total}; everything is in {last.relative_to(ROOT)}")
         for module, problems in failing.items():
             print(f"FAILED {module}: {'; '.join(problems)}")
+        if not any(one.loop.outcomes for one in reports):
+            print("FAILED: no test ran on the loop")
+            return 1
         return 1 if failing else 0
 
 

@@ -37,7 +37,7 @@ class ModuleReport:
             found.append(f"stock {self.stock.ending}: nothing to compare with")
         if self.loop.ending is not Ending.FINISHED:
             found.append(f"the loop's run {self.loop.ending}")
-        if not self.loop.outcomes:
+        if not self.loop.outcomes and self.stock.outcomes:
             found.append("no test ran on the loop")
         if self.loop.counters.blocked:
             found.append(f"{self.loop.counters.blocked} calls blocked the loop")
@@ -102,7 +102,7 @@ def findings(report: ModuleReport, *, verbose: bool) -> str:
         lines += [f"  blocked the loop: {what}"]
         lines += [_indented(frames if verbose else _short(frames, 2 * SHORT_TRACEBACK))]
     for side, run in (("stock", report.stock), ("loop", report.loop)):
-        if run.ending is not Ending.FINISHED or not run.outcomes:
+        if run.ending is not Ending.FINISHED or (not run.outcomes and report.stock.outcomes):
             tail = run.log_tail if verbose else _short(run.log_tail, 2 * SHORT_TRACEBACK)
             lines += [f"  the end of {side}'s log ({run.ending}):", _indented(tail)]
     if not lines:

@@ -17,9 +17,21 @@ from importlib import metadata, util
 from pathlib import Path
 
 # What the tests skip without, and a wheel of a few MB brings: image fields, YAML serializers, the
-# second template engine, psycopg's own pool. Databases' drivers, memcached, GeoIP,
-# watchman and browsers stay the user's choice; the tests that need them skip on both sides.
-CHEAP_REQUIREMENTS = ("jinja2", "Pillow", "psycopg-pool", "PyYAML", "tblib", "tzdata")
+# second template engine, a mail server, password hashers, psycopg's own pool. Databases' drivers,
+# memcached, GeoIP, watchman and browsers stay the user's choice; the tests that need them skip on
+# both sides.
+CHEAP_REQUIREMENTS = (
+    "aiosmtpd",
+    "argon2-cffi",
+    "bcrypt",
+    "docutils",
+    "jinja2",
+    "Pillow",
+    "psycopg-pool",
+    "PyYAML",
+    "tblib",
+    "tzdata",
+)
 
 _REQUIREMENTS_OF = {"postgresql": ["postgres.txt"], "sqlite": []}
 
