@@ -56,6 +56,13 @@ def spawn(
         loop.call_soon_threadsafe(start, context=context)
 
 
+async def settle(timeout: float) -> None:
+    """Wait until what `spawn` started on the running loop is done, `timeout` seconds at most."""
+    loop = asyncio.get_running_loop()
+    if tasks := [task for task in _spawned if task.get_loop() is loop]:
+        await asyncio.wait(tasks, timeout=timeout)
+
+
 async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     """Call `function` in a thread, in the caller's context.
 

@@ -60,6 +60,15 @@ class SyncInCoroutine(NuagesError, SynchronousOnlyOperation):
     code = "nuages.sync-in-coroutine"
 
 
+class CommandInCoroutine(NuagesError, RuntimeError):
+    """
+    call_command() of the async command {name!r} in a coroutine, where it could only block the
+    event loop. Await it: `await acall_command({name!r}, ...)`, from nuages.management.
+    """
+
+    code = "nuages.command-in-coroutine"
+
+
 class PoolTimeout(NuagesError, OperationalError):
     """
     No connection of database {alias!r} came free within {timeout:g} s: {stats}. Raise

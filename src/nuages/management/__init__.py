@@ -1,4 +1,6 @@
-"""What stands behind the commands in `management/commands`, which only parse their arguments.
+"""Async management commands, and what stands behind the ones in `management/commands`.
+
+`AsyncBaseCommand` and `acall_command` are for projects; our own commands only parse arguments.
 
 uvicorn is an extra, so the modules that import it (`development`, `production`) are imported by
 the commands when they run, after `need_uvicorn()`.
@@ -9,6 +11,11 @@ from __future__ import annotations
 from importlib.util import find_spec
 
 from django.core.management.base import CommandError
+
+from nuages.management.calling import acall_command
+from nuages.management.command import AsyncBaseCommand
+
+__all__ = ["AsyncBaseCommand", "acall_command"]
 
 
 def need_uvicorn(command: str) -> None:

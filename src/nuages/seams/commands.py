@@ -1,4 +1,4 @@
-"""Management commands: which `runserver` it is."""
+"""Management commands: async ones beside Django's, and which `runserver` it is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
+from django.utils.module_loading import import_string
+
+from nuages.bridge import on_loop
+from nuages.handling.placement import portal
 from nuages.seams.table import Seam
+from nuages.wrapping import is_async
 
 
 def _get_commands(original: Any) -> Callable[[], dict[str, str]]:
@@ -23,6 +28,19 @@ def _get_commands(original: Any) -> Callable[[], dict[str, str]]:
     return get_commands
 
 
+def _no_translations(original: Any) -> Any:
+    @functools.wraps(original)
+    def no_translations(handle_func: Any) -> Any:
+        if not is_async(handle_func):
+            return original(handle_func)
+
+        # Django's decorator around a sync function that waits for the coroutine.
+        untranslated = on_loop(original(portal(handle_func)))
+        return functools.update_wrapper(untranslated, handle_func)
+
+    return no_translations
+
+
 def seams() -> list[Seam]:
     """Return this area's seams."""
     return [
@@ -33,5 +51,24 @@ def seams() -> list[Seam]:
             "that is listed first keeps its place.",
             _get_commands,
             "()",
+        ),
+        Seam(
+            "django.core.management.base:AsyncBaseCommand",
+            "Where people look for it: beside BaseCommand.",
+            # By name, since it stands above the seams.
+            lambda _: import_string("nuages.management.AsyncBaseCommand"),
+            new=True,
+        ),
+        Seam(
+            "django.core.management:acall_command",
+            "Where people look for it: beside call_command.",
+            lambda _: import_string("nuages.management.acall_command"),
+            new=True,
+        ),
+        Seam(
+            "django.core.management.base:no_translations",
+            "Around a coroutine function Django's decorator would end before the work begins.",
+            _no_translations,
+            "(handle_func)",
         ),
     ]
