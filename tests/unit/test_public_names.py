@@ -19,6 +19,7 @@ PUBLIC = {
     "nuages": {"on_loop", "off_loop", "__version__"},
     "nuages.db": {"aatomic", "aon_commit", "acursor", "hold_connection", "detached"},
     "nuages.http": {"Event", "EventStream", "afile_response", "last_event_id", "request_timeout"},
+    "nuages.management": {"AsyncBaseCommand", "Progress", "acall_command"},
     "nuages.asgi": {"get_asgi_application", "on_shutdown", "on_startup"},
 }
 

@@ -14,8 +14,9 @@ from django.core.management.base import CommandError
 
 from nuages.management.calling import acall_command
 from nuages.management.command import AsyncBaseCommand
+from nuages.progress import Progress
 
-__all__ = ["AsyncBaseCommand", "acall_command"]
+__all__ = ["AsyncBaseCommand", "Progress", "acall_command"]
 
 
 def need_uvicorn(command: str) -> None:

@@ -14,7 +14,16 @@ from nuages.handling.placement import is_known, runs_on_loop
 from nuages.management.command import AsyncBaseCommand
 
 _BLOCKING = frozenset(
-    "compilemessages dbshell makemessages runserver serve shell test testserver".split()
+    [
+        "compilemessages",
+        "dbshell",
+        "makemessages",
+        "runserver",
+        "serve",
+        "shell",
+        "test",
+        "testserver",
+    ]
 )
 """Commands of Django's, and ours, that wait for a process, a server's end or a keyboard."""
 

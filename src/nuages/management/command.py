@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, cast
+from collections.abc import AsyncIterable, Iterable
+from typing import Any, TypeVar, cast
 
 from django.core.management.base import BaseCommand
 from django.db import connections
 
 from nuages.management.running import refuse_coroutine, wait_for
+from nuages.progress import INTERVAL, Progress
 from nuages.wrapping import is_async
+
+T = TypeVar("T")
 
 
 class AsyncBaseCommand(BaseCommand):
@@ -28,6 +32,7 @@ class AsyncBaseCommand(BaseCommand):
 
     stop_timeout: float = 0.0
     """Seconds that `handle` may go on after the announcement, before it is cancelled."""
+    _verbosity = 1
 
     def execute(self, *args: Any, **options: Any) -> str | None:
         """Check, run `handle` and write its output, as `BaseCommand.execute` does.
@@ -50,6 +55,31 @@ class AsyncBaseCommand(BaseCommand):
             "subclasses of AsyncBaseCommand must provide an async handle() method"
         )
 
+    def progress(
+        self,
+        iterable: Iterable[T] | AsyncIterable[T] | None = None,
+        total: float | None = None,
+        description: str = "",
+        *,
+        unit: str = "it",
+        start: float = 0,
+        interval: float = INTERVAL,
+    ) -> Progress[T]:
+        """Return a `nuages.progress.Progress` that writes to the command's stderr.
+
+        With `--verbosity 0` it writes nothing.
+        """
+        return Progress(
+            iterable,
+            total,
+            description,
+            unit=unit,
+            start=start,
+            output=self.stderr,
+            verbosity=self._verbosity,
+            interval=interval,
+        )
+
 
 class _Waiting:
     """A command as Django's `execute()` knows it: with a `handle()` that returns the output."""
@@ -65,6 +95,7 @@ class _Waiting:
 
     def handle(self, *args: Any, **options: Any) -> Any:
         command: AsyncBaseCommand = self._command
+        command._verbosity = options.get("verbosity", 1)
         if command._called_from_command_line:  # type: ignore[attr-defined]
             # What the checks opened; the loop has connections of its own.
             for connection in connections.all(initialized_only=True):
