@@ -135,6 +135,7 @@ def all_seams() -> list[Seam]:
         "cache",
         "commands",
         "messages",
+        "migrations",
         "urls",
     )
     return [

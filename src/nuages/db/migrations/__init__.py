@@ -1,0 +1,1 @@
+"""What migrations gain: async functions, batches for large tables, patience with locks."""

@@ -1,0 +1,58 @@
+"""The schema editor's connection: the same one for all of a migration.
+
+In a transaction it is so by itself. Where a migration is not atomic, a lease of the pool could be
+another session after every wait, and what the editor has set in it (SQLite's foreign keys off, a
+lock timeout) would be gone: it is held.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from nuages.bridge import current_bridge
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.blocks import end_hold, open_scope
+from nuages.db.connections import current_chain
+from nuages.db.scope import Kind
+
+
+def begin(editor: Any) -> None:
+    """Before a schema editor is entered: make its connection the calling code's, and hold it."""
+    connection = editor.connection
+    if (
+        editor.collect_sql
+        or not isinstance(connection, LoopWrapper)
+        or connection.role != "lease"
+        or connection.node is not None
+        or current_bridge() is None
+    ):
+        return
+    chain = current_chain()
+    if chain is not None:
+        other = chain.wrappers.get(connection.alias)
+        if other is None or (other is not connection and other.is_idle()):
+            # Code outside a scope on purpose (`detached()`) left a second wrapper: Django enters
+            # the transaction by alias, and it must be this one's.
+            chain.wrappers[connection.alias] = connection
+    if not editor.atomic_migration:
+        connection.ensure_connection()
+        editor._nuages_hold = open_scope(connection, Kind.HOLD)
+
+
+def end(editor: Any) -> None:
+    """After a schema editor was left."""
+    node = vars(editor).pop("_nuages_hold", None)
+    if node is not None and node.wrapper.node is node:
+        end_hold(node.wrapper)
+
+
+def close_block(editor: Any) -> None:
+    """Roll back where Django's `__exit__` raised before it came to the transaction.
+
+    So it does where a deferred statement fails (a foreign key, say): in stock Django the
+    transaction then stays open until the process ends.
+    """
+    atomic = vars(editor).get("atomic")
+    if editor.atomic_migration and atomic in editor.connection.atomic_blocks:
+        atomic.__exit__(*sys.exc_info())
