@@ -26,7 +26,7 @@ LAYERS = [
     {"nuages.db", "nuages.stopping"},
     {"nuages.handling"},
     {"nuages.seams"},
-    {"nuages.http"},
+    {"nuages.http", "nuages.mail"},
     {"nuages.asgi", "nuages.checks"},
     {"nuages.apps", "nuages.management"},
 ]

@@ -20,6 +20,7 @@ PUBLIC = {
     "nuages.db": {"aatomic", "aon_commit", "acursor", "hold_connection", "detached"},
     "nuages.http": {"Event", "EventStream", "afile_response", "last_event_id", "request_timeout"},
     "nuages.management": {"AsyncBaseCommand", "Progress", "acall_command"},
+    "nuages.mail": {"amail_admins", "amail_managers", "asend_mail", "asend_mass_mail"},
     "nuages.asgi": {"get_asgi_application", "on_shutdown", "on_startup"},
 }
 
