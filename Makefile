@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench streams clean
+.PHONY: help demo test lint format django-suite bench streams sweep clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -11,6 +11,8 @@ PORT ?= 8000
 ARGS ?=
 # How many processes run the tests; 0 is this one, as a debugger wants it.
 JOBS ?= 2
+# How many waits of an operation `make sweep` tries; 0: all.
+POINTS ?= 0
 # For `make django-suite`: postgresql or sqlite; test modules of Django; 1 runs stock Django anew.
 DB ?= sqlite
 MODULES ?= basic
@@ -49,6 +51,11 @@ format: ## Put imports and formatting right
 streams: ## Open 2,000 event streams on one worker and print what they cost
 	@scripts/env dev
 	.venv/bin/python -m pytest tests/acceptance/test_many_streams.py -s -p no:logging
+
+sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first five
+	@scripts/env dev
+	NUAGES_SWEEP_POINTS=$(POINTS) .venv/bin/python -m pytest tests/integration/test_sweep.py \
+		-s -p no:logging $(ARGS)
 
 django-suite: ## Run Django's own tests on the event loop
 	@scripts/env dev

@@ -76,6 +76,15 @@ class _Tracked(_NamedCursor):
         except psycopg.Error:
             self._conn.open_cursors.discard(self.name)
             raise
+        except BaseException:
+            # Cancelled. Django closes what failed with an Exception only.
+            self._orphan()
+            raise
+
+    def _orphan(self) -> None:
+        """Leave it to the connection's reset or end to close this on the server."""
+        self._conn.orphaned_cursors.add(self.name)
+        self._closed = True
 
     def close(self) -> None:
         connection = self._conn
@@ -83,10 +92,8 @@ class _Tracked(_NamedCursor):
         if asyncio._get_running_loop() is not None and (
             bridge is None or bridge.closing or connection.wrapper is None
         ):
-            # Finalised outside a bridge: no I/O here. The cursor is closed on the server when
-            # the connection is given back.
-            connection.orphaned_cursors.add(self.name)
-            self._closed = True
+            # Finalised outside a bridge: no I/O here.
+            self._orphan()
             return
         try:
             if bridge is None:
@@ -96,9 +103,8 @@ class _Tracked(_NamedCursor):
                 with bridge.shield():
                     super().close()
         except BaseException:
-            # The connection is lost, say. The connection's reset or end closes it on the server.
-            connection.orphaned_cursors.add(self.name)
-            self._closed = True
+            # The connection is lost, say.
+            self._orphan()
             raise
         connection.open_cursors.discard(self.name)
 
