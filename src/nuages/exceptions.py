@@ -69,6 +69,16 @@ class CommandInCoroutine(NuagesError, RuntimeError):
     code = "nuages.command-in-coroutine"
 
 
+class SendInCoroutine(NuagesError, RuntimeError):
+    """
+    send() was called in a coroutine, and the signal has async receivers, which sync code cannot
+    await there. No receiver was called. `await signal.asend(...)`, or decorate the coroutine
+    function with `@on_loop`.
+    """
+
+    code = "nuages.send-in-coroutine"
+
+
 class PoolTimeout(NuagesError, OperationalError):
     """
     No connection of database {alias!r} came free within {timeout:g} s: {stats}. Raise

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 
 from nuages import on_loop
 from nuages.db import aatomic, aon_commit
+from nuages.exceptions import SyncInCoroutine
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import Failure, names, pool_stats, rolled_back
 from tests.library.models import Author
@@ -246,8 +249,134 @@ def test_hooks_from_a_sync_function_on_the_loop(database: str, run: Run) -> None
     run(main)
 
 
+class Tried(list[str]):
+    """Hooks of a transaction, sync and async in turn, that note what they see of it."""
+
+    async def awaited(self) -> None:
+        assert not connection.in_atomic_block
+        await asyncio.sleep(0)
+        assert await Author.objects.filter(name="saved").aexists()
+        self.append("async")
+
+    def called(self) -> None:
+        self.append("sync")
+
+    async def failing(self) -> None:
+        await asyncio.sleep(0)
+        raise Failure("of a hook")
+
+    def save(self, *, robust: bool) -> None:
+        """What a sync program does."""
+        with transaction.atomic():
+            Author.objects.create(name="saved")
+            transaction.on_commit(self.awaited)
+            transaction.on_commit(self.called)
+            transaction.on_commit(self.failing, robust=robust)
+            transaction.on_commit(functools.partial(self.awaited))
+            assert self == []
+
+
+@pytest.fixture(params=["bridge", "thread", "sync program"])
+def where_saved(request: pytest.FixtureRequest, run: Run) -> Any:
+    """Calls a sync function in a bridge, in a thread of sync_to_async, and plainly."""
+
+    def call(function: Any) -> None:
+        if request.param == "sync program":
+            function()
+            return
+        place = on_loop if request.param == "bridge" else sync_to_async
+        run(place(function))
+
+    return call
+
+
+def test_djangos_on_commit_awaits_coroutine_functions(
+    database: str, where_saved: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """In order, after the commit, outside the transaction; a robust one's error is logged."""
+    tried = Tried()
+    with caplog.at_level(logging.ERROR, "django.db.backends.base"):
+        where_saved(lambda: tried.save(robust=True))
+    assert tried == ["async", "sync", "async"]
+    assert "of a hook" in caplog.text
+
+
+def test_its_error_comes_out_of_the_block_and_ends_the_hooks(
+    database: str, where_saved: Any
+) -> None:
+    tried = Tried()
+    with pytest.raises(Failure):
+        where_saved(lambda: tried.save(robust=False))
+    assert tried == ["async", "sync"]
+    assert Author.objects.filter(name="saved").exists()
+
+
+def test_no_coroutine_is_made_for_what_was_rolled_back(database: str, where_saved: Any) -> None:
+    """One that is made and not awaited is a warning, so an error."""
+    tried = Tried()
+
+    def work() -> None:
+        with transaction.atomic():
+            transaction.on_commit(tried.awaited)
+            raise Failure
+
+    with pytest.raises(Failure):
+        where_saved(work)
+    assert tried == []
+
+
+def test_on_commit_of_a_coroutine_function_in_a_coroutine(database: str, run: Run) -> None:
+    """In a transaction it waits for the commit; outside nobody could await it."""
+    tried = Tried()
+
+    async def main() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="saved")
+            transaction.on_commit(tried.awaited)
+            assert tried == []
+        assert tried == ["async"]
+        with pytest.raises(SyncInCoroutine, match="aon_commit"):
+            transaction.on_commit(tried.awaited)
+        assert tried == ["async"]
+
+    run(main)
+
+
+def test_a_cancellation_while_a_hook_waits(database: str, run: Run) -> None:
+    """What was committed stays; the hook is cancelled, and the hooks after it do not run."""
+    ended: list[str] = []
+
+    async def main() -> None:
+        waiting = asyncio.Event()
+
+        async def wait() -> None:
+            try:
+                waiting.set()
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                ended.append("cancelled")
+                raise
+
+        async def save() -> None:
+            async with aatomic():
+                await Author.objects.acreate(name="saved")
+                await aon_commit(wait)
+                await aon_commit(lambda: ended.append("after"))
+
+        ended.clear()
+        task = asyncio.create_task(save())
+        await waiting.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert ended == ["cancelled"]
+        assert await names() == ["saved"]
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
 def test_the_same_hooks_work_without_a_loop(database: str) -> None:
-    """A coroutine function registered by sync code under WSGI is run by `async_to_sync`."""
     calls = Calls()
 
     def work() -> None:

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 _EMPTY: Mapping[str, Record] = MappingProxyType({})
-_records: ContextVar[Mapping[str, Record]] = ContextVar("nuages.db.records", default=_EMPTY)
+records: ContextVar[Mapping[str, Record]] = ContextVar("nuages.db.records", default=_EMPTY)
 
 
 class Record:
@@ -31,14 +31,14 @@ class Record:
 
 def record(alias: str) -> Record | None:
     """Return the record of `alias` in the calling context, if one was begun there."""
-    return _records.get().get(alias)
+    return records.get().get(alias)
 
 
 def begin(alias: str, limit: int | None) -> Record:
     """Return the record of `alias` in the calling context; begin one if there is none."""
-    records = _records.get()
-    found = records.get(alias)
+    current = records.get()
+    found = current.get(alias)
     if found is None:
         found = Record(limit)
-        _records.set({**records, alias: found})
+        records.set({**current, alias: found})
     return found

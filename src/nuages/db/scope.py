@@ -49,6 +49,9 @@ detached_aliases: ContextVar[frozenset[str]] = ContextVar(
 )
 """The databases whose request connection `detached()` code does not use."""
 
+context_variables: tuple[ContextVar[Any], ...] = (_nodes, request_nodes, detached_aliases)
+"""All that says, in a context, which scope its code is in."""
+
 
 def held_by_request(alias: str) -> RequestNodes | None:
     """Return the connections of the running request, if that of `alias` is to be among them."""

@@ -19,7 +19,7 @@ from nuages.db.backends.base import LoopWrapper
 from nuages.db.blocks import end_hold, leave_scope, open_scope
 from nuages.db.pool import logger
 from nuages.db.scope import Kind, Node, context_node
-from nuages.exceptions import OpenBlock
+from nuages.exceptions import OpenBlock, SyncInCoroutine
 from nuages.wrapping import is_async
 
 P = ParamSpec("P")
@@ -130,16 +130,27 @@ async def aon_commit(
     """
     if not callable(func):
         raise TypeError("aon_commit()'s callback must be a callable.")
-    hook = _awaited(func) if is_async(func) else func
-    await on_loop(lambda: connections[using or DEFAULT_DB_ALIAS].on_commit(hook, robust))()
+    await on_loop(lambda: connections[using or DEFAULT_DB_ALIAS].on_commit(func, robust))()
 
 
-def _awaited(func: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], Any]:
+def sync_hook(func: Any) -> Any:
+    """Return a hook for `on_commit()`, which calls it: `func`, or what awaits it if it is async.
+
+    It is awaited by the bridge that commits; in sync code elsewhere, by `async_to_sync`.
+    """
+    if not is_async(func):
+        return func
+
     @functools.wraps(func)
     def hook() -> Any:
-        if current_bridge() is None:
-            return async_to_sync(func)()
-        return await_(func())
+        if current_bridge() is not None:
+            return await_(func())
+        if asyncio._get_running_loop() is not None:
+            raise SyncInCoroutine(
+                "on_commit() was given a coroutine function in a coroutine outside a transaction: "
+                "it is due at once, and sync code cannot await it there. `await aon_commit(...)`."
+            )
+        return async_to_sync(func)()
 
     return hook
 

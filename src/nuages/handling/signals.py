@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import weakref
 from typing import Any
 
@@ -12,7 +11,7 @@ from django.http import HttpResponseBase
 
 from nuages.background import to_its_end
 from nuages.bridge import await_, on_loop
-from nuages.handling import placement
+from nuages.handling import dispatch, placement
 
 
 def has_foreign_receivers(signal: Signal, sender: Any = None) -> bool:
@@ -49,28 +48,7 @@ def send(signal: Signal, sender: Any, **named: Any) -> None:
     if _is_inline(signal):
         signal.send(sender, **named)
         return
-    receivers, coroutines = signal._live_receivers(sender)
-    foreign = []
-    for receiver in receivers:
-        if placement.runs_on_loop(receiver):
-            receiver(signal=signal, sender=sender, **named)
-        else:
-            foreign.append(receiver)
-    if foreign:
-
-        def in_thread() -> None:
-            for receiver in foreign:
-                receiver(signal=signal, sender=sender, **named)
-
-        placement.in_request_thread(in_thread)()
-    if coroutines:
-
-        async def gather() -> None:
-            await asyncio.gather(
-                *(receiver(signal=signal, sender=sender, **named) for receiver in coroutines)
-            )
-
-        await_(gather())
+    dispatch.send_placed(signal, sender, named)
 
 
 def finished(sender: Any) -> None:

@@ -124,6 +124,7 @@ def all_seams() -> list[Seam]:
         "backends",
         "connections",
         "transaction",
+        "dispatch",
         "orm",
         "contenttypes",
         "forms",

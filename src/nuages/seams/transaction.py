@@ -1,4 +1,4 @@
-"""`django.db.transaction.Atomic`: a block's place in its scope."""
+"""Transactions: a block's place in its scope; coroutine functions as hooks of a commit."""
 
 from __future__ import annotations
 
@@ -28,6 +28,16 @@ def _exit(original: Any) -> Any:
     return __exit__
 
 
+def _on_commit(original: Any) -> Any:
+    from nuages.db.transaction import sync_hook
+
+    @functools.wraps(original)
+    def on_commit(self: Any, func: Any, robust: bool = False) -> None:
+        original(self, sync_hook(func), robust)
+
+    return on_commit
+
+
 def seams() -> list[Seam]:
     """Return this area's seams."""
     return [
@@ -43,5 +53,11 @@ def seams() -> list[Seam]:
             "Leaving a block seals it against tasks that outlive it.",
             _exit,
             "(self, exc_type, exc_value, traceback)",
+        ),
+        Seam(
+            "django.db.backends.base.base:BaseDatabaseWrapper.on_commit",
+            "A hook may be a coroutine function, which stock would call and not await.",
+            _on_commit,
+            "(self, func, robust=False)",
         ),
     ]
