@@ -154,6 +154,26 @@ class ScopeDeadlock(NuagesError, TransactionManagementError):
     code = "nuages.scope-deadlock"
 
 
+class TestLeftOpen(NuagesError, AssertionError):
+    """
+    {test} ended and left open: {what}. It was rolled back, so the next test starts clean; end it
+    in the test.
+    """
+
+    __test__ = False
+    code = "nuages.test-left-open"
+
+
+class TestConnectionLost(NuagesError, OperationalError):
+    """
+    The connection of this class's transaction to {alias!r} was lost in {test}, and with it the
+    rows of setUpTestData(). Look at that test first; the other tests of the class cannot run.
+    """
+
+    __test__ = False
+    code = "nuages.test-connection-lost"
+
+
 class OutcomeUnknown(NuagesError, OperationalError):
     """
     The connection was lost, or did not answer in time, after COMMIT was sent: the transaction

@@ -21,6 +21,7 @@ LAYERS = [
         "nuages.bridge",
         "nuages.cancellation",
         "nuages.portal",
+        "nuages.classloop",
         "nuages.wrapping",
     },
     {"nuages.db", "nuages.stopping"},

@@ -79,7 +79,7 @@ def test_they_are_in_place_here() -> None:
     assert hasattr(Manager, "alist")
 
 
-TABLE = seams.all_seams()
+TABLE = seams.all_seams() + seams.test_seams()
 
 
 @pytest.mark.parametrize("seam", TABLE, ids=lambda seam: str(seam.target))
@@ -109,9 +109,10 @@ def test_no_target_is_named_twice() -> None:
 )
 def test_a_replacement_can_be_called_as_the_original(seam: Seam) -> None:
     owner, name = seam.owner()
-    inspect.signature(getattr(owner, name)).bind(
-        *(parameter.name for parameter in parameters_of(seam))
-    )
+    names = [parameter.name for parameter in parameters_of(seam)]
+    if isinstance(inspect.getattr_static(owner, name), classmethod):
+        del names[0]  # it is bound
+    inspect.signature(getattr(owner, name)).bind(*names)
 
 
 def parameters_of(seam: Seam) -> list[inspect.Parameter]:
@@ -131,6 +132,39 @@ def test_installing_twice_is_harmless() -> None:
     assert before == after
     assert transaction.Atomic.__enter__.__name__ == "__enter__"
     assert not hasattr(transaction.Atomic.__enter__.__wrapped__, "__wrapped__")
+
+
+def test_the_seams_of_django_test_wait_for_a_test_run() -> None:
+    """Importing `django.test` would make every start slower."""
+    wait = """
+        import sys
+        django.setup()
+        assert "django.test" not in sys.modules
+        from django.db import connection
+        connection.creation.create_test_db(verbosity=0)
+        from django.test import SimpleTestCase
+        assert SimpleTestCase._setup_and_call.__module__ == "django.test.testcases"
+        assert hasattr(SimpleTestCase._setup_and_call, "__wrapped__")
+        connection.creation.destroy_test_db(":memory:", verbosity=0)
+    """
+    assert with_django(wait)[0] == "installed True"
+
+
+def test_a_test_run_on_an_unknown_django_ends_with_the_seams_that_do_not_fit() -> None:
+    doctored = """
+        from django.core.exceptions import ImproperlyConfigured
+        from django.test import SimpleTestCase
+        SimpleTestCase._setup_and_call = lambda self, result: None
+        django.setup()
+        from django.db import connection
+        try:
+            connection.creation.create_test_db(verbosity=0)
+        except ImproperlyConfigured as error:
+            assert "_setup_and_call has the signature (self, result), not" in str(error)
+        else:
+            raise AssertionError
+    """
+    assert with_django(doctored)[0] == "installed True"
 
 
 def test_an_undoctored_django_gets_all_of_them() -> None:

@@ -15,6 +15,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
 from nuages.db import scope as _scope
+from nuages.db import testing
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.blocks import end_open_children, leave_scope, open_scope
 from nuages.db.connections import Storage, current_chain, take_turn
@@ -27,6 +28,8 @@ django_exit: Callable[..., None] = Atomic.__exit__
 
 def enter_atomic(atomic: Atomic) -> None:
     """Enter a block: begin a transaction, which makes a scope, or nest in the one there is."""
+    if atomic._from_testcase and testing.enter(atomic, django_enter):  # type: ignore[attr-defined]
+        return
     wrapper = connections[atomic.using or DEFAULT_DB_ALIAS]
     if not isinstance(wrapper, LoopWrapper) or (wrapper.role != "lease" and wrapper.node is None):
         django_enter(atomic)
@@ -38,6 +41,9 @@ def enter_atomic(atomic: Atomic) -> None:
         finally:
             wrapper.opening_block = False
         node = open_scope(wrapper, Kind.TRANSACTION)
+    elif testing.is_ground(wrapper):
+        django_enter(atomic)
+        return
     else:
         # In a thread without a chain the call is this function's to end.
         call = take_turn(wrapper)
@@ -67,6 +73,8 @@ def enter_atomic(atomic: Atomic) -> None:
 
 def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     """Leave a block, which seals it: nothing started inside can run in it any more."""
+    if atomic._from_testcase and testing.leave(atomic, django_exit, exc_info):  # type: ignore[attr-defined]
+        return
     node = node_of(atomic)
     if node is None:
         django_exit(atomic, *exc_info)

@@ -343,6 +343,11 @@ def open_pools(loop: asyncio.AbstractEventLoop | None = None) -> list[Pool]:
     return list(_pools.get(loop or asyncio.get_running_loop(), {}).values())
 
 
+def every_pool() -> list[Pool]:
+    """Return the pools of every loop of the process."""
+    return [pool for pools in list(_pools.values()) for pool in list(pools.values())]
+
+
 def _after_fork() -> None:
     # The sockets belong to the parent; psycopg does not end a session it did not begin.
     _pools.clear()

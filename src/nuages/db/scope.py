@@ -59,8 +59,19 @@ def held_by_request(alias: str) -> RequestNodes | None:
     return None if held is None or held.ended or alias in detached_aliases.get() else held
 
 
+test_nodes: dict[str, Node] = {}
+"""The roots of the transactions that a running test has open; empty but in tests.
+
+They are not in a context: whatever runs in the process meanwhile works on the test's connection,
+on any loop and in any thread (`testing.py` opens and ends them).
+"""
+
+
 class Kind(Enum):
     """What a node stands for."""
+
+    TEST = "test"
+    """The transaction of a TestCase."""
 
     HOLD = "hold"
     """`hold_connection()`."""
@@ -197,9 +208,23 @@ def current_node(alias: str) -> Node | None:
             node = _climb(node)
             break
         above = above.parent
-    if node is None and (held := held_by_request(alias)) is not None:
-        return held.get(alias)
+    if node is None:
+        if test_nodes and (root := test_nodes.get(alias)) is not None:
+            return _in_test(root)
+        if (held := held_by_request(alias)) is not None:
+            return held.get(alias)
     return node
+
+
+def _in_test(root: Node) -> Node:
+    """Return the node of code that is in no scope while a test has its transaction open."""
+    if not root.owned_by_caller:
+        root.wrapper.share()
+    blocks = root.wrapper.blocks
+    if blocks and root.alias in detached_aliases.get():
+        # Outside of the block around it there is nothing but that block's own connection.
+        return blocks[-1]
+    return root
 
 
 def _climb(node: Node | None) -> Node | None:
@@ -221,7 +246,7 @@ def _climb(node: Node | None) -> Node | None:
             return node
         if top.kind is Kind.CALL:
             start = top.parent
-        elif top.kind in (Kind.PIN, Kind.REQUEST) or top.owned_by_caller:
+        elif top.kind in (Kind.PIN, Kind.REQUEST, Kind.TEST) or top.owned_by_caller:
             start = top.previous
         else:
             # A nested block too: the outer one would commit what this block rolled back.

@@ -15,6 +15,7 @@ from importlib import import_module
 from typing import Any
 
 import django
+from django.core.exceptions import ImproperlyConfigured
 
 DJANGO_VERSIONS = ((5, 2), (6, 0), (6, 1))
 """The Django versions that the seams are known to fit."""
@@ -114,7 +115,15 @@ def users_of(module: types.ModuleType, name: str) -> frozenset[str]:
 
 
 _installed = False
+_installed_for_tests = False
 _problems: list[str] = []
+
+
+def test_seams() -> list[Seam]:
+    """Return the seams that only a process that runs tests needs."""
+    from nuages.seams import test
+
+    return test.seams()
 
 
 def all_seams() -> list[Seam]:
@@ -152,7 +161,7 @@ def install() -> None:
 
     Models get their `a<relation>` attributes with them.
     """
-    from nuages.db import related
+    from nuages.db import related, testing
 
     global _installed
     if _installed:
@@ -164,7 +173,25 @@ def install() -> None:
     for seam in seams:
         seam.install()
     related.install()
+    testing.run_hooks.append(install_for_tests)
     _installed = True
+
+
+def install_for_tests() -> None:
+    """Install the seams of `django.test` as well. Idempotent.
+
+    Where one does not fit it raises ImproperlyConfigured, which ends the test run.
+    """
+    global _installed_for_tests
+    if _installed_for_tests or not _installed:
+        return
+    seams = test_seams()
+    found = [problem for seam in seams if (problem := seam.problem()) is not None]
+    if found:
+        raise ImproperlyConfigured("Nuages does not know this Django's tests: " + "; ".join(found))
+    for seam in seams:
+        seam.install()
+    _installed_for_tests = True
 
 
 def problems() -> list[str]:

@@ -236,7 +236,14 @@ class LoopWrapper(QueryCapture, _Base):
             on_loop_of(session.pool, session.pool.discard, session)
 
     def close(self) -> None:
-        """Close the connection to the database (a lease's too, not only give it back)."""
+        """Close the connection to the database (a lease's too, not only give it back).
+
+        A test's connection is closed by the test's own thread only: whoever else is done with
+        it would end the test's transaction.
+        """
+        node = self.node
+        if node is not None and node.kind is Kind.TEST and not node.owned_by_caller:
+            return
         super().close()
         self.forget_closed()
 
@@ -269,6 +276,12 @@ class LoopWrapper(QueryCapture, _Base):
                     self.release()
             elif opened:
                 self.close()
+
+    def share(self) -> None:
+        """A test's connection is used beside the test's own thread from now on. Idempotent."""
+
+    def unshare(self) -> None:
+        """The opposite, at the end of the test's transaction."""
 
     def reset_session(self) -> None:
         """Bring the session back to the state of a fresh one, before another user gets it."""

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from nuages.db import instrumentation
 
+if TYPE_CHECKING:
+    from nuages.db.scope import Node
+
 
 class QueryCapture:
     """Mixin: what Django keeps on the connection is kept in the context of a lease."""
 
     if TYPE_CHECKING:
         role: str
+        node: Node | None
         alias: str
         queries_limit: int
         _force_debug_cursor: bool
@@ -22,17 +26,20 @@ class QueryCapture:
         _execute_wrappers: list[Any]
 
     def _record(self) -> instrumentation.Record | None:
-        return None if self.role == "plain" else instrumentation.record(self.alias)
+        if self.role == "plain" and self.node is None:
+            return None
+        return instrumentation.record(self.alias)
 
     def _begin_record(self) -> instrumentation.Record | None:
-        if self.role == "plain":
-            return None
+        if self.role == "plain" and (self.node is None or self.node.owned_by_caller):
+            # Of a test's connection only what uses it beside the test's own thread.
+            return self._record()
         return instrumentation.begin(self.alias, self.queries_limit)
 
     @property
     def queries_log(self) -> deque[Any]:
         """The context's log of queries."""
-        record = self._begin_record()
+        record = self._record() if self.role == "plain" else self._begin_record()
         return self._queries_log if record is None else record.queries_log
 
     @queries_log.setter

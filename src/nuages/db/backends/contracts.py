@@ -39,6 +39,12 @@ class RawConnection(Protocol):
     def settle(self) -> None:
         """Wait until the statement in flight, if there is one, has ended."""
 
+    def quiesce(self) -> bool:
+        """From the test's own thread, all others being stopped: wait for the statement in flight.
+
+        False where it cannot end any more.
+        """
+
     def attach(self, pool: Pool) -> None:
         """Prepare for waiting on the pool's loop."""
 

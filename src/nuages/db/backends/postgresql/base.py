@@ -30,12 +30,14 @@ if tuple(map(int, psycopg.__version__.split(".")[:2])) < (3, 3):
     )
 
 from django.db.backends.postgresql import base as django_base
+from django.db.backends.postgresql import creation as django_creation
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 from django.db.utils import OperationalError
 
 from nuages.bridge import current_bridge
 from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.exceptions import OutcomeUnknown
@@ -117,10 +119,15 @@ class ServerBindingServerSideCursor(_Tracked, psycopg.ServerCursor[Any]):
     """A named cursor with server-side binding."""
 
 
+class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
+    """Django's, with our pools closed in time."""
+
+
 class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     """Django's wrapper, awaited on the loop."""
 
     Database = Database
+    creation_class = DatabaseCreation
 
     @property
     def pool(self) -> None:

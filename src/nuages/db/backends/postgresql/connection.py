@@ -419,6 +419,10 @@ class Connection(psycopg.Connection[Any]):
         """Whether it is in no transaction."""
         return self.pgconn.transaction_status == IDLE
 
+    def quiesce(self) -> bool:
+        """Whether no statement is in flight: only its own loop could end it."""
+        return self.pgconn.transaction_status != ACTIVE and not self.lock.locked()
+
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""
         self._adapters = Adapters(self.adapters)

@@ -14,15 +14,22 @@ from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db.backends.sqlite3 import base as django_base
+from django.db.backends.sqlite3 import creation as django_creation
 
 from nuages.bridge import current_bridge
 from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.sqlite3.connection import Connection, gates
 from nuages.db.backends.sqlite3.cursor import Cursor
 from nuages.db.backends.sqlite3.worker import Worker
 from nuages.db.connections import current_chain
 from nuages.db.pool_options import PoolOptions
+
+
+class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
+    """Django's, with our pools closed in time."""
+
 
 _in_memory: dict[tuple[str, str], Connection] = {}
 """The one connection of every in-memory database."""
@@ -40,6 +47,10 @@ os.register_at_fork(after_in_child=_after_fork)
 
 class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     """Django's wrapper, awaited on the loop."""
+
+    creation_class = DatabaseCreation
+    _shared: Connection | None = None
+    """The connection that has a worker for the length of a test."""
 
     def pool_options(self) -> PoolOptions:
         """As given; an in-memory database has one connection, which is never closed."""
@@ -116,6 +127,18 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """As in Django, with our cursor."""
         return self.connection.cursor(factory=Cursor)
+
+    def share(self) -> None:
+        """Give the connection a worker: it must not block a loop, nor be used by two at once."""
+        connection = self.connection
+        if self._shared is None and connection is not None and connection.begin_sharing():
+            self._shared = connection
+
+    def unshare(self) -> None:
+        """Take the worker away again."""
+        connection, self._shared = self._shared, None
+        if connection is not None:
+            connection.end_sharing()
 
     def close(self) -> None:
         """As in Django: an in-memory database stays open."""

@@ -104,6 +104,25 @@ class Connection(sqlite3.Connection):
         self.worker = worker
         super().execute("PRAGMA busy_timeout = 0")
 
+    def begin_sharing(self) -> bool:
+        """Use a worker from now on, outside loops too; False where there is one already."""
+        if self.worker is not None or self._broken:
+            return False
+        self.worker = Worker()
+        # Whatever comes next queues behind it.
+        self.later(functools.partial(super().execute, "PRAGMA busy_timeout = 0"))
+        return True
+
+    def end_sharing(self) -> None:
+        """The opposite of `begin_sharing`, with nothing under way."""
+        worker, timeout = self.worker, round(self.timeout * 1000)
+        if worker is None or self._broken:
+            return
+        worker.call(functools.partial(super().execute, f"PRAGMA busy_timeout = {timeout}"))
+        self._leave_gate_after_transaction()
+        self.worker = None
+        worker.stop()
+
     def switch_to_wal(self) -> None:
         """In the worker: put the file in WAL mode, unless others keep it from that for `timeout`.
 
@@ -397,6 +416,12 @@ class Connection(sqlite3.Connection):
         """Wait until the statement in flight has ended."""
         if not self.runs_here() and not self._broken:
             self.in_worker(lambda: None)
+
+    def quiesce(self) -> bool:
+        """Wait until the worker has done what was queued, whoever waits for it."""
+        if self.worker is not None and not self._broken:
+            self.worker.call(lambda: None)
+        return True
 
     def attach(self, pool: Pool) -> None:
         """Remember the pool; a worker serves any loop."""
