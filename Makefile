@@ -13,9 +13,10 @@ ARGS ?=
 JOBS ?= 2
 # How many waits of an operation `make sweep` tries; 0: all.
 POINTS ?= 0
-# For `make django-suite`: postgresql or sqlite; test modules of Django; 1 runs stock Django anew.
+# For `make django-suite`: postgresql or sqlite; test modules of Django, all by default; 1 runs
+# stock Django anew.
 DB ?= sqlite
-MODULES ?= basic
+MODULES ?=
 REFRESH_STOCK ?=
 
 export PYTHON
@@ -57,10 +58,10 @@ sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first fi
 	NUAGES_SWEEP_POINTS=$(POINTS) .venv/bin/python -m pytest tests/integration/test_sweep.py \
 		-s -p no:logging $(ARGS)
 
-django-suite: ## Run Django's own tests on the event loop
+django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 	@scripts/env dev
 	.venv/bin/python -m tests.django_suite --db $(DB) \
-		$(if $(REFRESH_STOCK),--refresh-stock) $(MODULES)
+		$(if $(REFRESH_STOCK),--refresh-stock) $(ARGS) $(MODULES)
 
 bench: ## Compare with stock Django and FastAPI; ARGS=--quick for a short run
 	@scripts/env bench

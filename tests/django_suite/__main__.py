@@ -1,4 +1,7 @@
-"""The command: ``python -m tests.django_suite --db postgresql|sqlite MODULE ...``.
+"""The command: ``python -m tests.django_suite --db postgresql|sqlite [MODULE ...]``.
+
+Without a MODULE it is all of Django's suite, and a module whose result on the loop is stored and
+still holds is not run again, so that a run which was stopped goes on where it was.
 
 Owns the order of work: fetch, install what is cheap, run stock where no stored result holds, run
 the loop, compare, report. Exit status 0 means: no difference but the accepted ones, none of those
@@ -15,13 +18,14 @@ from pathlib import Path
 
 import django
 
-from tests.django_suite import accepted, report, source, stored
+from tests.django_suite import accepted, compatibility, report, source, stored
 from tests.django_suite.compare import compare
 from tests.django_suite.databases import Server, ServerError
 from tests.django_suite.outcomes import ModuleRun
 from tests.django_suite.processes import ROOT, Job, Workshop
 
 CACHE = ROOT / ".cache" / "django-suite"
+COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 DIFFERENCES = Path(__file__).with_name("differences.toml")
 
 
@@ -35,6 +39,14 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--test", metavar="LABEL", help="only this test, class or module")
     made.add_argument("--jobs", type=int, default=os.cpu_count() or 1, metavar="N")
     made.add_argument("--time-limit", type=float, default=600.0, metavar="SECONDS")
+    made.add_argument(
+        "--part",
+        metavar="N/M",
+        help="of all modules only the N-th of M parts (1/8 ... 8/8)",
+    )
+    made.add_argument(
+        "--write-docs", action="store_true", help="put the table into docs/compatibility.md"
+    )
     made.add_argument("--fail-fast", action="store_true", help="stop at the first bad module")
     made.add_argument("--verbose-failures", action="store_true", help="whole tracebacks and logs")
     made.add_argument(
@@ -55,10 +67,13 @@ class Call:
         self.modules: list[str] = list(dict.fromkeys(options.modules))
         if options.test:
             self.modules = [options.test.split(".")[0]]
+        self.resumes = not self.modules
         self.entries = accepted.read(DIFFERENCES, django.VERSION[:2])
         version = metadata.version("django")
         self.cache = CACHE / version
         suite = source.fetch(version, self.cache)
+        if self.resumes:
+            self.modules = part_of(source.all_modules(suite), options.part)
         if unknown := [name for name in self.modules if not (suite / name).is_dir()]:
             raise source.SourceError(f"Django {version} has no test modules {', '.join(unknown)}")
         requirements = self._requirements(suite)
@@ -70,6 +85,8 @@ class Call:
             suite, options.db, self.server, options.time_limit, options.package.resolve()
         )
         self.labels = (options.test,) if options.test else None
+        sources = stored.digest([options.package, Path(__file__).parent])
+        self.loop_fingerprint = self.fingerprint | {"sources": sources}
 
     def _requirements(self, suite: Path) -> dict[str, str | None]:
         found = source.requirements(suite, self.options.db)
@@ -91,11 +108,21 @@ class Call:
             stored.save(path, run, self.fingerprint)
         return run
 
+    def loop(self, number: int, module: str) -> ModuleRun:
+        """Return the loop's run of ``module``: a new one, but of all modules a stored one."""
+        path = stored.path_of(self.cache, self.options.db, module, "loop")
+        if self.resumes and (known := stored.load(path, self.loop_fingerprint)):
+            return known
+        run = self._run("loop", number, module)
+        if self.labels is None:
+            stored.save(path, run, self.loop_fingerprint)
+        return run
+
     def both(self, numbered: tuple[int, str]) -> report.ModuleReport:
         """Return the report on one module."""
         index, module = numbered
         stock = self.stock(2 * index, module)
-        loop = self._run("loop", 2 * index + 1, module)
+        loop = self.loop(2 * index + 1, module)
         verdict = compare(
             stock.outcomes,
             loop.outcomes,
@@ -136,6 +163,8 @@ class Call:
         print(f"\nDjango {metadata.version('django')}, {self.options.db}\n{report.table(reports)}")
         last = CACHE / f"last-{self.options.db}.json"
         report.store(last, self.options.db, reports, {"fingerprint": self.fingerprint})
+        if self.options.write_docs:
+            compatibility.write(COMPATIBILITY, self.options.db, reports, self.fingerprint)
         failing = {one.module: one.problems() for one in reports if one.problems()}
         total = sum((len(one.verdict.accepted) for one in reports), 0)
         print(f"\naccepted differences: {total}; everything is in {last.relative_to(ROOT)}")
@@ -147,11 +176,23 @@ class Call:
         return 1 if failing else 0
 
 
+def part_of(modules: Sequence[str], part: str | None) -> list[str]:
+    """Return the N-th of M parts of ``modules`` ("N/M"), every M-th of them; without one all."""
+    if part is None:
+        return list(modules)
+    number, _, parts = part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
+        raise source.SourceError(f"--part {part}: it is N/M with N from 1 to M, as in 3/8")
+    return list(modules)[int(number) - 1 :: int(parts)]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool and return its exit status."""
     options = parser().parse_args(arguments)
-    if not options.modules and not options.test:
-        parser().error("name at least one MODULE, or --test LABEL")
+    if options.part and (options.modules or options.test):
+        parser().error("--part is a part of all modules: name none")
+    if options.write_docs and (options.part or options.modules or options.test):
+        parser().error("--write-docs is for a run of all modules")
     try:
         call = Call(options)
     except (source.SourceError, accepted.DifferencesError, ServerError) as error:

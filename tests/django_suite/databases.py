@@ -23,6 +23,12 @@ ENGINES = {
     ("loop", "sqlite"): "nuages.db.backends.sqlite3",
 }
 
+# The tests of these modules start projects with the engine of these settings, in processes and
+# without the app, which Nuages refuses. Those processes get stock's engine, by an external backend
+# (as Django calls it) that is ours in the process of the tests and stock's in what it starts.
+OWN_PROJECTS = {"admin_scripts", "logging_tests"}
+SHIM = "nuages_suite_engine"
+
 _PREFIX = "nuages_suite_"
 _OURS = re.compile(rf"^(?:test_)?{_PREFIX}(?P<process>\d+)_")
 
@@ -146,9 +152,24 @@ def is_leftover(name: str) -> bool:
     return False
 
 
-def settings_text(side: str, database: str, names: tuple[str, str], server: Server | None) -> str:
+def shim_text(database: str) -> str:
+    """Return the `base` module of the backend `SHIM`."""
+    return (
+        "import os\n\n"
+        'if os.environ.setdefault("NUAGES_SUITE_PROCESS", str(os.getpid())) == str(os.getpid()):\n'
+        f"    from {ENGINES['loop', database]}.base import *\n"
+        "else:\n"
+        f"    from {ENGINES['stock', database]}.base import *\n"
+    )
+
+
+def settings_text(
+    side: str, database: str, names: tuple[str, str], server: Server | None, module: str = ""
+) -> str:
     """Return the settings module of one run: Django's own for SQLite, with our databases."""
     engine = ENGINES[side, database]
+    if side == "loop" and module in OWN_PROJECTS:
+        engine = SHIM
     databases: dict[str, dict[str, Any]] = {}
     for alias, name in zip(("default", "other"), names, strict=True):
         databases[alias] = {"ENGINE": engine}

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.django_suite.databases import Server, names_for, settings_text
+from tests.django_suite.databases import SHIM, Server, names_for, settings_text, shim_text
 from tests.django_suite.outcomes import Ending, Event, ModuleRun, fold
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,8 +72,12 @@ class Workshop:
 
     def _run_in(self, folder: Path, job: Job, names: tuple[str, str]) -> ModuleRun:
         events, log, description = folder / "events", folder / "log", folder / "job.json"
-        settings = settings_text(job.side, self.database, names, self.server)
+        settings = settings_text(job.side, self.database, names, self.server, job.module)
         (folder / f"{SETTINGS}.py").write_text(settings, encoding="utf-8")
+        shim = folder / SHIM
+        shim.mkdir()
+        (shim / "__init__.py").touch()
+        (shim / "base.py").write_text(shim_text(self.database), encoding="utf-8")
         description.write_text(
             json.dumps(
                 {

@@ -33,6 +33,9 @@ CHEAP_REQUIREMENTS = (
     "tzdata",
 )
 
+# GeoDjango needs engines of its own.
+NOT_SUPPORTED = {"gis_tests"}
+
 _REQUIREMENTS_OF = {"postgresql": ["postgres.txt"], "sqlite": []}
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
@@ -57,6 +60,12 @@ def fetch(version: str, cache: Path) -> Path:
             if not (suite / "runtests.py").is_file():
                 raise
     return suite
+
+
+def all_modules(suite: Path) -> list[str]:
+    """Return every folder of the suite that has tests, but those of what is not supported."""
+    found = {path.relative_to(suite).parts[0] for path in suite.glob("*/**/test*.py")}
+    return sorted(name for name in found - NOT_SUPPORTED if (suite / name).is_dir())
 
 
 def requirements(suite: Path, database: str) -> dict[str, str | None]:

@@ -1,19 +1,22 @@
-"""Stock's results, kept between runs: ``stock-<database>-<module>.json``.
+"""Results, kept between runs: ``<side>-<database>-<module>.json``.
 
-Owns when a stored result still holds: it does as long as its fingerprint (interpreter, Django,
-driver, server and the packages that the tests can use) is that of now.
+Owns when a stored result still holds: stock's does as long as its fingerprint (interpreter,
+Django, driver, server and the packages that the tests can use) is that of now; the loop's as long
+as the package and this tool are what they were, too.
 """
 
+import hashlib
 import json
 import platform
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from tests.django_suite.databases import Server
-from tests.django_suite.outcomes import Ending, Kind, ModuleRun, Outcome
+from tests.django_suite.outcomes import Counters, Ending, Kind, ModuleRun, Outcome
 
 Fingerprint = dict[str, Any]
 
@@ -37,9 +40,19 @@ def fingerprint(packages: Mapping[str, str | None], server: Server | None) -> Fi
     }
 
 
-def path_of(cache: Path, database: str, module: str) -> Path:
+def digest(folders: Iterable[Path]) -> str:
+    """Return a digest of every file of Python's, and every list, in ``folders``."""
+    found = hashlib.sha256()
+    for folder in folders:
+        for path in sorted([*folder.rglob("*.py"), *folder.rglob("*.toml")]):
+            found.update(str(path.relative_to(folder)).encode())
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def path_of(cache: Path, database: str, module: str, side: str = "stock") -> Path:
     """Return where the module's results are stored."""
-    return cache / f"stock-{database}-{module}.json"
+    return cache / f"{side}-{database}-{module}.json"
 
 
 def load(path: Path, now: Fingerprint) -> ModuleRun | None:
@@ -54,6 +67,8 @@ def load(path: Path, now: Fingerprint) -> ModuleRun | None:
             test: Outcome(Kind(kind), detail) for test, (kind, detail) in stored["tests"].items()
         },
         databases=stored["databases"],
+        counters=Counters(**stored["counters"]),
+        blocked_stacks=stored["blocked_stacks"],
     )
 
 
@@ -64,6 +79,8 @@ def save(path: Path, run: ModuleRun, now: Fingerprint) -> None:
     document = {
         "fingerprint": now,
         "databases": run.databases,
+        "counters": asdict(run.counters),
+        "blocked_stacks": run.blocked_stacks,
         "tests": {test: [one.kind, one.detail] for test, one in sorted(run.outcomes.items())},
     }
     part = path.with_suffix(".part")

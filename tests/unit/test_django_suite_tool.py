@@ -12,9 +12,11 @@ from typing import Any
 import pytest
 
 from tests.django_suite import accepted, databases, outcomes, processes, report, source, stored
+from tests.django_suite.__main__ import part_of
 from tests.django_suite.accepted import Accepted, DifferencesError
 from tests.django_suite.blocking import BlockingWatch
 from tests.django_suite.compare import compare, is_difference, is_within
+from tests.django_suite.compatibility import with_section
 from tests.django_suite.outcomes import Counters, Ending, Kind, ModuleRun, Outcome, fold
 
 TEST = "basic.tests.ModelTest.test_one"
@@ -342,6 +344,82 @@ class TestNamesAndSources:
         path.write_text('{"event": "start", "test": "a"}\n{"event": "st')
         assert processes.read_events(path) == [{"event": "start", "test": "a"}]
         assert processes.read_events(tmp_path / "none") == []
+
+
+class TestWholeSuite:
+    def suite(self, tmp_path: Path) -> Path:
+        for file in ("basic/tests.py", "many/test_a.py", "gis_tests/tests.py", "helper/models.py"):
+            path = tmp_path / file
+            path.parent.mkdir()
+            path.touch()
+        (tmp_path / "runtests.py").touch()
+        return tmp_path
+
+    def test_it_is_every_folder_with_tests_but_what_is_not_supported(self, tmp_path: Path) -> None:
+        assert source.all_modules(self.suite(tmp_path)) == ["basic", "many"]
+
+    def test_the_parts_are_all_of_it(self) -> None:
+        modules = [f"m{number}" for number in range(10)]
+        parts = [part_of(modules, f"{number}/4") for number in range(1, 5)]
+        assert sorted(module for part in parts for module in part) == modules
+        assert part_of(modules, None) == modules
+
+    @pytest.mark.parametrize("part", ["0/4", "5/4", "4", "a/4", "1/", "-1/4"])
+    def test_a_part_that_is_none_is_refused(self, part: str) -> None:
+        with pytest.raises(source.SourceError, match="N/M"):
+            part_of([], part)
+
+    def test_a_loops_result_is_stored_with_its_counters(self, tmp_path: Path) -> None:
+        run = ModuleRun(
+            outcomes={TEST: Outcome(Kind.PASSED)},
+            counters=Counters(bridged=3, blocked=1),
+            blocked_stacks=["where"],
+            databases=["default"],
+        )
+        path = stored.path_of(tmp_path, "sqlite", "basic", "loop")
+        stored.save(path, run, {"sources": "a"})
+        assert stored.load(path, {"sources": "a"}) == run
+        assert stored.load(path, {"sources": "b"}) is None
+
+    def test_the_digest_follows_the_sources(self, tmp_path: Path) -> None:
+        file = tmp_path / "module.py"
+        file.write_text("a = 1")
+        before = stored.digest([tmp_path])
+        assert stored.digest([tmp_path]) == before
+        file.write_text("a = 2")
+        assert stored.digest([tmp_path]) != before
+
+
+class TestPage:
+    FINGERPRINT = {"django": "5.2.19", "python": "3.11.7", "sqlite": "3.40.1"}
+
+    def reports(self, loop: Kind) -> list[report.ModuleReport]:
+        stock = ModuleRun(outcomes={TEST: Outcome(Kind.PASSED), OTHER: Outcome(Kind.SKIPPED)})
+        run = ModuleRun(
+            outcomes={TEST: Outcome(loop), OTHER: Outcome(Kind.SKIPPED)},
+            counters=Counters(worker=5),
+        )
+        made = compare(stock.outcomes, run.outcomes, [], module="basic", database="sqlite")
+        return [report.ModuleReport("basic", stock, run, made)]
+
+    def test_a_run_is_a_section(self) -> None:
+        page = with_section(
+            "# Page\n\nWords.\n", "sqlite", self.reports(Kind.FAILED), self.FINGERPRINT
+        )
+        assert page.startswith("# Page\n\nWords.\n\n<!-- run 5.2 sqlite -->\n## Django 5.2.19, ")
+        assert "| stock | 1 | 0 | 1 |\n| on the loop | 0 | 1 | 1 |" in page
+        assert "| basic | 1 | 0 | 1 | 0 | 1 | 1 |" in page
+        assert f"bugs:\n\n- `{TEST}`" in page
+        assert "5 statements" in page
+
+    def test_a_later_run_takes_its_place(self) -> None:
+        first = with_section("# Page\n", "sqlite", self.reports(Kind.FAILED), self.FINGERPRINT)
+        other = {**self.FINGERPRINT, "django": "6.1.3"}
+        both = with_section(first, "sqlite", self.reports(Kind.PASSED), other)
+        again = with_section(both, "sqlite", self.reports(Kind.PASSED), self.FINGERPRINT)
+        assert again.count("## Django") == 2
+        assert TEST not in again
+        assert again == with_section(again, "sqlite", self.reports(Kind.PASSED), other)
 
 
 class TestBlockingWatch:

@@ -7,6 +7,8 @@ import functools
 from importlib.util import find_spec
 from typing import Any
 
+from django.db.backends.dummy.base import DatabaseWrapper as DummyWrapper
+
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.contracts import may_do_io
 from nuages.exceptions import SyncInCoroutine
@@ -39,6 +41,9 @@ def _guard(original: Any) -> Any:
     @functools.wraps(inner)
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if asyncio._get_running_loop() is None:
+            return inner(self, *args, **kwargs)
+        if isinstance(self, DummyWrapper):
+            # No database is configured: it does nothing but say so.
             return inner(self, *args, **kwargs)
         if not isinstance(self, LoopWrapper):
             return original(self, *args, **kwargs)
