@@ -200,3 +200,31 @@ class FileTruncated(NuagesError, OSError):
     """
 
     code = "nuages.file-truncated"
+
+
+class MigrationLockTimeout(NuagesError, OperationalError):
+    """
+    {migration} did not get a lock within {timeout:g} s, {tries} times; what it had begun was
+    rolled back each time, and other sessions could go on. Somebody holds the table in a long
+    transaction: find it in pg_stat_activity (oldest xact_start) and end it, or run migrate again
+    at a quieter time or with more --lock-retries.
+    """
+
+    code = "nuages.migration-lock-timeout"
+
+
+class MigrationNotRepeatable(NuagesError, OperationalError):
+    """
+    {migration} has `atomic = False`, and did not get a lock in a transaction of its own, or in a
+    statement with many rows. What came before has been committed and stays, so it cannot be
+    repeated unseen: see that what it did is harmless when done again, or undo it, then run
+    migrate again. Better, put what needs the lock into a migration that is atomic.
+    """
+
+    code = "nuages.migration-not-repeatable"
+
+
+class BackfillError(NuagesError, RuntimeError):
+    """A Backfill cannot run."""
+
+    code = "nuages.backfill"

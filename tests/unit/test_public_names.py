@@ -18,6 +18,7 @@ import nuages
 PUBLIC = {
     "nuages": {"on_loop", "off_loop", "__version__"},
     "nuages.db": {"aatomic", "aon_commit", "acursor", "hold_connection", "detached"},
+    "nuages.db.migrations": {"Backfill"},
     "nuages.http": {"Event", "EventStream", "afile_response", "last_event_id", "request_timeout"},
     "nuages.management": {"AsyncBaseCommand", "Progress", "acall_command"},
     "nuages.mail": {"amail_admins", "amail_managers", "asend_mail", "asend_mass_mail"},

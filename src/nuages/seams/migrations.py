@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
-from nuages.db.migrations import editor
+from nuages.db.migrations import backfill, editor, locks
 from nuages.db.migrations.functions import with_sync_code
 from nuages.seams.table import Seam
 
@@ -23,10 +24,16 @@ def _enter(original: Any) -> Any:
     def __enter__(self: Any) -> Any:
         editor.begin(self)
         try:
-            return original(self)
+            original(self)
         except BaseException:
             editor.end(self)
             raise
+        try:
+            locks.begin(self)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+        return self
 
     return __enter__
 
@@ -40,9 +47,40 @@ def _exit(original: Any) -> Any:
             editor.close_block(self)
             raise
         finally:
-            editor.end(self)
+            try:
+                locks.end(self)
+            finally:
+                editor.end(self)
 
     return __exit__
+
+
+def _apply(original: Any) -> Any:
+    @functools.wraps(original)
+    def apply_migration(
+        self: Any, state: Any, migration: Any, fake: bool = False, fake_initial: bool = False
+    ) -> Any:
+        with backfill.running(migration):
+            result = locks.repeated(
+                migration, lambda make: original(self, make(state), migration, fake, fake_initial)
+            )
+        backfill.settle(self.connection, migration)
+        return result
+
+    return apply_migration
+
+
+def _unapply(original: Any) -> Any:
+    @functools.wraps(original)
+    def unapply_migration(self: Any, state: Any, migration: Any, fake: bool = False) -> Any:
+        with backfill.running(migration):
+            result = locks.repeated(
+                migration, lambda make: original(self, make(state), migration, fake)
+            )
+        backfill.settle(self.connection, migration)
+        return result
+
+    return unapply_migration
 
 
 def _sqlite_exit(original: Any) -> Any:
@@ -71,7 +109,24 @@ def seams() -> list[Seam]:
     arguments = "(self, app_label, schema_editor, from_state, to_state)"
     special = "django.db.migrations.operations.special:RunPython"
     schema = "django.db.backends.base.schema:BaseDatabaseSchemaEditor"
+    executor = "django.db.migrations.executor:MigrationExecutor"
+    patience = (
+        "A backfill knows the migration it belongs to; with --lock-timeout a migration that does "
+        "not get its locks is tried again."
+    )
     return [
+        Seam(
+            f"{executor}.apply_migration",
+            patience,
+            _apply,
+            "(self, state, migration, fake=False, fake_initial=False)",
+        ),
+        Seam(
+            f"{executor}.unapply_migration",
+            patience,
+            _unapply,
+            "(self, state, migration, fake=False)",
+        ),
         Seam(f"{special}.database_forwards", run_python, _run_python, arguments),
         Seam(f"{special}.database_backwards", run_python, _run_python, arguments),
         Seam(
