@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench streams sweep clean
+.PHONY: help demo test lint format django-suite bench streams sweep backfill clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -59,6 +59,12 @@ sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first fi
 		-s -p no:logging $(ARGS)
 
 django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
+backfill: ## Change a million rows in batches, killed half-way, and print what it costs
+	@scripts/env dev
+	NUAGES_BACKFILL_ROWS=1000000 \
+		.venv/bin/python -m pytest tests/acceptance/test_large_backfill.py -s -p no:logging
+
+django-suite: ## Run Django's own tests on the event loop
 	@scripts/env dev
 	.venv/bin/python -m tests.django_suite --db $(DB) \
 		$(if $(REFRESH_STOCK),--refresh-stock) $(ARGS) $(MODULES)
