@@ -58,13 +58,12 @@ sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first fi
 	NUAGES_SWEEP_POINTS=$(POINTS) .venv/bin/python -m pytest tests/integration/test_sweep.py \
 		-s -p no:logging $(ARGS)
 
-django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 backfill: ## Change a million rows in batches, killed half-way, and print what it costs
 	@scripts/env dev
 	NUAGES_BACKFILL_ROWS=1000000 \
 		.venv/bin/python -m pytest tests/acceptance/test_large_backfill.py -s -p no:logging
 
-django-suite: ## Run Django's own tests on the event loop
+django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 	@scripts/env dev
 	.venv/bin/python -m tests.django_suite --db $(DB) \
 		$(if $(REFRESH_STOCK),--refresh-stock) $(ARGS) $(MODULES)
