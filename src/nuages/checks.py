@@ -10,6 +10,7 @@
 | nuages.E006 | Oracle |
 | nuages.E007 | AUTOCOMMIT = False |
 | nuages.E008 | an engine that cannot be loaded |
+| nuages.E009 | LOCATION or OPTIONS of a Redis cache |
 | nuages.W001 | a Django version that is not known |
 | nuages.W002 | a model whose own attribute stands where `a<relation>` would |
 | nuages.W003 | a database of another engine beside ours |
@@ -30,6 +31,7 @@ from nuages.conf import KEYS
 from nuages.db.app import check_app
 
 _ENGINES = "nuages.db.backends."
+_CACHES = "nuages.cache."
 
 
 def register() -> None:
@@ -37,6 +39,7 @@ def register() -> None:
     checks.register(check_app, "nuages")
     checks.register(check_databases, "nuages")
     checks.register(check_settings, "nuages")
+    checks.register(check_caches, checks.Tags.caches)
     checks.register(check_seams, "nuages")
     checks.register(check_models, checks.Tags.models)
 
@@ -142,6 +145,24 @@ def check_settings(
             for path in listed
             if path not in settings.MIDDLEWARE
         ]
+    return found
+
+
+def check_caches(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[checks.CheckMessage]:
+    """Report what CACHES says that a Redis cache of ours cannot work with."""
+    from django.core.cache import InvalidCacheBackendError, caches
+
+    found: list[checks.CheckMessage] = []
+    for alias, entry in caches.settings.items():
+        if not str(entry.get("BACKEND", "")).startswith(_CACHES):
+            continue
+        try:
+            cache: Any = caches.create_connection(alias)
+            cache.check()
+        except (ImproperlyConfigured, InvalidCacheBackendError, TypeError, ValueError) as error:
+            found.append(checks.Error(f"CACHES[{alias!r}]: {error}", id="nuages.E009"))
     return found
 
 

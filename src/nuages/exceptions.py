@@ -228,3 +228,13 @@ class BackfillError(NuagesError, RuntimeError):
     """A Backfill cannot run."""
 
     code = "nuages.backfill"
+
+
+class CachePoolTimeout(NuagesError, TimeoutError):
+    """
+    No connection to the cache came free within {timeout:g} s; all {max_connections} are in use.
+    Raise OPTIONS["max_connections"] or OPTIONS["pool_timeout"] of the cache, or start less work
+    at once.
+    """
+
+    code = "nuages.cache-pool-timeout"

@@ -13,14 +13,16 @@ import os
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib import metadata
 from pathlib import Path
 
 import django
 
+from tests import services
 from tests.django_suite import accepted, compatibility, report, source, stored
 from tests.django_suite.compare import compare
-from tests.django_suite.databases import Server, ServerError
+from tests.django_suite.databases import REDIS_MODULES, Server, ServerError
 from tests.django_suite.outcomes import ModuleRun
 from tests.django_suite.processes import ROOT, Job, Workshop
 
@@ -50,6 +52,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--fail-fast", action="store_true", help="stop at the first bad module")
     made.add_argument("--verbose-failures", action="store_true", help="whole tracebacks and logs")
     made.add_argument(
+        "--plain",
+        action="store_true",
+        help="run the loop's side outside a loop: our engines and caches in plain sync code",
+    )
+    made.add_argument(
         "--package",
         type=Path,
         default=ROOT / "src",
@@ -62,13 +69,14 @@ def parser() -> argparse.ArgumentParser:
 class Call:
     """One call of the tool."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, redis_url: str | None) -> None:
         self.options = options
         self.modules: list[str] = list(dict.fromkeys(options.modules))
         if options.test:
             self.modules = [options.test.split(".")[0]]
         self.resumes = not self.modules
-        self.entries = accepted.read(DIFFERENCES, django.VERSION[:2])
+        # Outside a loop nothing is replaced by anything else.
+        self.entries = [] if options.plain else accepted.read(DIFFERENCES, django.VERSION[:2])
         version = metadata.version("django")
         self.cache = CACHE / version
         suite = source.fetch(version, self.cache)
@@ -82,11 +90,17 @@ class Call:
             print(f"dropped what a killed run left: {', '.join(dropped)}")
         self.fingerprint = stored.fingerprint(requirements, self.server)
         self.workshop = Workshop(
-            suite, options.db, self.server, options.time_limit, options.package.resolve()
+            suite,
+            options.db,
+            self.server,
+            options.time_limit,
+            options.package.resolve(),
+            redis_url,
+            options.plain,
         )
         self.labels = (options.test,) if options.test else None
         sources = stored.digest([options.package, Path(__file__).parent])
-        self.loop_fingerprint = self.fingerprint | {"sources": sources}
+        self.loop_fingerprint = self.fingerprint | {"sources": sources, "plain": options.plain}
 
     def _requirements(self, suite: Path) -> dict[str, str | None]:
         found = source.requirements(suite, self.options.db)
@@ -131,7 +145,7 @@ class Call:
             database=self.options.db,
             label=self.options.test,
         )
-        return report.ModuleReport(module, stock, loop, verdict)
+        return report.ModuleReport(module, stock, loop, verdict, self.options.plain)
 
     def _run(self, side: str, number: int, module: str) -> ModuleRun:
         run, seconds = self.workshop.run(Job(side, module, number, self.labels or (module,)))
@@ -193,12 +207,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser().error("--part is a part of all modules: name none")
     if options.write_docs and (options.part or options.modules or options.test):
         parser().error("--write-docs is for a run of all modules")
-    try:
-        call = Call(options)
-    except (source.SourceError, accepted.DifferencesError, ServerError) as error:
-        print(error, file=sys.stderr)
-        return 2
-    return call.stock_only() if options.stock_only else call.compare_all()
+    if options.plain and not (options.modules or options.test):
+        parser().error("--plain names its modules")
+    with ExitStack() as stack:
+        try:
+            redis_url = None
+            asked = {*options.modules, (options.test or "").split(".")[0]} - {""}
+            if not asked or asked & REDIS_MODULES:
+                redis_url = stack.enter_context(services.valkey_server()).rpartition("/")[0]
+            call = Call(options, redis_url)
+        except (
+            source.SourceError,
+            accepted.DifferencesError,
+            ServerError,
+            services.ServiceError,
+        ) as error:
+            print(error, file=sys.stderr)
+            return 2
+        return call.stock_only() if options.stock_only else call.compare_all()
 
 
 if __name__ == "__main__":

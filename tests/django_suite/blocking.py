@@ -8,7 +8,8 @@ drivers really wait:
   opens a connection of its own. A wait counts when its generator asks to wait at all: one that has
   its answer already does not block;
 - sqlite3: opening a file, and every statement, through the trace callback, which SQLite calls in
-  the thread that executes the statement.
+  the thread that executes the statement;
+- redis-py's sync client: connecting, sending and reading.
 
 Only the loop's thread counts, and only while the loop runs the suite: threads that tests start
 block as they please. A call made straight from a test's own file into a driver (a test that opens
@@ -42,9 +43,11 @@ class BlockingWatch:
         self._transparent = {__file__, sqlite3.__file__, sqlite3.dbapi2.__file__}
         self._driver_folders: list[str] = []
 
-    def install(self, *, psycopg: bool) -> None:
+    def install(self, *, psycopg: bool, redis: bool = False) -> None:
         """Wrap the drivers' blocking calls; must come before anything imports them by name."""
         self._watch_sqlite()
+        if redis:
+            self._watch_redis()
         if psycopg:
             self._watch_psycopg()
 
@@ -95,6 +98,23 @@ class BlockingWatch:
             original_cancel(connection)
 
         base.cancel = cancel
+
+    def _watch_redis(self) -> None:
+        from redis import connection
+
+        self._driver_folders.append(f"{Path(connection.__file__).parent}/")
+        for name in ("connect", "send_packed_command", "read_response"):
+            original = getattr(connection.AbstractConnection, name)
+            watched = self._watched_call(original, f"redis.Connection.{name}")
+            setattr(connection.AbstractConnection, name, watched)
+
+    def _watched_call(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def call(*arguments: Any, **options: Any) -> Any:
+            self.note(what)
+            return original(*arguments, **options)
+
+        return call
 
     def _watched_wait(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
         @functools.wraps(original)

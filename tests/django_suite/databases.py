@@ -23,6 +23,10 @@ ENGINES = {
     ("loop", "sqlite"): "nuages.db.backends.sqlite3",
 }
 
+REDIS_BACKEND = "django.core.cache.backends.redis.RedisCache"
+REDIS_MODULES = frozenset(["cache"])
+"""Django's test modules that have tests of a Redis cache."""
+
 # The tests of these modules start projects with the engine of these settings, in processes and
 # without the app, which Nuages refuses. Those processes get stock's engine, by an external backend
 # (as Django calls it) that is ours in the process of the tests and stock's in what it starts.
@@ -164,9 +168,20 @@ def shim_text(database: str) -> str:
 
 
 def settings_text(
-    side: str, database: str, names: tuple[str, str], server: Server | None, module: str = ""
+    side: str,
+    database: str,
+    names: tuple[str, str],
+    server: Server | None,
+    module: str = "",
+    redis_url: str | None = None,
+    number: int = 0,
 ) -> str:
-    """Return the settings module of one run: Django's own for SQLite, with our databases."""
+    """Return the settings module of one run: Django's own for SQLite, with our databases.
+
+    With `redis_url` there is a Redis cache, without which Django skips its tests of one. They find
+    it by the import path of Django's class, so that is what both sides name; on the loop's side
+    `launch` puts ours in its place.
+    """
     engine = ENGINES[side, database]
     if side == "loop" and module in OWN_PROJECTS:
         engine = SHIM
@@ -176,8 +191,15 @@ def settings_text(
         if server is not None:
             databases[alias] |= {"NAME": name, "TEST": {"NAME": f"test_{name}"}}
             databases[alias] |= server.settings()
+    caches: dict[str, dict[str, Any]]
+    caches = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
+    if redis_url is not None:
+        # Every run of a call has one of the server's sixteen databases.
+        caches["redis"] = {"BACKEND": REDIS_BACKEND, "LOCATION": redis_url}
+        caches["redis"]["OPTIONS"] = {"db": number % 16}
     return (
         "from test_sqlite import *  # noqa: F403\n\n"
         f"DATABASES = {databases!r}\n"
+        f"CACHES = {caches!r}\n"
         'TEST_RUNNER = "nuages_suite_runner.Runner"\n'
     )

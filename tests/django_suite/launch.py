@@ -57,9 +57,10 @@ def _run_stock(job: dict[str, Any]) -> int:
 
 def _run_on_loop(job: dict[str, Any]) -> int:
     from tests.django_suite.blocking import BlockingWatch
+    from tests.django_suite.databases import REDIS_MODULES
 
     watch = BlockingWatch(Path(job["suite"]), lambda stack: events.write("blocked", stack=stack))
-    watch.install(psycopg=job["database"] == "postgresql")
+    watch.install(psycopg=job["database"] == "postgresql", redis=job["module"] in REDIS_MODULES)
 
     from nuages.bridge import await_, off_loop, on_loop
     from nuages.db.counters import statistics
@@ -78,13 +79,16 @@ def _run_on_loop(job: dict[str, Any]) -> int:
         from nuages import seams  # as an application's ready() would: Django is set up by now
 
         seams.install()
-        ours.update(asyncio.all_tasks())
+        if job["module"] in REDIS_MODULES:
+            _use_our_redis_cache()
+        if not job["plain"]:
+            ours.update(asyncio.all_tasks())
 
     ours: set[asyncio.Task[Any]] = set()
 
     def after_test() -> None:
         # On stock each async test has a loop of its own, whose end is the end of its tasks.
-        if asyncio.all_tasks() - ours:
+        if not job["plain"] and asyncio.all_tasks() - ours:
             await_(_cancelled(asyncio.all_tasks() - ours))
         count()
 
@@ -97,13 +101,25 @@ def _run_on_loop(job: dict[str, Any]) -> int:
         finally:
             watch.stop()
 
-    # A sync test may start a loop of its own, which asyncio refuses in a thread that runs one
-    # already; the test's loop gets a thread.
-    run, asyncio.run = asyncio.run, off_loop(asyncio.run)
-    status = run(on_one_loop())
-    count()
+    if job["plain"]:
+        status = _runtests()
+    else:
+        # A sync test may start a loop of its own, which asyncio refuses in a thread that runs one
+        # already; the test's loop gets a thread.
+        run, asyncio.run = asyncio.run, off_loop(asyncio.run)
+        status = run(on_one_loop())
+        count()
     events.write("finished", status=status)
     return status
+
+
+def _use_our_redis_cache() -> None:
+    """Put our cache where Django's tests look for Django's; they find theirs by its path."""
+    from django.core.cache.backends import redis
+
+    from nuages.cache.redis import RedisCache
+
+    redis.RedisCache = RedisCache  # type: ignore[misc]
 
 
 async def _cancelled(tasks: set[asyncio.Task[Any]]) -> None:

@@ -16,7 +16,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.django_suite.databases import SHIM, Server, names_for, settings_text, shim_text
+from tests.django_suite.databases import (
+    REDIS_MODULES,
+    SHIM,
+    Server,
+    names_for,
+    settings_text,
+    shim_text,
+)
 from tests.django_suite.outcomes import Ending, Event, ModuleRun, fold
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,6 +54,10 @@ class Workshop:
     server: Server | None
     time_limit: float
     package: Path
+    redis_url: str | None = None
+    """A Valkey of the call's own, without a database number."""
+    plain: bool = False
+    """Whether the loop's side runs outside a loop."""
 
     def run(self, job: Job) -> tuple[ModuleRun, float]:
         """Run ``job`` and return what became of its tests, and the seconds it took."""
@@ -72,7 +83,10 @@ class Workshop:
 
     def _run_in(self, folder: Path, job: Job, names: tuple[str, str]) -> ModuleRun:
         events, log, description = folder / "events", folder / "log", folder / "job.json"
-        settings = settings_text(job.side, self.database, names, self.server, job.module)
+        redis = self.redis_url if job.module in REDIS_MODULES else None
+        settings = settings_text(
+            job.side, self.database, names, self.server, job.module, redis, job.number
+        )
         (folder / f"{SETTINGS}.py").write_text(settings, encoding="utf-8")
         shim = folder / SHIM
         shim.mkdir()
@@ -82,6 +96,8 @@ class Workshop:
             json.dumps(
                 {
                     "side": job.side,
+                    "module": job.module,
+                    "plain": self.plain,
                     "database": self.database,
                     "labels": job.labels,
                     "suite": str(self.suite),

@@ -27,6 +27,7 @@ def fingerprint(packages: Mapping[str, str | None], server: Server | None) -> Fi
         "python": platform.python_version(),
         "django": metadata.version("django"),
         "asgiref": metadata.version("asgiref"),
+        "redis": metadata.version("redis"),
         "packages": dict(packages),
     }
     if server is None:

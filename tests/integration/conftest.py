@@ -23,6 +23,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from nuages import background, bridge
 from nuages.asgi import lifespan
+from nuages.cache import loops
 from nuages.db import pool as pools
 from tests import services
 from tests.library import models
@@ -151,6 +152,7 @@ def run(request: pytest.FixtureRequest) -> Run:
         gc.collect()
         assert not bridge._bridges, "a bridge was left behind"
         assert not pools._pools.get(loop), "a pool was left behind"
+        assert not loops._clients.get(loop), "a cache's connections were left behind"
         return result
 
     return run_

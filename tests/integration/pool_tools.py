@@ -178,6 +178,8 @@ class Proxy:
         self._held: set[asyncio.StreamWriter] = set()
         self._upstream: set[asyncio.StreamWriter] = set()
         self._free = asyncio.Event()
+        self.held_back = 0
+        """How many pieces of what is sent to the server are kept now."""
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
@@ -232,7 +234,11 @@ class Proxy:
         with suppress(OSError, asyncio.CancelledError):
             while data := await reader.read(65536):
                 if writer in self._held and writer in self._upstream:
-                    await self._free.wait()
+                    self.held_back += 1
+                    try:
+                        await self._free.wait()
+                    finally:
+                        self.held_back -= 1
                 if not self._swallowing:
                     writer.write(data)
                     await writer.drain()

@@ -229,6 +229,31 @@ def test_another_engine_beside_ours(databases: Any) -> None:
     assert checks.check_databases(None) == []
 
 
+@pytest.mark.parametrize(
+    ("location", "options", "problem"),
+    [
+        ("redis://a/b", {}, "the database is a number"),
+        ("redis://a", {"stampede": 1}, "stampede"),
+        ("redis://a", {"sokcet_timeout": 1}, "sokcet_timeout"),
+        ("redis+cluster://a", {"colour": 1}, "colour"),
+        ("redis+sentinel://a/s", {"CLIENT_CLASS": "x"}, "CLIENT_CLASS"),
+    ],
+)
+def test_a_redis_cache(location: str, options: dict[str, Any], problem: str) -> None:
+    """It looks at our caches only, and connects to nothing."""
+    ours = "nuages.cache.redis.RedisCache"
+    entries = {
+        "default": {"BACKEND": "django.core.cache.backends.redis.RedisCache", "LOCATION": "x"},
+        "good": {"BACKEND": ours, "LOCATION": "redis://a", "OPTIONS": {"socket_timeout": 1}},
+        "bad": {"BACKEND": ours, "LOCATION": location, "OPTIONS": options},
+    }
+    with override_settings(CACHES=entries):
+        [found] = checks.check_caches(None)
+    assert found.id == "nuages.E009"
+    assert found.msg.startswith("CACHES['bad']")
+    assert problem in found.msg
+
+
 def test_every_id_is_in_the_table_and_tested_here() -> None:
     import re
     from pathlib import Path

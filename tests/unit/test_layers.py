@@ -24,7 +24,7 @@ LAYERS = [
         "nuages.classloop",
         "nuages.wrapping",
     },
-    {"nuages.db", "nuages.stopping"},
+    {"nuages.cache", "nuages.db", "nuages.stopping"},
     {"nuages.handling"},
     {"nuages.seams"},
     {"nuages.http", "nuages.mail"},

@@ -115,6 +115,11 @@ def hand_over(cls: type, methods: Iterable[str], stays: frozenset[str] = frozens
             setattr(cls, name, handed)
 
 
+def is_handed_over(function: Any) -> bool:
+    """Whether `function` is what `hand_over` made of a method."""
+    return hasattr(function, _HANDED)
+
+
 @dataclass(frozen=True)
 class Family(Seam):
     """The seam that hands over `methods` of the subclasses of a base class.

@@ -87,11 +87,22 @@ class Seam:
         setattr(owner, name, self.make(original))
 
 
+class _Sentinel:
+    def __repr__(self) -> str:
+        return "object()"
+
+
 def shape(function: Any) -> str:
-    """Return the signature of `function` without annotations."""
+    """Return the signature of `function` without annotations.
+
+    A default that is a bare `object()` is shown without its address.
+    """
     signature = inspect.signature(function)
     parameters = [
-        parameter.replace(annotation=parameter.empty)
+        parameter.replace(
+            annotation=parameter.empty,
+            default=_Sentinel() if type(parameter.default) is object else parameter.default,
+        )
         for parameter in signature.parameters.values()
     ]
     return str(signature.replace(parameters=parameters, return_annotation=signature.empty))
