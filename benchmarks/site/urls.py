@@ -1,8 +1,8 @@
-"""The three works, as async views and, below sync/, as sync ones."""
+"""The three works, as async views and, below sync/, as sync ones; logins for benchmarks.logins."""
 
 from django.urls import URLPattern, URLResolver, include, path
 
-from benchmarks.site import async_views, sync_views
+from benchmarks.site import async_views, logins, sync_views
 
 
 def works(views: object) -> list[URLPattern]:
@@ -16,4 +16,7 @@ def works(views: object) -> list[URLPattern]:
 urlpatterns: list[URLPattern | URLResolver] = [
     *works(async_views),
     path("sync/", include(works(sync_views))),
+    path("login", logins.login),
+    path("heart/start", logins.start_heart),
+    path("heart/stop", logins.stop_heart),
 ]

@@ -7,9 +7,10 @@ import contextvars
 import functools
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar, cast
 
-from asgiref.sync import sync_to_async
+from asgiref.sync import SyncToAsync
 
 T = TypeVar("T")
 
@@ -73,6 +74,11 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     return await _in_thread(functools.partial(function, *args, **kwargs), sensitive=False)
 
 
+async def in_thread_of(executor: ThreadPoolExecutor, function: Callable[[], T]) -> T:
+    """Call `function` in a thread of `executor`; all else as `in_thread`."""
+    return await _in_thread(function, sensitive=False, executor=executor)
+
+
 async def in_sensitive_thread(
     function: Callable[[], T],
     left: list[asyncio.Future[None]] | None = None,
@@ -91,10 +97,12 @@ async def _in_thread(
     sensitive: bool,
     left: list[asyncio.Future[None]] | None = None,
     dropped: Callable[[Any], None] | None = None,
+    executor: ThreadPoolExecutor | None = None,
 ) -> T:
     call = _Call(function)
+    placed = SyncToAsync(call, thread_sensitive=sensitive, executor=executor)
     try:
-        result: T = await _uncaught(sync_to_async(call, thread_sensitive=sensitive)())
+        result: T = await _uncaught(placed())
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if call.returned and task is not None and not task.cancelling():

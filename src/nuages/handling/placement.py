@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
 from enum import Enum
 from typing import Any, TypeVar
@@ -98,6 +98,14 @@ def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
         return result
 
     return call
+
+
+def placed(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
+    """Return a coroutine function that calls the sync `function` where it belongs.
+
+    It stands where Django has `sync_to_async` for a function that may be the project's.
+    """
+    return on_loop(function if runs_on_loop(function) else in_request_thread(function))
 
 
 def _close_dropped(result: Any) -> None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 import functools
 from typing import Any
 
+from nuages.bridge import on_loop
+from nuages.handling.hashing import in_hashing_thread
+from nuages.handling.placement import placed
 from nuages.handling.preload import aloaded_user, loaded_user
 from nuages.seams.handoff import family, hand_over, in_thread_on_loop, portal
 from nuages.seams.table import Seam
@@ -73,9 +76,30 @@ def _auser(original: Any) -> Any:
     return auser
 
 
+def _placed(original: Any) -> Any:
+    return placed
+
+
+def _portal_to_sync(original: Any) -> Any:
+    @functools.wraps(original)
+    def portal_to_sync(function: Any) -> Any:
+        return original(on_loop(function))
+
+    return portal_to_sync
+
+
+def _on_loop(original: Any) -> Any:
+    def hands_over(function: Any, thread_sensitive: bool = True) -> Any:
+        return on_loop(function)
+
+    return hands_over
+
+
 def seams() -> list[Seam]:
     """Return this area's seams; those of contrib.auth's models where it is installed."""
     from django.apps import apps
+    from django.contrib import auth
+    from django.contrib.auth import hashers
 
     hashing = "It hashes in a coroutine, which stops the loop for as long as that takes."
     table = [
@@ -85,6 +109,7 @@ def seams() -> list[Seam]:
             "Hashing burns CPU on purpose (100 ms and more), without the interpreter's lock. "
             "make_password and check_password are imported by value all over; what they and "
             "whoever else hashes end up in are these methods of the hasher.",
+            run_in=in_hashing_thread,
         ),
         Seam(
             "django.contrib.auth.hashers:acheck_password",
@@ -113,8 +138,55 @@ def seams() -> list[Seam]:
             "(path)",
         ),
     ]
+    table.append(
+        Seam(
+            "django.contrib.auth.decorators:sync_to_async",
+            "The test of user_passes_test() may be the project's, which may block. Django's own, "
+            "that of login_required(), needs no thread.",
+            _placed,
+            callers=frozenset(["_view_wrapper"]),
+        )
+    )
+    table.append(
+        Seam(
+            "django.contrib.auth.decorators:async_to_sync",
+            "An async test before a sync view gets a request.user that is loaded when it is "
+            "looked at, which a coroutine cannot await.",
+            _portal_to_sync,
+            callers=frozenset(["_view_wrapper"]),
+        )
+    )
+    for module, user in (
+        (hashers, "acheck_password"),
+        (auth, "acheck_password_with_timing_attack_mitigation"),
+    ):
+        if hasattr(module, "sync_to_async"):  # since Django 6
+            table.append(
+                Seam(
+                    f"{module.__name__}:sync_to_async",
+                    "It hashes in a thread of the loop's executor; the hasher itself goes to "
+                    "one of those that are for hashing.",
+                    _on_loop,
+                    callers=frozenset([user]),
+                )
+            )
     if apps.is_installed("django.contrib.auth"):
         table += [
+            Seam(
+                "django.contrib.auth.backends:sync_to_async",
+                "Called for what a backend of the project's has in sync only, and for hooks of "
+                "Django's own that do nothing.",
+                _placed,
+                callers=frozenset(
+                    [
+                        "aauthenticate",
+                        "aget_user",
+                        "aget_user_permissions",
+                        "aget_group_permissions",
+                        "aconfigure_user",
+                    ]
+                ),
+            ),
             Seam(
                 "django.contrib.auth.backends:ModelBackend.aauthenticate",
                 f"{hashing} It does so for a user that does not exist.",

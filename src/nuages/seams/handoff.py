@@ -20,7 +20,7 @@ from __future__ import annotations
 import functools
 import sys
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from inspect import getattr_static, iscoroutinefunction
@@ -68,7 +68,13 @@ def hidden_variables() -> tuple[str, ...] | None:
     return None
 
 
-def in_thread_on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
+RunIn = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
+"""Calls a function in a thread of some kind."""
+
+
+def in_thread_on_loop(
+    function: Callable[..., Any], run_in: RunIn = in_thread
+) -> Callable[..., Any]:
     """Return `function` as `off_loop` does, with its arguments kept out of error reports."""
 
     @functools.wraps(function)
@@ -79,7 +85,7 @@ def in_thread_on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
             return call.run()
         hidden = hidden_variables()
         run = call.run if hidden is None else sensitive_variables(*hidden)(call.run)
-        return await_(in_thread(run))
+        return await_(run_in(run))
 
     return handed_over
 
@@ -96,7 +102,12 @@ def portal(function: Callable[..., Any]) -> Callable[..., Any]:
     return in_portal
 
 
-def hand_over(cls: type, methods: Iterable[str], stays: frozenset[str] = frozenset()) -> None:
+def hand_over(
+    cls: type,
+    methods: Iterable[str],
+    stays: frozenset[str] = frozenset(),
+    run_in: RunIn = in_thread,
+) -> None:
     """Wrap the blocking `methods` of `cls`, inherited ones too. Idempotent.
 
     What is defined in one of the modules `stays` does not block, or awaits by itself, and is left
@@ -110,7 +121,7 @@ def hand_over(cls: type, methods: Iterable[str], stays: frozenset[str] = frozens
             continue
         definer = next(base for base in cls.__mro__ if name in vars(base))
         if definer.__module__ not in stays:
-            handed = in_thread_on_loop(function)
+            handed = in_thread_on_loop(function, run_in)
             setattr(handed, _HANDED, True)
             setattr(cls, name, handed)
 
@@ -139,7 +150,13 @@ class Family(Seam):
         return f"{self.target}: {base.__name__} has no {', '.join(missing)}" if missing else None
 
 
-def family(base: str, methods: tuple[str, ...], reason: str, stays: Iterable[str] = ()) -> Family:
+def family(
+    base: str,
+    methods: tuple[str, ...],
+    reason: str,
+    stays: Iterable[str] = (),
+    run_in: RunIn = in_thread,
+) -> Family:
     """Return the seam of the family of `base` (`module:Class`); see `hand_over` for the rest."""
     modules = frozenset(stays)
 
@@ -150,13 +167,13 @@ def family(base: str, methods: tuple[str, ...], reason: str, stays: Iterable[str
         def __init_subclass__(cls: Any, /, **kwargs: Any) -> None:
             super(root, cls).__init_subclass__(**kwargs)
             if cls.__module__ not in modules:
-                hand_over(cls, methods, modules)
+                hand_over(cls, methods, modules, run_in)
 
         def walk(above: type) -> None:
             cls: Any
             for cls in above.__subclasses__():
                 if cls.__module__ not in modules:
-                    hand_over(cls, methods, modules)
+                    hand_over(cls, methods, modules, run_in)
                 walk(cls)
 
         walk(root)

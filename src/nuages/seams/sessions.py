@@ -11,11 +11,12 @@ from asgiref.sync import sync_to_async
 from nuages.bridge import on_loop
 from nuages.db.native import foreign_aliases
 from nuages.handling.preload import settle
-from nuages.seams.handoff import family
+from nuages.seams.handoff import family, in_thread_on_loop
 from nuages.seams.table import Seam
 
 _BACKENDS = "django.contrib.sessions.backends"
 _FILE = {
+    "aclear_expired": "(cls)",
     "aload": "(self)",
     "acreate": "(self)",
     "asave": "(self, must_create=False)",
@@ -68,6 +69,14 @@ def seams() -> list[Seam]:
         )
         for name, signature in _FILE.items()
     ]
+    table.append(
+        Seam(
+            f"{_BACKENDS}.file:SessionStore.clear_expired",
+            "It reads every session file there is.",
+            lambda original: classmethod(in_thread_on_loop(original.__func__)),
+            "(cls)",
+        )
+    )
     table.append(
         Seam(
             f"{_BACKENDS}.db:sync_to_async",
