@@ -2,6 +2,7 @@
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format django-suite bench streams sweep backfill clean
+.PHONY: help demo test lint format django-suite bench logins streams sweep clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -71,6 +72,10 @@ django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes 
 bench: ## Compare with stock Django and FastAPI; ARGS=--quick for a short run
 	@scripts/env bench
 	.venv/bin/python -m benchmarks $(ARGS)
+
+logins: ## Log 50 users in at once and print how late the event loop wakes meanwhile
+	@scripts/env bench
+	.venv/bin/python -m benchmarks.logins $(ARGS)
 
 clean: ## Remove .venv, caches, builds and the demo's data
 	rm -rf .venv build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -335,6 +335,7 @@ def test_guards_of_views(
     cookie: dict[str, str], run: Run, threads: Counts, name: str, form: str
 ) -> None:
     """She is let in, others are not; no thread but where the project's sync code asks for one."""
+
     async def main() -> None:
         application = ASGIHandler()
         url = f"/{name}/{form}/"

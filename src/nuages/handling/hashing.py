@@ -1,9 +1,9 @@
 """The threads that hash passwords: as many as there are cores.
 
-A hash takes a core for a good part of a second, without the interpreter's lock. More of them at once
-than there are cores would end no sooner, and the loop's thread would wait longer for a core. In
-threads of their own no other work that is handed over (a file, a mail) waits behind them. The
-others wait here, first come, first served; one whose request is cancelled meanwhile is dropped.
+A hash takes a core for a good part of a second, without the interpreter's lock. More of them at
+once than there are cores would end no sooner, and the loop's thread would wait longer for a core.
+In threads of their own no other work that is handed over (a file, a mail) waits behind them.
+The others wait here, first come, first served; one whose request is cancelled is dropped.
 """
 
 from __future__ import annotations
