@@ -1,8 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench streams sweep backfill clean
-.PHONY: help demo test lint format django-suite bench logins streams sweep clean
+.PHONY: help demo test lint format django-suite bench logins streams sweep backfill clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
