@@ -29,7 +29,7 @@ LAYERS = [
     {"nuages.seams"},
     {"nuages.http", "nuages.mail"},
     {"nuages.asgi", "nuages.checks"},
-    {"nuages.apps", "nuages.management"},
+    {"nuages.apps", "nuages.ipython", "nuages.management"},
 ]
 FACE = "nuages"
 """The package itself: it shows the bridge's names, and every import of a module runs it."""

@@ -62,8 +62,9 @@ class Seam:
         found = inspect.getattr_static(owner, name, _MISSING)
         if self.new:
             own = vars(owner).get(name, _MISSING) if isinstance(owner, type) else found
-            return None if own is _MISSING else f"{self.target} exists already"
-        if found is _MISSING:
+            if own is not _MISSING:
+                return f"{self.target} exists already"
+        elif found is _MISSING:
             return f"{self.target} does not exist"
         if self.signature is not None:
             actual = shape(getattr(found, "__func__", found))
@@ -155,6 +156,7 @@ def all_seams() -> list[Seam]:
         "files",
         "cache",
         "commands",
+        "shell",
         "messages",
         "migrations",
         "urls",

@@ -1,0 +1,78 @@
+"""The IPython extension: every cell runs on the loop, in a portal.
+
+    %load_ext nuages.ipython
+
+In a cell `await` and sync code that queries may stand side by side, in IPython on a terminal
+(`manage.py shell` loads it by itself) and in Jupyter. IPython runs only cells with an `await` on
+its loop, and in Jupyter, where the kernel's loop always runs, sync queries would be refused: this
+takes the place of DJANGO_ALLOW_ASYNC_UNSAFE, which would let them block the loop on connections
+of another kind.
+
+It sets what IPython has for it, `loop_runner`, and two methods of the one shell it is loaded into.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import functools
+from typing import Any
+
+from nuages.bridge import current_bridge, on_loop
+from nuages.management.interactive import PromptLoop
+
+_LOADED = "_nuages_originals"
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Take the shell's cells onto the loop: `%load_ext nuages.ipython`."""
+    if hasattr(shell, _LOADED):
+        return
+    runner = shell.loop_runner
+    should_run_async, run_cell_async = shell.should_run_async, shell.run_cell_async
+
+    @functools.wraps(should_run_async)
+    def always(*args: Any, **kwargs: Any) -> Any:
+        if not shell.autoawait or current_bridge() is not None or _broken(kwargs):
+            # Inside a cell there is no loop to run: `%run` and the like go on in its bridge.
+            return should_run_async(*args, **kwargs)
+        return True
+
+    in_bridge: Any = on_loop(run_cell_async)
+
+    @functools.wraps(run_cell_async)
+    async def in_portal(*args: Any, **kwargs: Any) -> Any:
+        if asyncio._get_running_loop() is None or not shell.autoawait or _broken(kwargs):
+            return await run_cell_async(*args, **kwargs)
+        return await in_bridge(*args, **kwargs)
+
+    setattr(shell, _LOADED, (runner, should_run_async, run_cell_async))
+    shell.should_run_async = always
+    shell.run_cell_async = in_portal
+    if asyncio._get_running_loop() is None:
+        _own_loop(shell)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Undo it: `%unload_ext nuages.ipython`."""
+    runner, _, _ = getattr(shell, _LOADED)
+    delattr(shell, _LOADED)
+    del shell.should_run_async, shell.run_cell_async
+    shell.loop_runner = runner
+
+
+def _broken(kwargs: dict[str, Any]) -> bool:
+    return kwargs.get("preprocessing_exc_tuple") is not None
+
+
+def _own_loop(shell: Any) -> None:
+    """On a terminal: run cells so that Ctrl-C cancels what they wait for."""
+    from IPython.core.async_helpers import get_asyncio_loop
+
+    factory: Any = get_asyncio_loop
+    loop = PromptLoop(factory)
+    atexit.register(loop.close)
+    shell.loop_runner = loop.run
+    if not getattr(shell, "simple_prompt", True):
+        # The prompt waits on the same loop, so tasks in the background go on meanwhile.
+        shell.enable_gui("asyncio")
