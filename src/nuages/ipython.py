@@ -16,6 +16,11 @@ from __future__ import annotations
 import asyncio
 import atexit
 import functools
+import signal
+import threading
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from nuages.bridge import current_bridge, on_loop
@@ -44,7 +49,8 @@ def load_ipython_extension(shell: Any) -> None:
     async def in_portal(*args: Any, **kwargs: Any) -> Any:
         if asyncio._get_running_loop() is None or not shell.autoawait or _broken(kwargs):
             return await run_cell_async(*args, **kwargs)
-        return await in_bridge(*args, **kwargs)
+        with _interruptible():
+            return await in_bridge(*args, **kwargs)
 
     setattr(shell, _LOADED, (runner, should_run_async, run_cell_async))
     shell.should_run_async = always
@@ -59,6 +65,30 @@ def unload_ipython_extension(shell: Any) -> None:
     delattr(shell, _LOADED)
     del shell.should_run_async, shell.run_cell_async
     shell.loop_runner = runner
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let SIGINT raise KeyboardInterrupt in a cell that computes.
+
+    A kernel takes a cell that runs on its loop for one that waits, and only cancels it.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    task, waiting = asyncio.current_task(), before
+
+    def interrupt(number: int, frame: types.FrameType | None) -> None:
+        if task is not None and asyncio.current_task(task.get_loop()) is task:
+            raise KeyboardInterrupt
+        waiting(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _broken(kwargs: dict[str, Any]) -> bool:

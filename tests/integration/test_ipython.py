@@ -113,24 +113,30 @@ def test_the_shell_command_loads_it(site: Any, database: str) -> None:  # noqa: 
 class Kernel:
     """A Jupyter kernel of its own process."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, manager: Any, client: Any) -> None:
+        self.manager = manager
         self.client = client
 
-    async def run(self, cell: str) -> str:
+    async def run(self, cell: str, interrupt_at: str | None = None) -> str:
         """Run a cell; return what it shows, and the last line of an error's traceback."""
         shown: list[str] = []
+
+        interrupting: list[asyncio.Future[None]] = []
 
         def note(message: Any) -> None:
             content = message["content"]
             kind = message["msg_type"]
             if kind == "stream":
                 shown.append(content["text"])
+                if interrupt_at is not None and interrupt_at in content["text"]:
+                    interrupting.append(asyncio.ensure_future(self.manager.interrupt_kernel()))
             elif kind == "execute_result":
                 shown.append(content["data"]["text/plain"])
             elif kind == "error":
                 shown.append(f"{content['ename']}: {content['evalue']}")
 
         await self.client.execute_interactive(cell, output_hook=note, timeout=30)
+        await asyncio.gather(*interrupting)
         return "".join(shown).strip()
 
 
@@ -148,7 +154,7 @@ async def kernel(site: Any) -> AsyncIterator[Kernel]:  # noqa: F811
     client.start_channels()
     try:
         await client.wait_for_ready(timeout=30)
-        yield Kernel(client)
+        yield Kernel(manager, client)
     finally:
         client.stop_channels()
         await manager.shutdown_kernel(now=True)
@@ -177,6 +183,12 @@ async def test_a_notebook(kernel: Kernel) -> None:
         "0\nZeroDivisionError: division by zero"
     )
     assert await kernel.run("Author.objects.count()") == "1"
+    # Ctrl-C, or the kernel's stop button.
+    cell = "print('computes', flush=True)\nwhile True: pass"
+    assert await kernel.run(cell, interrupt_at="computes") == "computes\nKeyboardInterrupt:"
+    cell = "print('waits', flush=True)\nawait __import__('asyncio').Event().wait()"
+    shown = await kernel.run(cell, interrupt_at="waits")
+    assert shown in ("waits\nCancelledError:", "waits\nKeyboardInterrupt:")
     # Tasks go on between cells, as ever.
     cell = (
         "import asyncio\nasync def tick():\n    await asyncio.sleep(0)\n    return Author.objects"

@@ -1,11 +1,13 @@
 """`manage.py shell`: what is typed may await, and shares the loop's connections.
 
 Django's command is changed where it is, so that a project's own `shell`, which derives from it to
-import more, has all of it too.
+import more, has all of it too. A prompt has a loop of its own; opened by code on a running loop,
+which it blocks, it is Django's as it was.
 """
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
@@ -27,6 +29,9 @@ def _exec(original: Any) -> Any:
 def _python(original: Any) -> Any:
     @functools.wraps(original)
     def python(self: Any, options: dict[str, Any]) -> None:
+        if asyncio._get_running_loop() is not None:
+            original(self, options)
+            return
         interact = import_string("nuages.management.console.interact")
         interact(self.get_namespace(**options), startup=not options["no_startup"])
 
@@ -36,6 +41,9 @@ def _python(original: Any) -> Any:
 def _ipython(original: Any) -> Any:
     @functools.wraps(original)
     def ipython(self: Any, options: dict[str, Any]) -> None:
+        if asyncio._get_running_loop() is not None:
+            original(self, options)
+            return
         from IPython import start_ipython
 
         start_ipython(argv=["--ext=nuages.ipython"], user_ns=self.get_namespace(**options))
