@@ -77,18 +77,24 @@ def _interruptible() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
-    task, waiting = asyncio.current_task(), before
+    loop, task, waiting = asyncio.get_running_loop(), asyncio.current_task(), before
 
     def interrupt(number: int, frame: types.FrameType | None) -> None:
-        if task is not None and asyncio.current_task(task.get_loop()) is task:
+        if asyncio.current_task(loop) is task:
             raise KeyboardInterrupt
         waiting(number, frame)
+        # The kernel's handler schedules a callback and leaves the loop asleep.
+        loop.call_soon_threadsafe(_nothing)
 
     signal.signal(signal.SIGINT, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def _nothing() -> None:
+    """Wake the loop."""
 
 
 def _broken(kwargs: dict[str, Any]) -> bool:
