@@ -19,7 +19,7 @@ from django.db.models.functions import Upper
 
 from nuages import on_loop
 from nuages.db.migrations import Backfill
-from nuages.db.migrations.checkpoint import Checkpoint, Range
+from nuages.db.migrations.checkpoint import Checkpoint, Range, make_tables
 from nuages.exceptions import BackfillError
 from tests.integration.conftest import Run
 from tests.integration.migration_tools import FIELDS, Shop, applied, clean, migration
@@ -544,3 +544,26 @@ def test_outside_of_a_migration_it_needs_a_name(shop_tables: str, run: Run) -> N
         assert prices(shop) == [1, 1]
 
     on_this_loop(run, main)
+
+
+@on_one_loop
+def test_making_the_tables_leaves_sqlite_s_foreign_keys_as_they_were(
+    sqlite: dict[str, Any], run: Run
+) -> None:
+    def checked() -> bool:
+        with connection.cursor() as cursor:
+            cursor.execute("PRAGMA foreign_keys")
+            return bool(cursor.fetchone()[0])
+
+    def main() -> None:
+        make_tables("default")
+        assert checked()
+        with clean():
+            pass
+        with connection.schema_editor(atomic=False):
+            make_tables("default")
+            assert not checked()
+        assert checked()
+
+    with clean():
+        on_this_loop(run, main)

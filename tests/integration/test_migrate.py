@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +167,37 @@ def test_a_foreign_engine_is_migrated_as_in_stock(site: Site, tmp_path: Path) ->
     assert "MAIN False" in output  # its async function has a loop of its own
 
 
+def test_another_database_than_the_default_one(
+    site: Site, entry: dict[str, Any], tmp_path: Path
+) -> None:
+    """The function's queries, and a Backfill's, go where its schema editor is."""
+    add_shop(site, entry, m0001_initial=INITIAL, m0002_fill=FILL, m0003_backfill=OTHER)
+    path = tmp_path / "other.sqlite3"
+    other = {"ENGINE": "nuages.db.backends.sqlite3", "NAME": str(path)}
+    site.settings(f'DATABASES["other"] = {other!r}')
+    run(site, "migrate --database other")
+    with closing(sqlite3.connect(path)) as client:
+        found = client.execute("SELECT name, price FROM shop_item ORDER BY name").fetchall()
+    assert found == [("0", 1), ("1", 1), ("2", 1)]
+    with connection.cursor() as cursor:
+        assert "shop_item" not in connection.introspection.table_names(cursor)
+
+
+OTHER = """
+    from django.db import migrations
+    from django.db.models import F
+    from nuages.db.migrations import Backfill
+
+    async def count(apps, rows):
+        async for row in rows:
+            row.price += 1
+            await row.asave()
+
+    class Migration(migrations.Migration):
+        atomic = False
+        dependencies = [("shop", "0002_fill")]
+        operations = [Backfill("Item", count, batch_size=2)]
+"""
 WAITING = """
     import asyncio
 

@@ -83,6 +83,8 @@ def make_tables(alias: str) -> None:
     if has_tables(alias):
         return
     connection = connections[alias]
+    # In a migration, whose own editor has them off; this one switches them on in the end.
+    checks_are_off = connection.vendor == "sqlite" and not _checks_foreign_keys(connection)
     try:
         with connection.schema_editor() as editor:
             editor.create_model(Checkpoint)
@@ -91,9 +93,14 @@ def make_tables(alias: str) -> None:
         # Another process that migrates may just have made them.
         if not has_tables(alias):
             raise
-    if connection.vendor == "sqlite":
-        # In the migration's own editor, which has them off; this one switched them on again.
+    if checks_are_off:
         connection.disable_constraint_checking()
+
+
+def _checks_foreign_keys(connection: Any) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute("PRAGMA foreign_keys")
+        return bool(cursor.fetchone()[0])
 
 
 def find(alias: str, key: str) -> list[Checkpoint]:
