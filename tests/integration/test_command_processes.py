@@ -77,6 +77,14 @@ COMMAND = """
         async def fail(self):
             raise ValueError("a bug")
 
+        async def leave(self):
+            try:
+                async with aatomic():
+                    await Author.objects.acreate(name="half")
+                    raise SystemExit(9)
+            finally:
+                await self.say(f"left: {await Author.objects.acount()}")
+
         async def loop(self):
             await self.say(type(asyncio.get_running_loop()).__module__)
 """
@@ -178,6 +186,16 @@ def test_errors_have_djangos_exit_codes(site: Site) -> None:
     assert "ValueError: a bug" in failed.output
     assert told.end() == 1
     assert 'raise CommandError("refused", returncode=4)' in told.output
+
+
+@pytest.mark.parametrize("database", ["postgresql"], indirect=True)
+def test_sys_exit_ends_in_order(site: Site, on_database: str) -> None:
+    command = site.start("job", "leave", "--skip-checks")
+    assert command.end() == 9, command.output
+    assert command.output.splitlines()[-1] == "left: 0"
+    assert "Traceback" not in command.output
+    connections["default"].close()
+    sessions(connections.settings["default"], 0)
 
 
 def test_the_checks_run_first(site: Site) -> None:
