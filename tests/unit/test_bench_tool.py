@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import placement, report, rounds, usage, wrk
+from benchmarks import logins, placement, report, rounds, usage, wrk
 from benchmarks.subjects import SUBJECTS, TARGETS, Subject, Target
 from benchmarks.usage import Usage
 from benchmarks.works import WORKS
@@ -219,3 +219,18 @@ class TestSubjects:
         middleware = {s.name: s.variables.get("BENCH_MIDDLEWARE", "none") for s in SUBJECTS}
         for target in TARGETS:
             assert middleware[target.subject] == middleware[target.other]
+
+
+class TestLogins:
+    def test_the_percentile_is_by_nearest_rank(self) -> None:
+        assert logins.percentile(range(1, 201), 99) == 198
+        assert logins.percentile([3.0, 1.0, 2.0], 99) == 3.0
+        assert logins.percentile([7.0], 50) == 7.0
+
+    def test_the_report_is_a_ratio_of_percentiles(self) -> None:
+        quiet = logins.Burst(2.0, 100, [0.001] * 100)
+        late = logins.Burst(4.0, 50, [0.001] * 98 + [0.005, 0.1])
+        text = logins.report(SUBJECTS[0], quiet, late)
+        assert "5.0 times" in text
+        assert "12.5" in text
+        assert "100.0" in text
