@@ -68,7 +68,7 @@ def create_tables() -> None:
 def empty_tables() -> None:
     """Delete what a test wrote, children first."""
     for model in (models.Novel, models.Book, models.Note, models.Tag, models.Biography,
-                  models.Author):  # fmt: skip
+                  models.Author, models.Scan):  # fmt: skip
         model._base_manager.all().delete()
     from django.contrib.admin.models import LogEntry
     from django.contrib.auth.models import User

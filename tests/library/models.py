@@ -48,3 +48,10 @@ class Novel(Book):
     """Inherits a table, so that a save is several statements in a transaction."""
 
     genre = models.CharField(max_length=50)
+
+
+class Scan(models.Model):
+    """Has a file."""
+
+    file = models.FileField()
+    image = models.ImageField(blank=True)

@@ -21,7 +21,7 @@ _SPILL = 2**20
 
 
 async def read_body(receive: Receive) -> IO[bytes]:
-    """Return the whole body as a file at its beginning; the caller closes it.
+    """Return the whole body as a file at its beginning; `close_body()` closes it.
 
     Raises RequestAborted if the client disconnects before its end.
     """
@@ -32,27 +32,48 @@ async def read_body(receive: Receive) -> IO[bytes]:
         return BytesIO(message.get("body", b""))
     memory = BytesIO()
     memory.write(message.get("body", b""))
-    file: Any = None
+    spilled = _Spilled()
     try:
         while message.get("more_body", False):
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise RequestAborted()
             memory.write(message.get("body", b""))
-            limit = settings.FILE_UPLOAD_MAX_MEMORY_SIZE if file is None else _SPILL
+            limit = settings.FILE_UPLOAD_MAX_MEMORY_SIZE if spilled.file is None else _SPILL
             if memory.tell() > limit:
-                if file is None:
-                    file = await in_thread(tempfile.TemporaryFile)
-                await in_thread(file.write, memory.getvalue())
+                await in_thread(spilled.write, memory.getvalue())
                 memory = BytesIO()
-        if file is None:
-            file = memory
-        elif memory.tell():
-            await in_thread(file.write, memory.getvalue())
-        file.seek(0)
+        if spilled.file is None:
+            memory.seek(0)
+            return memory
+        return await in_thread(spilled.rewind, memory.getvalue())
     except BaseException:
-        if file is not None:
-            file.close()
+        if spilled.file is not None:
+            await close_body(spilled.file)
         raise
-    whole: IO[bytes] = file
-    return whole
+
+
+async def close_body(body: IO[bytes]) -> None:
+    """Close what `read_body()` returned: where it is a file, that removes it."""
+    if isinstance(body, BytesIO):
+        body.close()
+    else:
+        await in_thread(body.close)
+
+
+class _Spilled:
+    """A body's temporary file; its methods block."""
+
+    file: Any = None
+    """Kept here, since the result of a thread whose caller is cancelled is dropped."""
+
+    def write(self, data: bytes) -> None:
+        if self.file is None:
+            self.file = tempfile.TemporaryFile()  # noqa: SIM115 - close_body() closes it
+        self.file.write(data)
+
+    def rewind(self, rest: bytes) -> IO[bytes]:
+        self.file.write(rest)
+        self.file.seek(0)
+        whole: IO[bytes] = self.file
+        return whole

@@ -18,7 +18,7 @@ from django.http import FileResponse
 from django.urls import set_script_prefix
 
 from nuages import seams
-from nuages.asgi.body import read_body
+from nuages.asgi.body import close_body, read_body
 from nuages.asgi.disconnect import DisconnectWatch
 from nuages.asgi.lifespan import Lifespan
 from nuages.asgi.limits import InFlight, refuse
@@ -133,7 +133,7 @@ class ASGIHandler(DjangoASGIHandler):
             for future in left:
                 await ended(future)
             if body is not None:
-                body.close()
+                await close_body(body)
 
     def _respond(
         self,
@@ -161,6 +161,8 @@ class ASGIHandler(DjangoASGIHandler):
             raise
         response._handler_class = type(self)
         if request is not None:
+            if request.has_temporary_files():
+                response._nuages_closed_in_thread = True
             if isinstance(response, FileResponse):
                 response.block_size = FILE_BLOCK
             if response.streaming:
@@ -178,7 +180,9 @@ class ASGIHandler(DjangoASGIHandler):
         """In a bridge: close the response once no thread of the request works any more."""
         while left:
             await_(ended(left.pop()))
-        signals.close(response, getattr(response, "_nuages_threaded", False))
+        threaded = getattr(response, "_nuages_threaded", False)
+        in_thread = threaded or getattr(response, "_nuages_closed_in_thread", False)
+        signals.close(response, in_thread)
 
 
 def _end(watch: DisconnectWatch, left: list[asyncio.Future[None]]) -> None:

@@ -6,12 +6,17 @@ from io import BytesIO
 from typing import Any
 
 from django.conf import settings
+from django.core.files.uploadedfile import TemporaryUploadedFile
+from django.core.files.uploadhandler import MemoryFileUploadHandler
 from django.core.handlers.asgi import ASGIRequest as DjangoASGIRequest
 
 from nuages.bridge import off_loop
 
 PARSED_INLINE = 64 * 1024
 """Bytes of a body that are parsed on the loop; a larger one takes longer than a thread does."""
+
+_MEMORY = "django.core.files.uploadhandler.MemoryFileUploadHandler"
+"""What comes first by default, and takes files up to FILE_UPLOAD_MAX_MEMORY_SIZE."""
 
 
 class ASGIRequest(DjangoASGIRequest):
@@ -35,11 +40,35 @@ class ASGIRequest(DjangoASGIRequest):
         else:
             off_loop(load)()
 
+    def parses_in_thread(self) -> bool:
+        """Whether the first look at POST or FILES is still to come, and too long for the loop."""
+        return (
+            self.method == "POST"
+            and not hasattr(self, "_post")
+            and self.content_type in ("multipart/form-data", "application/x-www-form-urlencoded")
+            and not self._is_parsed_inline()
+        )
+
+    def has_temporary_files(self) -> bool:
+        """Whether uploads lie in files, which are removed when the request is closed."""
+        files: Any = getattr(self, "_files", None)
+        return bool(files) and any(
+            isinstance(file, TemporaryUploadedFile) for _, list_ in files.lists() for file in list_
+        )
+
     def _is_parsed_inline(self) -> bool:
         stream = self._stream
-        if not isinstance(stream, BytesIO) or stream.getbuffer().nbytes > PARSED_INLINE:
+        if not isinstance(stream, BytesIO):
             return False
-        # The project's own upload handlers may send what they get anywhere.
-        return self.content_type != "multipart/form-data" or all(
-            path.startswith("django.") for path in settings.FILE_UPLOAD_HANDLERS
-        )
+        size = stream.getbuffer().nbytes
+        if size > PARSED_INLINE:
+            return False
+        if self.content_type != "multipart/form-data":
+            return True
+        # Any other handler may write what it gets to a file, or send it anywhere.
+        handlers: Any = getattr(self, "_upload_handlers", None)
+        if handlers:  # the view's
+            in_memory = type(handlers[0]) is MemoryFileUploadHandler
+        else:
+            in_memory = list(settings.FILE_UPLOAD_HANDLERS[:1]) == [_MEMORY]
+        return in_memory and size <= settings.FILE_UPLOAD_MAX_MEMORY_SIZE

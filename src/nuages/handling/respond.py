@@ -101,7 +101,10 @@ def place_view(handler: Any, callback: Any, request: Any) -> tuple[View, bool]:
     kind, function = placement.kind_of(callback)
     if kind is Kind.COROUTINE:
         preload(request)
-        return placement.awaited(in_transactions(function, callback)), False
+        # The first look at a large upload waits for a thread, which it can in a portal only.
+        uploads = getattr(request, "parses_in_thread", None)
+        call = placement.portal if uploads is not None and uploads() else placement.awaited
+        return call(in_transactions(function, callback)), False
     if kind is Kind.PORTAL:
         return placement.portal(in_transactions(function, callback)), False
     # A sync view's transaction is opened where the view runs. `callback` says whether it has

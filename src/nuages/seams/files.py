@@ -1,7 +1,8 @@
 """Files: storages and pictures. Off the loop, since a disk or a network may block.
 
-Large uploads are seen to by our request class (nuages.asgi.request). The reads of a file that is
-open already stay where they are: they are many and small.
+Large uploads are seen to by our request class (nuages.asgi.request), the async twins by
+seams/storage.py. Sync reads of a file that is open already stay where they are: they are many and
+small.
 """
 
 from __future__ import annotations

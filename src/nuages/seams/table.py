@@ -154,6 +154,7 @@ def all_seams() -> list[Seam]:
         "sessions",
         "mail",
         "files",
+        "storage",
         "cache",
         "commands",
         "shell",
