@@ -155,6 +155,7 @@ def all_seams() -> list[Seam]:
         "mail",
         "files",
         "storage",
+        "firstuse",
         "cache",
         "commands",
         "shell",
