@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench logins streams sweep backfill clean
+.PHONY: help demo test lint format django-suite bench cache-bench logins streams sweep backfill clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -75,6 +75,10 @@ bench: ## Compare with stock Django and FastAPI; ARGS=--quick for a short run
 logins: ## Log 50 users in at once and print how late the event loop wakes meanwhile
 	@scripts/env bench
 	.venv/bin/python -m benchmarks.logins $(ARGS)
+
+cache-bench: ## Compare the Redis cache with Django's own on one loop; ARGS=--quick for a short run
+	@scripts/env bench
+	.venv/bin/python -m benchmarks.cache $(ARGS)
 
 clean: ## Remove .venv, caches, builds and the demo's data
 	rm -rf .venv build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -80,7 +80,8 @@ class LoopClient:
 
     async def get(self, key: str) -> Any:
         """Return what is stored, or None."""
-        return await self._again(lambda: self.node().get(key))
+        pool = self.node().connection_pool
+        return await self._again(lambda: pool.command("GET", key))
 
     async def get_many(self, keys: Sequence[str]) -> list[Any]:
         """Return what is stored under each key, or None in its place."""
@@ -96,7 +97,9 @@ class LoopClient:
         if timeout == 0:
             await self.delete_many([key])
         else:
-            await self._again(lambda: self.node(write=True).set(key, data, ex=timeout))
+            pool = self.node(write=True).connection_pool
+            options = () if timeout is None else ("EX", timeout)
+            await self._again(lambda: pool.command("SET", key, data, *options))
 
     async def set_many(self, data: Mapping[str, Any], timeout: int | None) -> None:
         """Store all of `data`, in one go."""
@@ -253,6 +256,17 @@ class ClusterClient(LoopClient):
     def pools(self) -> list[LoopPool]:
         """None of ours: redis-py keeps the connections of each node."""
         return []
+
+    async def get(self, key: str) -> Any:
+        """Return what is stored, or None."""
+        return await self._again(lambda: self.node().get(key))
+
+    async def set(self, key: str, data: Any, timeout: int | None) -> None:
+        """Store `data` for `timeout` seconds; None: for good, 0: not at all."""
+        if timeout == 0:
+            await self.delete_many([key])
+        else:
+            await self._again(lambda: self.node().set(key, data, ex=timeout))
 
     async def get_many(self, keys: Sequence[str]) -> list[Any]:
         """Return what is stored under each key, or None in its place."""

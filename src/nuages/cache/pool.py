@@ -73,6 +73,18 @@ class LoopPool(ConnectionPool):
             raise
         return connection
 
+    async def command(self, *args: Any) -> Any:
+        """Send one command and return the server's answer as it is.
+
+        What redis-py's client does around it (telemetry, options, retries) costs as much again.
+        """
+        connection = await self.get_connection()
+        try:
+            await connection.send_command(*args)
+            return await connection.read_response()
+        finally:
+            await self.release(connection)
+
     async def release(self, connection: AbstractConnection) -> None:
         """Take a connection back."""
         try:
