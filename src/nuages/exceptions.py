@@ -156,8 +156,8 @@ class ScopeDeadlock(NuagesError, TransactionManagementError):
 
 class TestLeftOpen(NuagesError, AssertionError):
     """
-    {test} ended and left open: {what}. It was rolled back, so the next test starts clean; end it
-    in the test.
+    {test} ended and left behind: {what}. It was rolled back, so the next test starts clean; end
+    it in the test.
     """
 
     __test__ = False
@@ -172,6 +172,24 @@ class TestConnectionLost(NuagesError, OperationalError):
 
     __test__ = False
     code = "nuages.test-connection-lost"
+
+
+class ThreadForbidden(NuagesError, AssertionError):
+    """
+    A thread was used in a forbid_threads() block: {what}. Use the async or on_loop() way to do
+    it, or allow it: forbid_threads(allow=["{name}"]). {stack}.
+    """
+
+    code = "nuages.thread-forbidden"
+
+
+class BlockingCall(NuagesError, AssertionError):
+    """
+    {what} blocked the event loop's thread in a forbid_blocking() block. Await it, hand it to a
+    thread with off_loop(), or allow what calls it: forbid_blocking(allow=["module"]). {stack}.
+    """
+
+    code = "nuages.blocking-call"
 
 
 class OutcomeUnknown(NuagesError, OperationalError):

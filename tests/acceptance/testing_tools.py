@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from tests import services
 
+ROOT = Path(__file__).parents[2]
 SITE = Path(__file__).parent / "testing_site"
 
 
@@ -29,9 +31,16 @@ class Site:
         self.folder = folder
         self.url = url
 
-    def run(self, *command: str, stock: bool = False, **environment: str) -> Done:
-        """Run `python *command` in the project; with `stock`, on Django's engine without us."""
+    def run(self, *command: str, stock: bool = False, test: str | None = "") -> Done:
+        """Run `python *command` in the project; with `stock`, on Django's engine without us.
+
+        `test` is the name of another test database; None for one in memory.
+        """
         engine = f"{'django' if stock else 'nuages'}.db.backends.{self.vendor}"
+        entry = {"ENGINE": engine, **self.entry}
+        if test != "":
+            entry["TEST"] = {"NAME": test}
+        paths = [str(SITE), str(self._installed()), os.environ.get("PYTHONPATH", "")]
         report = self.folder / "report"
         report.unlink(missing_ok=True)
         done = subprocess.run(
@@ -40,12 +49,11 @@ class Site:
             env=os.environ
             | {
                 "DJANGO_SETTINGS_MODULE": "settings",
-                "PYTHONPATH": os.pathsep.join([str(SITE), os.environ.get("PYTHONPATH", "")]),
+                "PYTHONPATH": os.pathsep.join(paths),
                 "PYTHONDONTWRITEBYTECODE": "1",
-                "SITE_DATABASES": json.dumps({"default": {"ENGINE": engine, **self.entry}}),
+                "SITE_DATABASES": json.dumps({"default": entry}),
                 "SITE_REPORT": str(report),
-            }
-            | environment,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -54,11 +62,23 @@ class Site:
         left = json.loads(report.read_text()) if report.exists() else None
         return Done(done.returncode, done.stdout, left)
 
+    def _installed(self) -> Path:
+        """A folder with the entry point of the package, however it is installed here."""
+        told = self.folder / "nuages_entry_point-0.dist-info"
+        told.mkdir(exist_ok=True)
+        (told / "METADATA").write_text("Metadata-Version: 2.1\nName: nuages-entry-point\n")
+        points = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
+        lines = [f"{name} = {target}\n" for name, target in points["pytest11"].items()]
+        (told / "entry_points.txt").write_text("[pytest11]\n" + "".join(lines))
+        return self.folder
+
     def pytest(self, *arguments: str, **options: Any) -> Done:
-        return self.run("-m", "pytest", "--reuse-db", *arguments, **options)
+        reuse = () if "test" in options else ("--reuse-db",)
+        return self.run("-m", "pytest", *reuse, *arguments, **options)
 
     def test(self, *arguments: str, **options: Any) -> Done:
-        return self.run("-m", "django", "test", "--keepdb", "-v0", *arguments, **options)
+        keep = () if "test" in options else ("--keepdb",)
+        return self.run("-m", "django", "test", "--noinput", *keep, *arguments, **options)
 
     def rows(self) -> list[int]:
         """The rows of the test database, as another process sees them."""

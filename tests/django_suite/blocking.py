@@ -21,15 +21,15 @@ import sqlite3
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from nuages.test import blocking
+
 MOST_STACKS = 10
 STACK_DEPTH = 25
-
-_WAITS = ("wait", "wait_conn", "wait_c", "wait_selector", "wait_select", "wait_poll", "wait_epoll")
 
 
 class BlockingWatch:
@@ -82,22 +82,13 @@ class BlockingWatch:
 
     def _watch_psycopg(self) -> None:
         import psycopg
-        from psycopg import waiting
 
-        self._driver_folders.append(f"{Path(psycopg.__file__).parent}/")
-        for name in _WAITS:
-            original = getattr(waiting, name, None)
-            if original is not None:
-                setattr(waiting, name, self._watched_wait(original, f"psycopg.waiting.{name}"))
-        base: Any = psycopg.Connection.__mro__[1]
-        original_cancel = base.cancel
+        self._driver_folders += [f"{Path(psycopg.__file__).parent}/", blocking.__file__]
+        for owner, name, watched in list(blocking.psycopg_waits(self._is_here, self.note)):
+            setattr(owner, name, watched)
 
-        @functools.wraps(original_cancel)
-        def cancel(connection: Any) -> None:
-            self.note("psycopg.Connection.cancel")
-            original_cancel(connection)
-
-        base.cancel = cancel
+    def _is_here(self) -> bool:
+        return threading.get_ident() == self._thread
 
     def _watch_redis(self) -> None:
         from redis import connection
@@ -115,36 +106,6 @@ class BlockingWatch:
             return original(*arguments, **options)
 
         return call
-
-    def _watched_wait(self, original: Callable[..., Any], what: str) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def wait(gen: Generator[Any, Any, Any], *arguments: Any, **options: Any) -> Any:
-            if threading.get_ident() == self._thread:
-                gen = self._noting(gen, what)
-            return original(gen, *arguments, **options)
-
-        return wait
-
-    def _noting(self, gen: Generator[Any, Any, Any], what: str) -> Generator[Any, Any, Any]:
-        """Pass ``gen`` through, and note its first request to wait."""
-        try:
-            wanted = next(gen)
-        except StopIteration as end:
-            return end.value
-        self.note(what)
-        while True:
-            try:
-                ready = yield wanted
-            except GeneratorExit:
-                raise  # psycopg's waits may resume the inner generator later: leave it open
-            except BaseException as error:
-                step = functools.partial(gen.throw, error)
-            else:
-                step = functools.partial(gen.send, ready)
-            try:
-                wanted = step()
-            except StopIteration as end:
-                return end.value
 
     def _watch_sqlite(self) -> None:
         original = sqlite3.connect

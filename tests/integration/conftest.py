@@ -8,9 +8,7 @@ uvloop) and checks afterwards that it left no task, no greenlet's bridge and no 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
 import gc
-import threading
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,8 @@ from nuages import background, bridge
 from nuages.asgi import lifespan
 from nuages.cache import loops
 from nuages.db import pool as pools
+from nuages.test.threads import Threads as Counts
+from nuages.test.threads import watch_threads
 from tests import services
 from tests.library import models
 
@@ -166,39 +166,8 @@ async def _settled() -> None:
     assert not left, f"tasks were left behind: {left}"
 
 
-class Counts:
-    """What was handed to threads."""
-
-    def __init__(self) -> None:
-        self.submitted: list[str] = []
-        self.started: list[str] = []
-
-    def clear(self) -> None:
-        self.submitted.clear()
-        self.started.clear()
-
-    def assert_none(self) -> None:
-        """No call was given to an executor and no thread started, but to shut a loop down."""
-        assert [s for s in self.submitted if "shutdown" not in s] == []
-        assert self.started == []
-
-
 @pytest.fixture
-def threads(monkeypatch: pytest.MonkeyPatch) -> Counts:
+def threads() -> Iterator[Counts]:
     """Count executor submissions, of every loop, and thread starts."""
-    counts = Counts()
-
-    def counting(owner: Any, name: str, into: list[str]) -> None:
-        original = getattr(owner, name)
-
-        def counted(self: Any, *args: Any, **kwargs: Any) -> Any:
-            into.append(f"{owner.__name__}.{name} {args or self!r:.80}")
-            return original(self, *args, **kwargs)
-
-        monkeypatch.setattr(owner, name, counted)
-
-    counting(asyncio.BaseEventLoop, "run_in_executor", counts.submitted)
-    # uvloop's own run_in_executor ends here too, as does asgiref's.
-    counting(concurrent.futures.ThreadPoolExecutor, "submit", counts.submitted)
-    counting(threading.Thread, "start", counts.started)
-    return counts
+    with watch_threads() as counts:
+        yield counts

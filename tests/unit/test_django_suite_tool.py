@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from nuages.test import blocking
 from tests.django_suite import accepted, databases, outcomes, processes, report, source, stored
 from tests.django_suite.__main__ import part_of
 from tests.django_suite.accepted import Accepted, DifferencesError
@@ -477,7 +478,7 @@ class TestBlockingWatch:
                     return end.value
                 ready = "ready"
 
-        wait = watch._watched_wait(result, "wait")
+        wait = blocking.watched_wait(result, "wait", watch._is_here, watch.note)
         watch.start()
         assert wait(answered()) == 1
         assert watch.blocked == 0

@@ -30,6 +30,7 @@ LAYERS = [
     {"nuages.http", "nuages.mail"},
     {"nuages.asgi", "nuages.checks"},
     {"nuages.apps", "nuages.ipython", "nuages.management"},
+    {"nuages.test"},
 ]
 FACE = "nuages"
 """The package itself: it shows the bridge's names, and every import of a module runs it."""

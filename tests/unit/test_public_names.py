@@ -16,6 +16,15 @@ import pytest
 import nuages
 
 PUBLIC = {
+    "nuages.test": {
+        "AsyncLiveServerTestCase",
+        "AsyncLiveServerTransactionTestCase",
+        "AsyncTestCase",
+        "AsyncTransactionTestCase",
+        "LiveServer",
+        "forbid_blocking",
+        "forbid_threads",
+    },
     "nuages": {"on_loop", "off_loop", "__version__"},
     "nuages.db": {"aatomic", "aon_commit", "acursor", "hold_connection", "detached"},
     "nuages.db.migrations": {"Backfill"},

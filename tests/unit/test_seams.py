@@ -63,6 +63,11 @@ def _temporary_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _those_of_tests_too() -> None:
+    seams.install_for_tests()
+
+
 NOTHING_IN_PLACE = ["installed False", "routed False", "native False", "added False"]
 
 

@@ -132,6 +132,9 @@ def settle(test: str) -> list[str]:
     for pool in every_pool():
         if pool.alias not in _scope.test_nodes:
             found += _on_thread_of(pool, _end_transactions, pool)
+    for alias in connections:
+        # async_to_sync brings the context of what it called back.
+        _scope.set_node(alias, None)
     return found
 
 
@@ -189,5 +192,5 @@ def _end_blocks(root: Node) -> list[str]:
     if raw is not None and not (raw.is_alive() and raw.quiesce()):
         # It is broken, or in a statement whose loop does not run any more.
         wrapper.abandon()
-        found.append(f"the connection to {root.alias!r} broken")
+        found.append(f"a broken connection to {root.alias!r}")
     return found

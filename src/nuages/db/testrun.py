@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import os
 import warnings
 from typing import Any
 
@@ -42,6 +43,13 @@ def begin_class(cls: Any) -> None:
 
 def _end_class() -> None:
     _loops.pop().stop()
+
+
+def name_of(case: Any) -> str:
+    """Return the name of the test that runs; pytest's functions have one case for all."""
+    if type(case).__name__ == "PytestDjangoTestCase":
+        return os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    return str(case.id())
 
 
 def begin_test() -> None:

@@ -9,8 +9,11 @@ from django.test.runner import DiscoverRunner
 
 def report() -> None:
     from django.contrib.auth.models import User
+    from django.db import connection
     from notes.models import Note, Remark
 
+    # Django closes it in the processes it forks, and so, on the server, for this one.
+    connection.close()
     if "SITE_REPORT" in os.environ:
         left = [model._base_manager.count() for model in (Note, Remark, User)]
         Path(os.environ["SITE_REPORT"]).write_text(repr(left))

@@ -1,0 +1,34 @@
+"""What a project's tests use. Django's own test classes need none of it (docs/testing.md)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_WHERE = {
+    "AsyncTestCase": "cases",
+    "AsyncTransactionTestCase": "cases",
+    "forbid_blocking": "blocking",
+    "forbid_threads": "threads",
+    "AsyncLiveServerTestCase": "live",
+    "AsyncLiveServerTransactionTestCase": "live",
+    "LiveServer": "live",
+}
+
+__all__ = [
+    "AsyncLiveServerTestCase",
+    "AsyncLiveServerTransactionTestCase",
+    "AsyncTestCase",
+    "AsyncTransactionTestCase",
+    "LiveServer",
+    "forbid_blocking",
+    "forbid_threads",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # The guards need neither Django nor its settings; the cases need both.
+    if name in _WHERE:
+        from importlib import import_module
+
+        return getattr(import_module(f"nuages.test.{_WHERE[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
