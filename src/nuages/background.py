@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextvars
 import functools
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeVar, cast
 
 from asgiref.sync import SyncToAsync
@@ -20,6 +23,11 @@ if sys.version_info < (3, 12):
     current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
 else:
     current_task = asyncio.current_task
+
+sensitive_calls: ContextVar[set[concurrent.futures.Future[None]] | None] = ContextVar(
+    "nuages.sensitive_calls", default=None
+)
+"""The calls that run in the thread-sensitive thread, of whoever set it; done when they end."""
 
 _spawned: set[asyncio.Task[Any]] = set()
 """A loop references its tasks weakly."""
@@ -143,6 +151,28 @@ async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
         except asyncio.CancelledError as error:
             cancelled = error
     return cancelled
+
+
+@contextmanager
+def noted_call() -> Iterator[None]:
+    """Note a call of `sync_to_async`, in its thread and context, among the `sensitive_calls`."""
+    calls = sensitive_calls.get()
+    if calls is None:
+        yield
+        return
+    call: concurrent.futures.Future[None] = concurrent.futures.Future()
+    calls.add(call)
+    try:
+        yield
+    finally:
+        calls.discard(call)
+        call.set_result(None)
+
+
+async def calls_ended() -> None:
+    """Wait until none of the `sensitive_calls` runs any more, whatever is cancelled meanwhile."""
+    while calls := sensitive_calls.get():
+        await ended(asyncio.wrap_future(next(iter(calls))))
 
 
 async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:

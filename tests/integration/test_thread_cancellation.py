@@ -63,6 +63,57 @@ def test_the_deadline_answers_while_the_thread_goes_on(
         go_on.set()
 
 
+@pytest.mark.parametrize("how", ["disconnect", "timeout"])
+def test_a_thread_of_the_views_own_that_was_left_may_still_read_the_body(
+    sqlite: dict[str, Any], run: Run, how: str
+) -> None:
+    go_on = threading.Event()
+    read: list[Any] = []
+
+    def reading(request: Any) -> HttpResponse:
+        request.began.get_loop().call_soon_threadsafe(request.began.set_result, None)
+        assert go_on.wait(30)
+        read.append(request.body)
+        return HttpResponse("too late")
+
+    async def view(request: Any) -> HttpResponse:
+        request.began = began
+        if how == "disconnect":
+            return await sync_to_async(reading)(request)
+        call = asyncio.ensure_future(sync_to_async(reading)(request))
+        await began
+        call.cancel()
+        return HttpResponse("in time")
+
+    async def main() -> None:
+        nonlocal began
+        began = asyncio.get_running_loop().create_future()
+        with override_settings(ROOT_URLCONF=(path("", view),)):
+            playing = Exchange(get_asgi_application(), method="POST", body=[b"the body"])
+            task = asyncio.create_task(playing())
+            await began
+            if how == "disconnect":
+                playing.disconnect()
+            else:
+                await playing.started.wait()
+            # The loop goes on, while asgiref's end of the request would wait for the thread.
+            beats = 0
+            while beats < 100:
+                await asyncio.sleep(0)
+                beats += 1
+            assert not task.done()
+            assert not read
+            go_on.set()
+            await task
+        assert read == [b"the body"]
+
+    began: Any = None
+    try:
+        run(main)
+    finally:
+        go_on.set()
+
+
 @pytest.mark.parametrize("call", [in_thread, in_sensitive_thread])
 def test_a_cancellation_that_the_threads_coroutine_catches_is_raised(
     sqlite: dict[str, Any], run: Run, call: Any

@@ -25,7 +25,7 @@ from nuages.asgi.limits import InFlight, refuse
 from nuages.asgi.request import ASGIRequest
 from nuages.asgi.streaming import send_head, send_stream, send_whole
 from nuages.asgi.types import Application, Receive, Scope, Send
-from nuages.background import ended
+from nuages.background import calls_ended, ended, sensitive_calls
 from nuages.bridge import await_, on_loop
 from nuages.conf import setting
 from nuages.db.transaction import request_connections
@@ -103,6 +103,7 @@ class ASGIHandler(DjangoASGIHandler):
         body = watch = None
         left: list[asyncio.Future[None]] = []
         placement.left_threads.set(left)
+        sensitive_calls.set(set())
         try:
             body = await read_body(receive)
             loop = asyncio.get_running_loop()
@@ -130,8 +131,7 @@ class ASGIHandler(DjangoASGIHandler):
                 in_flight.working -= 1
             if watch is not None:
                 _end(watch, left)
-            for future in left:
-                await ended(future)
+            await _threads_ended(left)
             if body is not None:
                 await close_body(body)
 
@@ -154,8 +154,7 @@ class ASGIHandler(DjangoASGIHandler):
                 response = respond(self, request)
         except asyncio.CancelledError:
             if request is not None:
-                while left:
-                    await_(ended(left.pop()))
+                await_(_threads_ended(left))
                 request.close()
             signals.finished(type(self))
             raise
@@ -178,11 +177,22 @@ class ASGIHandler(DjangoASGIHandler):
 
     def _close(self, response: Any, left: list[asyncio.Future[None]]) -> None:
         """In a bridge: close the response once no thread of the request works any more."""
-        while left:
-            await_(ended(left.pop()))
+        if left or sensitive_calls.get():
+            await_(_threads_ended(left))
         threaded = getattr(response, "_nuages_threaded", False)
         in_thread = threaded or getattr(response, "_nuages_closed_in_thread", False)
         signals.close(response, in_thread)
+
+
+async def _threads_ended(left: list[asyncio.Future[None]]) -> None:
+    """Wait until nothing of the request runs in its thread, whatever is cancelled meanwhile.
+
+    It may still read the body. And asgiref, which ends the thread with the request, waits for it
+    on the loop.
+    """
+    while left:
+        await ended(left.pop())
+    await calls_ended()
 
 
 def _end(watch: DisconnectWatch, left: list[asyncio.Future[None]]) -> None:

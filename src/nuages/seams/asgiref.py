@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+from contextlib import nullcontext
 from typing import Any
 
+from nuages.background import noted_call
 from nuages.bridge import await_, current_bridge
 from nuages.db.connections import current_chain, thread_chain
 from nuages.seams.table import Seam
@@ -42,7 +44,7 @@ def _thread_handler(original: Any) -> Any:
 
         def with_chain() -> Any:
             # Inside the context that asgiref copies back, so that the scope is left in it.
-            with thread_chain(loop):
+            with noted_call() if self._thread_sensitive else nullcontext(), thread_chain(loop):
                 return child()
 
         return original(self, loop, exc_info, task_context, func, with_chain, **kwargs)

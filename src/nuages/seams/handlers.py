@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from typing import Any
 
 from django.utils.module_loading import import_string
 
+from nuages.background import calls_ended, sensitive_calls
 from nuages.bridge import on_loop
 from nuages.seams.table import Seam
 
@@ -32,7 +34,18 @@ def _get_response_async(original: Any) -> Any:
 
     @functools.wraps(original)
     async def get_response_async(self: Any, request: Any) -> Any:
-        return await respond_on_loop(self, request)
+        if sensitive_calls.get() is not None:
+            return await respond_on_loop(self, request)
+        # Django's own handler closes the body of a cancelled request as soon as this returns,
+        # which a thread of the view's may still read.
+        sensitive_calls.set(set())
+        try:
+            return await respond_on_loop(self, request)
+        except asyncio.CancelledError:
+            await calls_ended()
+            raise
+        finally:
+            sensitive_calls.set(None)
 
     return get_response_async
 
