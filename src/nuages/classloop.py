@@ -61,13 +61,18 @@ class ClassLoop:
         """Remember the tasks there are: they belong to the class, not to the test that comes."""
         self._kept = set(self._call(lambda: asyncio.all_tasks(self.loop)))
 
-    def end_tasks(self) -> list[str]:
-        """Cancel the tasks of the test and wait for their end; return their names."""
-        done = asyncio.run_coroutine_threadsafe(self._end_tasks(), self.loop)
+    def end_tasks(self, look: Callable[[], list[str]]) -> tuple[list[str], list[str]]:
+        """Cancel the tasks of the test and wait for their end.
+
+        Returns what `look()` saw before, called on the loop where every task stands still, and
+        the tasks' names.
+        """
+        done = asyncio.run_coroutine_threadsafe(self._end_tasks(look), self.loop)
         return done.result()
 
-    async def _end_tasks(self) -> list[str]:
+    async def _end_tasks(self, look: Callable[[], list[str]]) -> tuple[list[str], list[str]]:
         names: list[str] = []
+        seen = look()
         mine = {asyncio.current_task(), self._main}
         while left := asyncio.all_tasks() - self._kept - mine:
             for task in left:
@@ -83,7 +88,7 @@ class ClassLoop:
                             "task": task,
                         }
                     )
-        return names
+        return seen, names
 
     def _call(self, function: Callable[[], Any]) -> Any:
         async def call() -> Any:

@@ -101,9 +101,9 @@ def test_what_goes_wrong_is_told_and_the_next_test_is_clean(site: Site) -> None:
         "LeavesTransaction.test_a ended and left behind: the transaction of task",
         "BreaksConnection.test_a ended and left behind: a broken connection to 'default'",
         "transaction to 'default' was lost in broken_tests.BreaksConnection.test_a",
-        "LeavesTask.test_a left task 'the forgotten task' (LeavesTask.forever) running",
-        "LeavesStatement.test_a left task 'the long statement'",
-        "LeavesBlockInTask.test_a left task 'the task in a block'",
+        "LeavesTask.test_a ended and left behind: the work of task 'the forgotten task'",
+        "LeavesStatement.test_a ended and left behind: the work of task 'the long statement'",
+        "LeavesBlockInTask.test_a ended and left behind: the atomic block of task 'the task in",
     ):
         assert words in done.output, done.output
     assert done.left == site.rows() == NOTHING

@@ -118,6 +118,23 @@ def is_ground(wrapper: LoopWrapper) -> bool:
     )
 
 
+def at_work() -> list[str]:
+    """Describe what works in the tests' transactions, beside the test's own thread."""
+    found: list[str] = []
+    for alias, root in _scope.test_nodes.items():
+        found += _work(root, alias)
+    return found
+
+
+def _work(root: Node, alias: str) -> list[str]:
+    blocks = root.wrapper.blocks
+    found = [f"the atomic block of {block.label} on {alias!r}" for block in blocks]
+    holder = root.turns.holder
+    if holder is not None and holder not in blocks:
+        found.append(f"the work of {holder.label} on {alias!r}")
+    return found
+
+
 def settle(test: str) -> list[str]:
     """End what a test left open: blocks in its transaction, transactions on any loop.
 
@@ -173,9 +190,8 @@ def _on_thread_of(pool: Pool, function: Callable[..., Any], *args: Any) -> Any:
 def _end_blocks(root: Node) -> list[str]:
     wrapper = root.wrapper
     level = _levels[root.alias][-1]
-    found: list[str] = []
+    found = _work(root, root.alias)
     for block in wrapper.blocks:
-        found.append(f"the atomic block of {block.label} on {root.alias!r}")
         block.killed = block.ended = True
         block.turns.refuse_waiting(ScopeEnded(task="a task"))
     if not found and len(wrapper.atomic_blocks) > level.atomic_blocks:
@@ -184,10 +200,8 @@ def _end_blocks(root: Node) -> list[str]:
     del wrapper.atomic_blocks[level.atomic_blocks :]
     del wrapper.savepoint_ids[level.savepoint_ids :]
     _scope.set_node(root.alias, None)
-    holder, root.turns.holder = root.turns.holder, None
+    root.turns.holder = None
     root.turns.refuse_waiting(ScopeEnded(task="a task"))
-    if holder is not None and not found:
-        found.append(f"the work of {holder.label} on {root.alias!r}")
     raw = wrapper.connection
     if raw is not None and not (raw.is_alive() and raw.quiesce()):
         # It is broken, or in a statement whose loop does not run any more.

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 import os
-import warnings
 from typing import Any
 
 from asgiref.sync import iscoroutinefunction
@@ -16,6 +16,8 @@ from asgiref.sync import iscoroutinefunction
 from nuages.classloop import ClassLoop
 from nuages.db import testing
 from nuages.exceptions import TestLeftOpen
+
+logger = logging.getLogger("nuages.test")
 
 _loops: list[ClassLoop] = []
 """The loop of the class that runs now; a list, since a test may run another class's tests."""
@@ -62,14 +64,15 @@ def begin_test() -> None:
 def end_test(test: str) -> None:
     """End what a test left: tasks, then blocks. Raises `TestLeftOpen` for what it left open.
 
-    A task alone is cancelled as at the end of any loop, with a ResourceWarning.
+    Tasks that are not at work in its transaction are cancelled as at the end of any loop.
     """
     if asyncio._get_running_loop() is not None:
         return
-    tasks = _loops[-1].end_tasks() if _loops else []
-    found = testing.settle(test)
+    found: list[str] = []
+    if _loops:
+        found, tasks = _loops[-1].end_tasks(testing.at_work)
+        for task in tasks:
+            logger.info("%s left task %s running; it was cancelled", test, task)
+    found += testing.settle(test)
     if found:
-        found += [f"task {task}" for task in tasks]
-        raise TestLeftOpen(test=test, what="; ".join(found))
-    for task in tasks:
-        warnings.warn(f"{test} left task {task} running", ResourceWarning, stacklevel=2)
+        raise TestLeftOpen(test=test, what="; ".join(dict.fromkeys(found)))

@@ -9,6 +9,7 @@ from django.db import connections
 from nuages.bridge import on_loop
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.blocks import leave_scope, open_scope
+from nuages.db.pool_options import PoolOptions
 from nuages.db.scope import Kind
 
 
@@ -21,7 +22,9 @@ async def warm_pools() -> None:
     for alias in connections:
         wrapper = connections[alias]
         if isinstance(wrapper, LoopWrapper):
-            wanted += [alias] * wrapper.pool_options().min_size
+            # What the project asks for: a database in memory keeps a connection, but needs none.
+            asked = PoolOptions.parse(alias, wrapper.settings_dict).min_size
+            wanted += [alias] * min(asked, wrapper.pool_options().max_size)
     barrier = _Barrier(len(wanted))
     await asyncio.gather(*(_open_one(alias, barrier) for alias in wanted))
 
