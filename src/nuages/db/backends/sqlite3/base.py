@@ -131,11 +131,16 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def share(self) -> None:
         """Give the connection a worker: it must not block a loop, nor be used by two at once."""
         connection = self.connection
-        if self._shared is None and connection is not None and connection.begin_sharing():
+        if connection is None:
+            return
+        connection.in_test = True
+        if self._shared is None and connection.begin_sharing():
             self._shared = connection
 
     def unshare(self) -> None:
         """Take the worker away again."""
+        if self.connection is not None:
+            self.connection.in_test = self.connection._write_of_test = False
         connection, self._shared = self._shared, None
         if connection is not None:
             connection.end_sharing()

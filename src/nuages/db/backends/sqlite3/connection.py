@@ -79,6 +79,11 @@ class Connection(sqlite3.Connection):
     kept = False
     """Whether it is a whole database, in memory: it outlives pools and loops."""
 
+    in_test = False
+    """Whether it has the transaction of a test, which must outlive what is cancelled in it."""
+    _write_of_test = False
+    """Whether its last statement writes: interrupted, SQLite would roll back all of it."""
+
     def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
         self.worker: Worker | None = None
         self.timeout = float(kwargs.get("timeout", 5.0))
@@ -248,10 +253,13 @@ class Connection(sqlite3.Connection):
     def interrupt_until_done(self, job: Job) -> None:
         """Interrupt the worker, again and again: between two steps there is nothing to."""
         if not job.done and not self._broken:
-            self.interrupt()
+            if not self._write_of_test:
+                self.interrupt()
             asyncio.get_running_loop().call_later(0.01, self.interrupt_until_done, job)
 
     def _execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
+        if self.in_test:
+            self._write_of_test = _WRITE.match(query) is not None
         deadline = time.monotonic() + self.timeout
         begins = _BEGIN.match(query) is not None
         writes = begins or (not self._gate_held and _WRITE.match(query) is not None)
@@ -418,10 +426,13 @@ class Connection(sqlite3.Connection):
             self.in_worker(lambda: None)
 
     def quiesce(self) -> bool:
-        """Wait until the worker has done what was queued, whoever waits for it."""
+        """Wait until the worker has done what was queued, whoever waits for it.
+
+        False where a failure has ended the transaction.
+        """
         if self.worker is not None and not self._broken:
             self.worker.call(lambda: None)
-        return True
+        return self.in_transaction
 
     def attach(self, pool: Pool) -> None:
         """Remember the pool; a worker serves any loop."""
