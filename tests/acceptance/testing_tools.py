@@ -1,4 +1,4 @@
-"""The project in testing_site/, whose own tests are run by a process of their own."""
+"""The project in notes_project/, whose own tests are run by a process of their own."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from psycopg.conninfo import conninfo_to_dict
 from tests import services
 
 ROOT = Path(__file__).parents[2]
-SITE = Path(__file__).parent / "testing_site"
+SITE = Path(__file__).parent / "notes_project"
 
 
 class Site:
