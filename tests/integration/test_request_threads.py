@@ -60,7 +60,7 @@ def test_no_thread_is_used(
     async def main() -> None:
         application = get_asgi_application()
         check(await exchange(application, path, headers=[session]))
-        threads.clear()
+        threads.clear()  # templates and translations are read by a thread at their first use
         for _ in range(3):
             statistics.reset()
             check(await exchange(application, path, headers=[session]))
@@ -137,6 +137,7 @@ def test_the_loop_goes_on_while_the_query_of_a_request_waits(
     async def main() -> None:
         application = get_asgi_application()
         check(await exchange(application, path, headers=[session]))
+        threads.clear()  # templates and translations are read by a thread at their first use
         async with server() as pg:
             await pg.execute("BEGIN")
             await pg.execute("LOCK TABLE library_book IN ACCESS EXCLUSIVE MODE")
@@ -152,6 +153,5 @@ def test_the_loop_goes_on_while_the_query_of_a_request_waits(
             check(await task)
         assert statistics.blocked == 0
 
-    threads.clear()
     run(main)
     threads.assert_none()

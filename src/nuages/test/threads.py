@@ -48,7 +48,7 @@ class Threads:
 
     def assert_none(self) -> None:
         """No call was given to an executor and no thread started, but to shut a loop down."""
-        found = [call for call in self.submitted if "shutdown" not in call] + self.started
+        found = [call for call in self.submitted + self.started if "shutdown" not in call]
         if found:
             raise AssertionError(f"threads were used: {found}")
 
