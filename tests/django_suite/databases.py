@@ -30,7 +30,7 @@ REDIS_MODULES = frozenset(["cache"])
 # The tests of these modules start projects with the engine of these settings, in processes and
 # without the app, which Nuages refuses. Those processes get stock's engine, by an external backend
 # (as Django calls it) that is ours in the process of the tests and stock's in what it starts.
-OWN_PROJECTS = {"admin_scripts", "logging_tests"}
+OWN_PROJECTS = {"admin_scripts", "logging_tests", "urlpatterns_reverse"}
 SHIM = "nuages_suite_engine"
 
 _PREFIX = "nuages_suite_"

@@ -94,6 +94,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         if in_memory and key in _in_memory and _in_memory[key].is_alive():
             connection = _in_memory[key]
             connection.kept = True
+            connection.shared += 1
             if connection.worker is None:
                 worker.call(lambda: connection.serve_loop(worker))
             else:

@@ -79,6 +79,9 @@ class Connection(sqlite3.Connection):
     kept = False
     """Whether it is a whole database, in memory: it outlives pools and loops."""
 
+    shared = 0
+    """How many more than one have opened the same database in memory, and got this one."""
+
     in_test = False
     """Whether it has the transaction of a test, which must outlive what is cancelled in it."""
     _write_of_test = False
@@ -386,7 +389,10 @@ class Connection(sqlite3.Connection):
             self.in_worker(lambda: run(*args, **kwargs))
 
     def close(self) -> None:
-        """As sqlite3's; the worker ends too."""
+        """As sqlite3's; the worker ends too. A database in memory ends with its last user."""
+        if self.shared > 0:
+            self.shared -= 1
+            return
         worker = self.worker
         if worker is None or self._broken:
             super().close()
