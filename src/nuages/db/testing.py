@@ -167,7 +167,9 @@ def _end_transactions(pool: Pool) -> list[str]:
     for node in list(pool.scopes):
         if node.kind is Kind.TRANSACTION:
             found.append(f"the transaction of {node.label} on {node.alias!r}")
+            raw = node.wrapper.connection
             node.wrapper.end_forgotten("its test ended")
+            node.wrapper.wait_for_end(raw)
     pool.clear()
     return found
 

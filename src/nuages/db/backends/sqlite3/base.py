@@ -146,6 +146,11 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         if connection is not None:
             connection.end_sharing()
 
+    def wait_for_end(self, raw: Any) -> None:
+        """Block until the worker has closed the connection: a writer fails at once before that."""
+        if raw is not None and raw.worker is not None and not raw.is_alive():
+            raw.worker.join()
+
     def close(self) -> None:
         """As in Django: an in-memory database stays open."""
         if not self.is_in_memory_db():

@@ -132,6 +132,10 @@ class Worker:
             self._stopped = True
             self._queue.put(None)
 
+    def join(self) -> None:
+        """Block until the thread has ended, after `stop()`."""
+        self._thread.join()
+
     def call(self, function: Callable[[], Any], connection: Connection | None = None) -> Any:
         """Run `function` in the worker: awaited in a bridge, waited for in a thread.
 
