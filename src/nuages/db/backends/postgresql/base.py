@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import os
 import types
 from typing import TYPE_CHECKING, Any
@@ -32,15 +31,14 @@ if tuple(map(int, psycopg.__version__.split(".")[:2])) < (3, 3):
 from django.db.backends.postgresql import base as django_base
 from django.db.backends.postgresql import creation as django_creation
 from django.db.backends.postgresql.psycopg_any import register_tzloader
-from django.db.utils import OperationalError
 
 from nuages.bridge import current_bridge
 from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.leasing import on_loop_of
+from nuages.db.backends.outcome import KnownOutcome
 from nuages.db.backends.postgresql.connection import Connection
-from nuages.exceptions import OutcomeUnknown
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
 Database: Any = types.ModuleType("psycopg")
@@ -123,7 +121,7 @@ class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
     """Django's, with our pools closed in time."""
 
 
-class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
+class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     """Django's wrapper, awaited on the loop."""
 
     Database = Database
@@ -227,17 +225,3 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         if state and not connection.state_is_meant:
             session_state.warn(self.alias, state)
         connection.state_is_meant = False
-
-    def _commit(self) -> None:
-        alive = self.connection is not None and current_bridge() and self.connection.is_alive()
-        try:
-            super()._commit()
-        except OperationalError as error:
-            if alive and self._is_dead() and not isinstance(error, OutcomeUnknown):
-                unknown = OutcomeUnknown()
-                bridge = current_bridge()
-                if bridge is not None and bridge.deferred_cancel is not None:
-                    # The task is cancelled, and what it ends with seldom looked at.
-                    logging.getLogger("nuages.postgresql").error("%s", unknown)
-                raise unknown from error
-            raise

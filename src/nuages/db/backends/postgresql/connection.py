@@ -29,10 +29,10 @@ from psycopg import pq, waiting
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
 from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
+from nuages.db.backends.locking import ConnectionLock
 from nuages.db.backends.postgresql.connecting import CANCEL_AGAIN, INTERVAL, connect_on_loop
 from nuages.db.backends.postgresql.session_state import Adapters, noting
 from nuages.db.counters import statistics
-from nuages.db.turns import Turns
 from nuages.exceptions import SyncInCoroutine
 
 if TYPE_CHECKING:
@@ -48,35 +48,6 @@ ACTIVE = pq.TransactionStatus.ACTIVE
 IDLE = pq.TransactionStatus.IDLE
 
 
-class _Lock(Turns):
-    """The connection's lock: first the turn in its scope, then the connection itself."""
-
-    __slots__ = ("_connection", "_turn")
-
-    def __init__(self, connection: Connection) -> None:
-        super().__init__()
-        self._connection = connection
-        self._turn: Any = None
-
-    def __enter__(self) -> bool:
-        wrapper = self._connection.wrapper
-        turn = None if wrapper is None or wrapper.node is None else wrapper.take_turn()
-        try:
-            taken = super().__enter__()
-        except BaseException:
-            if turn is not None:
-                turn.end()
-            raise
-        self._turn = turn
-        return taken
-
-    def __exit__(self, *exc_info: object) -> None:
-        turn, self._turn = self._turn, None
-        super().__exit__(*exc_info)
-        if turn is not None:
-            turn.end()
-
-
 class Connection(psycopg.Connection[Any]):
     """A psycopg connection that awaits inside a bridge and blocks elsewhere, as ever."""
 
@@ -90,7 +61,7 @@ class Connection(psycopg.Connection[Any]):
 
     def __init__(self, pgconn: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
-        self.lock = _Lock(self)  # type: ignore[assignment]
+        self.lock = ConnectionLock(self)  # type: ignore[assignment]
         self.open_cursors: set[str] = set()
         self.orphaned_cursors: set[str] = set()
         self._loop: asyncio.AbstractEventLoop | None = None

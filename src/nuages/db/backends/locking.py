@@ -1,0 +1,39 @@
+"""The lock of a driver's connection."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from nuages.db.turns import Turns
+
+if TYPE_CHECKING:
+    from nuages.db.backends.contracts import RawConnection
+
+
+class ConnectionLock(Turns):
+    """A connection's lock: first the turn in its scope, then the connection itself."""
+
+    __slots__ = ("_connection", "_turn")
+
+    def __init__(self, connection: RawConnection) -> None:
+        super().__init__()
+        self._connection = connection
+        self._turn: Any = None
+
+    def __enter__(self) -> bool:
+        wrapper = self._connection.wrapper
+        turn = None if wrapper is None or wrapper.node is None else wrapper.take_turn()
+        try:
+            taken = super().__enter__()
+        except BaseException:
+            if turn is not None:
+                turn.end()
+            raise
+        self._turn = turn
+        return taken
+
+    def __exit__(self, *exc_info: object) -> None:
+        turn, self._turn = self._turn, None
+        super().__exit__(*exc_info)
+        if turn is not None:
+            turn.end()

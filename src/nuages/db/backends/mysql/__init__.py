@@ -1,0 +1,1 @@
+"""Django's MySQL backend on the event loop, for MySQL and MariaDB."""

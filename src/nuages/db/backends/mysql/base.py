@@ -1,0 +1,235 @@
+"""Django's MySQL backend over a connection that awaits on the event loop.
+
+`ENGINE = "nuages.db.backends.mysql"`, for MySQL and MariaDB. Everything but the driver is Django's;
+the driver is PyMySQL, where Django's own engine has mysqlclient. What of Django's module depends on
+the driver is overridden here, so a process may have both.
+"""
+
+from __future__ import annotations
+
+import errno
+import types
+from typing import Any
+
+from django.core.exceptions import ImproperlyConfigured
+
+try:
+    import pymysql
+except ImportError as error:
+    raise ImproperlyConfigured(
+        'The engine "nuages.db.backends.mysql" needs PyMySQL: pip install "nuages[mysql]".'
+    ) from error
+
+if pymysql.VERSION[:2] < (1, 1):
+    raise ImproperlyConfigured(
+        'The engine "nuages.db.backends.mysql" needs PyMySQL 1.1 or newer; you have '
+        f'{".".join(map(str, pymysql.VERSION[:3]))}: pip install -U "nuages[mysql]".'
+    )
+
+from django.db import IntegrityError
+from django.db.backends.utils import typecast_time
+from pymysql import converters, err
+from pymysql.constants import FIELD_TYPE
+
+from nuages.bridge import current_bridge
+from nuages.db import session_state
+from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.mysql.connection import Connection
+from nuages.db.backends.outcome import KnownOutcome
+from nuages.seams.mysqldb import mysqldb
+
+with mysqldb():
+    from django.db.backends.mysql import base as django_base
+
+Database: Any = types.ModuleType("pymysql")
+Database.__dict__.update(pymysql.__dict__)
+Database.connect = Database.Connection = Connection
+
+CONVERSIONS = {**converters.conversions, FIELD_TYPE.TIME: typecast_time}
+"""PyMySQL's, and TIME as Django wants it: a time, not a timedelta."""
+
+_AWAY = (errno.ECONNREFUSED, errno.ENOENT)
+_SHUTTING_DOWN = 1053
+_MYSQLCLIENT_ONLY = {
+    "passwd": "password",
+    "db": "database",
+    "ssl_mode": "ssl_disabled, ssl_ca, ssl_verify_cert and ssl_verify_identity",
+    "compress": "nothing: PyMySQL has no compression",
+    "named_pipe": "nothing: PyMySQL has no named pipes",
+}
+
+_server_data: dict[tuple[Any, ...], dict[str, Any]] = {}
+"""What Django asks a server once for each wrapper; here wrappers come and go with every task."""
+
+
+class CursorWrapper(django_base.CursorWrapper):
+    """Django's, for PyMySQL's errors."""
+
+    def execute(self, query: Any, args: Any = None) -> Any:
+        """As Django's."""
+        return self._mapped(self.cursor.execute, query, args)
+
+    def executemany(self, query: Any, args: Any) -> Any:
+        """As Django's."""
+        return self._mapped(self.cursor.executemany, query, args)
+
+    def _mapped(self, method: Any, *args: Any) -> Any:
+        try:
+            return method(*args)
+        except err.OperationalError as error:
+            if error.args[0] in self.codes_for_integrityerror:
+                raise IntegrityError(*error.args) from error
+            raise
+
+
+class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
+    """Django's wrapper, awaited on the loop."""
+
+    Database = Database
+
+    # Connecting
+
+    def get_connection_params(self) -> dict[str, Any]:
+        """As in Django, without our options; raises ImproperlyConfigured for wrong ones."""
+        params: dict[str, Any] = super().get_connection_params()
+        options = self.settings_dict["OPTIONS"]
+        params.pop("pool", None)
+        self._statement_timeout = self.take_statement_timeout(params)
+        if "conv" not in options:
+            params["conv"] = CONVERSIONS
+        for name, instead in _MYSQLCLIENT_ONLY.items():
+            if name in options:
+                raise ImproperlyConfigured(
+                    f'DATABASES[{self.alias!r}]["OPTIONS"][{name!r}] is an option of mysqlclient '
+                    f"that PyMySQL does not have. Instead: {instead}."
+                )
+        # Django's set_autocommit() then finds it as it should be, without asking.
+        params.setdefault("autocommit", self.settings_dict["AUTOCOMMIT"])
+        return params
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        """Open a connection of ours."""
+        try:
+            connection = Connection(**conn_params)
+        except TypeError as error:
+            # The names of PyMySQL's parameters, in its own words.
+            raise ImproperlyConfigured(
+                f'DATABASES[{self.alias!r}]["OPTIONS"]: {error}. PyMySQL\'s parameters are at '
+                "https://pymysql.readthedocs.io/en/latest/modules/connections.html"
+            ) from error
+        connection.wrapper = self
+        return connection
+
+    def init_connection_state(self) -> None:
+        """As in Django, each assignment by itself: PyMySQL sends one statement at a time."""
+        super(django_base.DatabaseWrapper, self).init_connection_state()
+        assignments = []
+        if self.features.is_sql_auto_is_null_enabled:
+            assignments.append("SET SQL_AUTO_IS_NULL = 0")
+        if self.isolation_level:
+            level = self.isolation_level.upper()
+            assignments.append(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
+        if self._statement_timeout is not None:
+            assignments.append(self._limit_of_statements(self._statement_timeout))
+        with self.cursor() as cursor:
+            for assignment in assignments:
+                cursor.execute(assignment)
+
+    def _limit_of_statements(self, seconds: float) -> str:
+        if self.mysql_is_mariadb:
+            return f"SET SESSION max_statement_time = {seconds:.6f}"
+        return f"SET SESSION max_execution_time = {round(seconds * 1000)}"
+
+    def _open(self, session: Any) -> None:
+        super()._open(session)
+        connection = self.connection
+        connection.isolation_of_wrapper = self.isolation_level
+        connection.statement_timeout = self._statement_timeout
+        connection.note_identity()
+        connection.note_baseline()
+
+    def _reuse(self, session: Any) -> bool:
+        self.isolation_level = session.raw.isolation_of_wrapper
+        self._statement_timeout = session.raw.statement_timeout
+        return super()._reuse(session)
+
+    def is_away(self, error: Exception) -> bool:
+        """Whether the server refuses connections, or is shutting down."""
+        if error.args[:1] == (_SHUTTING_DOWN,):
+            return True
+        cause = getattr(error, "original_exception", None)
+        return isinstance(cause, OSError) and cause.errno in _AWAY
+
+    def is_usable(self) -> bool:
+        """As in Django."""
+        try:
+            self.connection.ping()
+        except err.Error:
+            return False
+        return True
+
+    @property
+    def mysql_server_data(self) -> dict[str, Any]:
+        """What Django asks a server about itself; once for a server and version."""
+        settings = self.settings_dict
+        key = tuple(repr(settings[name]) for name in ("HOST", "PORT", "USER", "NAME", "OPTIONS"))
+        version = getattr(self.connection, "server_version", None)
+        known = _server_data.get(key)
+        if known is None or (version is not None and known["greeting"] != version):
+            found: dict[str, Any] = django_base.DatabaseWrapper.mysql_server_data.func(self)
+            greeting = getattr(self.connection, "server_version", version)
+            known = _server_data[key] = {**found, "greeting": greeting}
+        return known
+
+    # Using
+
+    def create_cursor(self, name: str | None = None) -> Any:
+        """As in Django."""
+        return CursorWrapper(self.connection.cursor())
+
+    def reset_session(self) -> None:
+        """COM_RESET_CONNECTION, and the settings of a new connection again."""
+        connection = self.connection
+        state, meant = connection.session_state, connection.state_is_meant
+        connection.reset()
+        self.init_connection_state()
+        connection.note_baseline()
+        if state and not meant:
+            session_state.warn(self.alias, state)
+
+    def close_pool(self) -> None:
+        """Nothing: a MySQL session has no time zone of Django's."""
+
+    def _rollback(self) -> None:
+        try:
+            super(django_base.DatabaseWrapper, self)._rollback()
+        except err.NotSupportedError:
+            pass  # as in Django: tables that know no transactions
+
+    def _set_autocommit(self, autocommit: bool) -> None:
+        bridge = current_bridge()
+        if bridge is None:
+            super()._set_autocommit(autocommit)
+        elif autocommit:
+            # The end of a transaction, which may have been committed: the hooks are to run.
+            with bridge.shield():
+                super()._set_autocommit(True)
+        else:
+            try:
+                super()._set_autocommit(False)
+            except BaseException:
+                self._undo_begin()
+                raise
+
+    def _undo_begin(self) -> None:
+        """A cancelled `SET AUTOCOMMIT = 0` may have had its effect; the code may go on."""
+        connection, bridge = self.connection, current_bridge()
+        if not connection.is_alive() or connection.get_autocommit():
+            return
+        assert bridge is not None
+        try:
+            with bridge.shield():
+                connection.autocommit(True)
+        except BaseException:
+            connection.terminate()
+            raise

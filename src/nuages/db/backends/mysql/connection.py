@@ -1,0 +1,687 @@
+"""PyMySQL's connection, with its waits awaited on the event loop.
+
+Everything that PyMySQL reads and writes goes through `_read_bytes` and `_write_bytes`, and the
+socket is a `Transport`, which TLS, too, goes through. A command and its answer are one *exchange*,
+which takes the connection's lock.
+
+An exchange that is interrupted is brought to its end: the statement is cancelled on the server
+(`killing.py`), PyMySQL reads the answer as ever, and the cancellation is raised when the exchange
+is over and the session known to be at rest. What cannot be brought to its end is closed.
+
+Longer than most modules: it is one class, and half of it the list of PyMySQL's commands.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import threading
+import time
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from pymysql import connections, err
+from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS
+
+from nuages.background import current_task
+from nuages.bridge import Bridge, current_bridge
+from nuages.conf import setting
+from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
+from nuages.db.backends.locking import ConnectionLock
+from nuages.db.backends.mysql.connecting import open_socket, open_unix_socket
+from nuages.db.backends.mysql.killing import Identity, Killer, identity_of
+from nuages.db.backends.mysql.results import Result, tracked
+from nuages.db.backends.mysql.session_state import trace_of
+from nuages.db.backends.mysql.transport import Transport
+from nuages.db.counters import statistics
+from nuages.exceptions import BridgeClosed, SyncInCoroutine
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base import LoopWrapper
+    from nuages.db.pool import Pool
+
+logger = logging.getLogger("nuages.mysql")
+
+RESET_CONNECTION = 0x1F
+"""COM_RESET_CONNECTION (MySQL 5.7.3, MariaDB 10.2.4), which PyMySQL does not name."""
+INTERRUPTED = 1317
+"""ER_QUERY_INTERRUPTED: what a statement answers that was ended by KILL QUERY."""
+ROLLED_BACK = 1213
+"""ER_LOCK_DEADLOCK: the server has rolled the whole transaction back."""
+_QUIT = b"\1\0\0\0\1"
+
+
+class _Exchange:
+    """A command and its answer: `with connection.exchange`. Reentrant where PyMySQL nests them."""
+
+    __slots__ = ("_connection", "_owner", "_depth")
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._owner: Any = None
+        self._depth = 0
+
+    @property
+    def open(self) -> bool:
+        return self._depth > 0
+
+    def __enter__(self) -> None:
+        caller = _caller()
+        if self._depth and self._owner is caller:
+            self._depth += 1
+            return
+        connection = self._connection
+        connection.lock.__enter__()
+        self._owner, self._depth = caller, 1
+        if current_bridge() is not None:
+            statistics.bridged += 1
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if self._depth > 1:
+            self._depth -= 1
+            return
+        connection = self._connection
+        interruption = None
+        try:
+            if connection.interruption is not None:
+                interruption = connection.settle_interruption(error)
+        finally:
+            connection.shielded_until = None
+            self._owner, self._depth = None, 0
+            connection.lock.__exit__()
+        if interruption is not None:
+            raise interruption
+
+
+def _caller() -> Any:
+    loop = asyncio._get_running_loop()
+    return (current_task(loop) if loop is not None else None) or threading.get_ident()
+
+
+class Connection(connections.Connection):  # type: ignore[misc]
+    """A PyMySQL connection that awaits inside a bridge and blocks elsewhere, as ever."""
+
+    wrapper: LoopWrapper | None = None
+    pool: Pool | None = None
+    state_is_meant = False
+    session_state: str = ""
+    """The first statement that left state behind in the session; empty for none."""
+    interruption: BaseException | None = None
+    """What interrupted the exchange that is going on."""
+    shielded_until: float | None = None
+    """Until when an exchange may go on whose task was cancelled."""
+    abandoned: Any = None
+    """The result of an unbuffered cursor that is gone, if it was not read to its end."""
+    identity: Identity = ()
+    """Which server this is, as far as the connection was opened on a loop."""
+    isolation_of_wrapper: str | None = None
+    _maybe_state = False
+    _other_database = False
+    """Whether the session may be in another database than it was opened in."""
+    _checks_off = False
+    _killer: Killer | None = None
+    _give_up = 0.0
+    _connecting_until: float | None = None
+    _connecting = False
+    _current_timeout: float | None = None
+
+    def __init__(self, *, connect_to: Any = None, **params: Any) -> None:
+        self._params = params
+        self._connect_to = connect_to
+        """The address of the server itself, whatever its name means by now."""
+        self._process = os.getpid()
+        self.lock = ConnectionLock(self)
+        self.exchange = _Exchange(self)
+        self._baseline: tuple[Any, ...] = ()
+        self._sock: Transport | None
+        self.server_status: int = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
+        super().__init__(**params)
+        self.note_baseline()
+
+    # Opening
+
+    def connect(self, sock: Any = None) -> None:
+        """Connect, as PyMySQL's; inside a bridge nothing blocks.
+
+        `connect_timeout` is for each address, and then for the greeting and authentication.
+        """
+        if current_bridge() is None and not may_do_io():
+            raise SyncInCoroutine()
+        try:
+            transport = Transport(sock or self._open_socket())
+        except OSError as error:
+            raise self._unreachable(error) from error
+        transport.unwatched = self._unwatched
+        context = getattr(self, "ctx", None)
+        if context is not None:
+            self.ctx = _Context(self, transport, context)
+        self._connecting = True
+        if self.connect_timeout is not None:
+            self._connecting_until = time.monotonic() + self.connect_timeout
+        try:
+            super().connect(transport)
+        except BaseException:
+            transport.close()
+            raise
+        finally:
+            self._connecting = False
+            self._connecting_until = None
+            if context is not None:
+                self.ctx = context
+
+    def _open_socket(self) -> Any:
+        timeout = self.connect_timeout
+        if self.unix_socket:
+            opened = open_unix_socket(self.unix_socket, timeout=timeout)
+            self.host_info = "Localhost via UNIX socket"
+            self._secure = True
+            return opened
+        host, port = self._connect_to or (self.host, self.port)
+        opened = open_socket(host, port, timeout=timeout, bind_address=self.bind_address)
+        self.host_info = f"socket {self.host}:{self.port}"
+        return opened
+
+    def _unreachable(self, error: OSError) -> err.OperationalError:
+        found = err.OperationalError(
+            CR.CR_CONN_HOST_ERROR, f"Can't connect to MySQL server on {self.host!r} ({error})"
+        )
+        found.original_exception = error
+        return found
+
+    def beside(self, deadline: float) -> Connection:
+        """Open a second connection to the same server, by `time.monotonic()` = `deadline`."""
+        params = {
+            name: value
+            for name, value in self._params.items()
+            if name not in ("init_command", "sql_mode", "database", "db", "cursorclass")
+        }
+        rest = max(deadline - time.monotonic(), 0.001)
+        params |= {"connect_timeout": rest, "read_timeout": rest, "write_timeout": rest}
+        params["autocommit"] = None
+        peer = None if self.unix_socket or self._sock is None else self._sock.getpeername()[:2]
+        return type(self)(connect_to=peer, **params)
+
+    # Reading, writing, waiting
+
+    def _read_bytes(self, num_bytes: int) -> bytes:
+        transport = self._sock
+        if transport is None:
+            raise err.OperationalError(CR.CR_SERVER_LOST, _LOST)
+        position = transport.position
+        end = position + num_bytes
+        if end <= len(transport.data):
+            transport.position = end
+            return transport.data[position:end]
+        try:
+            while transport.available() < num_bytes:
+                if transport.eof:
+                    self._force_close()
+                    raise err.OperationalError(CR.CR_SERVER_LOST, _LOST)
+                self._wait(transport, False, self._read_timeout)
+        except OSError as error:
+            self._force_close()
+            raise err.OperationalError(CR.CR_SERVER_LOST, f"{_LOST} ({error})") from error
+        return transport.take(num_bytes)
+
+    def _write_bytes(self, data: bytes) -> None:
+        transport = self._sock
+        if transport is None:
+            raise err.InterfaceError(0, "")
+        rest = memoryview(data)
+        try:
+            while rest:
+                sent = transport.send(rest)
+                if not sent:
+                    self._wait(transport, True, self._write_timeout)
+                rest = rest[sent:]
+        except OSError as error:
+            self._force_close()
+            raise err.OperationalError(
+                CR.CR_SERVER_GONE_ERROR, f"MySQL server has gone away ({error!r})"
+            ) from error
+
+    def _wait(self, transport: Transport, writing: bool, timeout: float | None) -> None:
+        """Wait until something was received, or there is room to write.
+
+        Raises TimeoutError, and what interrupted the wait if it leaves nothing to be read.
+        """
+        limit = None if timeout is None else time.monotonic() + timeout
+        if self._connecting_until is not None:
+            limit = min(limit or self._connecting_until, self._connecting_until)
+        bridge = current_bridge()
+        if bridge is None:
+            self._wait_in_thread(transport, writing, limit)
+            return
+        while True:
+            until = limit
+            if self.interruption is not None:
+                assert self._killer is not None
+                until = min(self._give_up, self._killer.next_at)
+            elif self.shielded_until is not None:
+                until = self.shielded_until
+            rest = None if until is None else until - time.monotonic()
+            try:
+                if transport.wait_on_loop(bridge, writing, rest):
+                    return
+            except (GeneratorExit, BridgeClosed):
+                self.terminate()
+                raise
+            except Exception:
+                raise
+            except BaseException as interruption:
+                if bridge.shields and isinstance(interruption, asyncio.CancelledError):
+                    bridge.deferred_cancel = interruption
+                    if self.shielded_until is None:
+                        patience = float(setting("COMMIT_TIMEOUT"))
+                        self.shielded_until = time.monotonic() + patience
+                    continue
+                self._interrupted(bridge, interruption, transport, writing)
+                if transport.available():
+                    return
+                continue
+            if until is not None and time.monotonic() >= until:
+                self._waited_long()
+
+    def _wait_in_thread(self, transport: Transport, writing: bool, limit: float | None) -> None:
+        # A thread that shares a scope waits for itself. The loop lets go of the socket when data
+        # arrives that no bridge waits for, and takes it up again at its next wait.
+        if asyncio._get_running_loop() is not None:
+            if not may_do_io():
+                raise SyncInCoroutine()
+            statistics.blocked += 1
+            transport.detach()
+        rest = None if limit is None else limit - time.monotonic()
+        if not transport.wait_in_thread(writing, rest):
+            raise TimeoutError("timed out")
+
+    def _waited_long(self) -> None:
+        if self.interruption is None:
+            raise TimeoutError("timed out")
+        if time.monotonic() >= self._give_up:
+            logger.warning("closed a connection whose statement did not end")
+            self._abort()
+        self._kill()
+
+    # Interruptions
+
+    def _interrupted(
+        self, bridge: Bridge, interruption: BaseException, transport: Transport, writing: bool
+    ) -> None:
+        """Cancel the statement on the server; its answer is read as if nothing had happened.
+
+        A second cancellation meanwhile only shortens this to closing the socket.
+        """
+        wrapper = self.wrapper
+        if wrapper is not None and wrapper.in_atomic_block:
+            wrapper.needs_rollback = True
+        if self.interruption is not None:
+            logger.warning("closed a connection: cancelled again while its statement ended")
+            self._abort()
+        if self._connecting or writing or not self.identity:
+            # Nothing that could be cancelled, or no way to.
+            self.terminate()
+            raise interruption
+        self.interruption = interruption
+        self._give_up = time.monotonic() + float(setting("CANCEL_TIMEOUT"))
+        self._killer = Killer(self, self._give_up)
+        self._kill()
+
+    def _kill(self) -> None:
+        assert self._killer is not None
+        try:
+            self._killer.kill()
+        except (err.Error, OSError) as error:
+            logger.warning("closed a connection whose statement could not be cancelled: %s", error)
+            self._abort()
+        except asyncio.CancelledError:
+            logger.warning("closed a connection: cancelled again while its statement ended")
+            self._abort()
+        except BaseException:
+            self.terminate()
+            raise
+
+    def _abort(self) -> NoReturn:
+        """Close the connection in the middle of an interrupted exchange."""
+        self.terminate()
+        raise ConnectionAbortedError("the connection was closed")
+
+    def settle_interruption(self, error: BaseException | None) -> BaseException:
+        """At the end of an interrupted exchange: make sure of the session, return what to raise.
+
+        A KILL QUERY that came when the statement had ended by itself may be kept by the server
+        for the next one. So it gets one that may be killed.
+        """
+        interruption = self.interruption
+        assert interruption is not None
+        struck = isinstance(error, err.MySQLError) and error.args[:1] == (INTERRUPTED,)
+        killer = self._killer
+        try:
+            while self._sock is not None and self._has_more():
+                struck = self._read_the_rest() or struck
+            settled = struck and killer is not None and killer.count == 1
+            while self._sock is not None and not settled:
+                settled = self._is_undisturbed(killer)
+        except Exception as reason:
+            if self._sock is not None:
+                logger.warning("closed a connection after a cancellation: %s", reason)
+                self.terminate()
+        except BaseException:
+            self.terminate()
+            raise
+        finally:
+            self.interruption = None
+            self._killer = None
+            if killer is not None:
+                killer.close()
+        if isinstance(error, (GeneratorExit, BridgeClosed)):
+            return error
+        return interruption
+
+    def _has_more(self) -> bool:
+        result = self._result
+        return result is not None and bool(result.unbuffered_active or result.has_next)
+
+    def _read_the_rest(self) -> bool:
+        """Read what is left of the result; whether it was cut off by KILL QUERY."""
+        try:
+            if self._result.unbuffered_active:
+                self._result._finish_unbuffered_query()
+            else:
+                super().next_result()
+        except err.OperationalError as error:
+            self._result = None
+            if error.args[0] != INTERRUPTED:
+                raise
+            return True
+        return False
+
+    def _is_undisturbed(self, killer: Killer | None) -> bool:
+        before = killer.count if killer is not None else 0
+        try:
+            super()._execute_command(COMMAND.COM_QUERY, b"DO 0")
+            self._read_ok_packet()
+        except err.OperationalError as error:
+            if error.args[0] != INTERRUPTED:
+                raise
+            return False
+        return killer is None or killer.count == before
+
+    # PyMySQL's commands: each with its answer is one exchange
+
+    def query(self, sql: Any, unbuffered: bool = False) -> Any:
+        """As PyMySQL's; notes what the statement leaves in the session."""
+        if isinstance(sql, str):
+            sql = sql.encode(self.encoding, "surrogateescape")
+        trace = trace_of(sql)
+        if trace:
+            self._note(trace, sql)
+        with self.exchange:
+            try:
+                return super().query(bytes(sql), unbuffered)
+            except err.OperationalError as error:
+                self._mark_rolled_back(error)
+                raise
+
+    def _note(self, trace: str, sql: bytes) -> None:
+        if trace.startswith("checks"):
+            self._checks_off = trace == "checks off"
+            return
+        if trace == "maybe":
+            self._maybe_state = True
+        elif not self.session_state:
+            self.session_state = sql[:200].decode("utf-8", "replace")
+        if trace != "state":
+            self._other_database = True
+
+    def _mark_rolled_back(self, error: Exception) -> None:
+        # What follows would be in a transaction of its own, and half of the work lost unseen.
+        wrapper = self.wrapper
+        if error.args[0] == ROLLED_BACK and wrapper is not None and wrapper.in_atomic_block:
+            wrapper.needs_rollback = True
+
+    def _execute_command(self, command: int, sql: Any) -> None:
+        abandoned, self.abandoned = self.abandoned, None
+        if abandoned is not None and abandoned is self._result and abandoned.unbuffered_active:
+            abandoned._finish_unbuffered_query()
+        super()._execute_command(command, sql)
+
+    def _read_query_result(self, unbuffered: bool = False) -> Any:
+        self._result = None
+        result = Result(self)
+        if unbuffered:
+            result.init_unbuffered_query()
+        else:
+            result.read()
+        self._result = result
+        if result.server_status is not None:
+            self.server_status = result.server_status
+        return result.affected_rows
+
+    def next_result(self, unbuffered: bool = False) -> Any:
+        """As PyMySQL's."""
+        with self.exchange:
+            return super().next_result(unbuffered)
+
+    def begin(self) -> None:
+        """As PyMySQL's."""
+        with self.exchange:
+            super().begin()
+
+    def commit(self) -> None:
+        """As PyMySQL's."""
+        with self.exchange:
+            super().commit()
+
+    def rollback(self) -> None:
+        """As PyMySQL's."""
+        with self.exchange:
+            super().rollback()
+
+    def autocommit(self, value: bool) -> None:
+        """As PyMySQL's: nothing is sent where the session is in that mode."""
+        with self.exchange:
+            super().autocommit(value)
+
+    def select_db(self, db: Any) -> None:
+        """As PyMySQL's; the session is reset before its next user, who expects another one."""
+        self._note("use", b"USE")
+        with self.exchange:
+            super().select_db(db)
+
+    def set_character_set(self, charset: str, collation: str | None = None) -> None:
+        """As PyMySQL's."""
+        with self.exchange:
+            super().set_character_set(charset, collation)
+
+    def show_warnings(self) -> Any:
+        """As PyMySQL's."""
+        with self.exchange:
+            return super().show_warnings()
+
+    def ping(self, reconnect: bool = False) -> None:
+        """As PyMySQL's; it does not reconnect unless it is asked to."""
+        with self.exchange:
+            super().ping(reconnect)
+
+    def kill(self, thread_id: int) -> None:
+        """As PyMySQL's: KILL, by a statement (the command is gone from MySQL 8.4)."""
+        self.query(f"KILL {thread_id:d}")
+
+    def reset(self) -> None:
+        """COM_RESET_CONNECTION, and what `connect()` does after authentication.
+
+        Raises OperationalError where the server does not know it.
+        """
+        with self.exchange:
+            if self._other_database and self.db is None:
+                raise err.OperationalError(0, "nothing takes a session out of a database again")
+            self._execute_command(RESET_CONNECTION, b"")
+            self._read_ok_packet()
+            if self._other_database:
+                super().select_db(self.db)
+        charset, _, collation = self._baseline[:3]
+        self.set_character_set(charset, collation)
+        with self.cursor() as cursor:
+            if self.sql_mode is not None:
+                cursor.execute("SET sql_mode=%s", (self.sql_mode,))
+            if self.init_command is not None:
+                cursor.execute(self.init_command)
+        if self.autocommit_mode is not None:
+            self.autocommit(True)
+        self.note_baseline()
+
+    def cursor(self, cursor: Any = None) -> Any:
+        """As PyMySQL's; an unbuffered cursor is known to its connection."""
+        return tracked(cursor or self.cursorclass)(self)
+
+    def thread_id(self) -> int:
+        """The session's number on its server."""
+        (number,) = self.server_thread_id
+        return int(number)
+
+    def close(self) -> None:
+        """Close the connection; its socket leaves the loop first."""
+        if not self._closed:
+            self.terminate()
+
+    # What the pool asks
+
+    def terminate(self) -> None:
+        """Close at once, without waiting."""
+        self._closed = True
+        transport = self._sock
+        if transport is None:
+            return
+        loop = transport.loop
+        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
+            # Another thread's: the socket must have left the loop before it is closed.
+            self._sock = self._rfile = None
+            loop.call_soon_threadsafe(self._part, transport)
+        else:
+            self._force_close()
+
+    def _force_close(self) -> None:
+        transport = self._sock
+        self._sock = self._rfile = None
+        if transport is not None:
+            self._closed = True
+            self._part(transport)
+
+    def _part(self, transport: Transport) -> None:
+        at_rest = not (self.exchange.open or self._connecting or transport.eof)
+        if at_rest and self._process == os.getpid():
+            try:
+                transport.send(memoryview(_QUIT))
+            except OSError:
+                logger.debug("the server was gone before it could be told that we leave")
+        transport.close()
+
+    def __del__(self) -> None:
+        transport = getattr(self, "_sock", None)
+        if transport is not None:
+            transport.close()
+
+    def _unwatched(self) -> None:
+        """Data while nobody waits: an idle session's is the server's good-bye."""
+        if self.wrapper is None and self.pool is not None:
+            if self.is_alive():
+                self.attach(self.pool)
+            else:
+                self.pool.lost(self)
+
+    def attach(self, pool: Pool) -> None:
+        """Keep the socket registered with the pool's loop from now on."""
+        self.pool = pool
+        if self._sock is not None:
+            self._sock.attach(pool.loop)
+
+    def detach(self) -> None:
+        """Take the socket out of the loop. On the loop's thread."""
+        if self._sock is not None:
+            self._sock.detach()
+
+    def settle(self) -> None:
+        """Wait until the statement in flight has ended."""
+        with self.lock:
+            pass
+
+    def is_alive(self) -> bool:
+        """Whether the connection is open, as far as can be told without a round trip."""
+        transport = self._sock
+        if transport is None:
+            return False
+        return self.lock.locked() or self._has_more() or transport.is_quiet()
+
+    def in_transaction(self) -> bool:
+        """Whether the server has said that a transaction is open."""
+        return bool(self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
+
+    def is_idle(self) -> bool:
+        """Whether nothing is under way: no statement, transaction or unbuffered result."""
+        return not (self.in_transaction() or self.lock.locked() or self._has_more())
+
+    def is_settled(self) -> bool:
+        """Whether it is in no transaction."""
+        return not self.in_transaction()
+
+    def note_identity(self) -> None:
+        """Ask which server this is: statements are cancelled there only."""
+        self.identity = identity_of(self)
+
+    def note_baseline(self) -> None:
+        """Remember the settings of a fresh connection, to see later whether they changed."""
+        self._baseline = self._settings()
+        self.session_state = ""
+        self.state_is_meant = False
+        self._maybe_state = self._checks_off = self._other_database = False
+
+    def _settings(self) -> tuple[Any, ...]:
+        return (
+            self.charset,
+            self.encoding,
+            self.collation,
+            self.use_unicode,
+            self.cursorclass,
+            self._read_timeout,
+            self._write_timeout,
+            *self.encoders.values(),
+            None,
+            *self.decoders.values(),
+        )
+
+    def inspect(self) -> Verdict:
+        """What must be done before another user gets this connection."""
+        if self._sock is None or self.lock.locked() or self._has_more():
+            return "close"
+        if self._settings() != self._baseline:
+            return "close"
+        if (
+            self.in_transaction()
+            or not self.get_autocommit()
+            or self.session_state
+            or self._maybe_state
+            or self._checks_off
+        ):
+            return "reset"
+        return "reuse"
+
+
+_LOST = "Lost connection to MySQL server during query"
+
+
+class _Context:
+    """Stands for an SSLContext while PyMySQL connects: the handshake waits as all else does."""
+
+    def __init__(self, connection: Connection, transport: Transport, context: Any) -> None:
+        self._connection = connection
+        self._transport = transport
+        self._context = context
+
+    def wrap_socket(self, sock: Any, server_hostname: str | None = None) -> Transport:
+        transport, connection = self._transport, self._connection
+        secure = transport.begin_tls(self._context, server_hostname)
+        transport.handshake(secure, lambda writing: connection._wait(transport, writing, None))
+        return transport
+
+
+_: type[RawConnection] = Connection  # mypy sees that the contract is kept

@@ -1,0 +1,64 @@
+"""KILL QUERY: how a statement is cancelled, over a connection of its own."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from pymysql import err
+
+if TYPE_CHECKING:
+    from nuages.db.backends.mysql.connection import Connection
+
+_FIRST_PAUSE = 0.1
+"""Seconds after which a statement that goes on is cancelled once more; then twice as many."""
+
+Identity = tuple[Any, ...]
+_IDENTITY = "SELECT @@hostname, @@port, @@server_id"
+
+
+class NotTheServer(err.OperationalError):  # type: ignore[misc]
+    """Behind this address answers another server, where the number is somebody else's."""
+
+
+def identity_of(connection: Connection) -> Identity:
+    """Ask which server answers on `connection`."""
+    connection.query(_IDENTITY)
+    (row,) = connection._result.rows
+    return tuple(row)
+
+
+class Killer:
+    """Cancels the statement of one connection; to be used in a bridge, and closed.
+
+    Every `KILL QUERY` is answered before the next thing happens, so that none can arrive late. The
+    number of a session means something on its own server only: where another one answers (behind a
+    load balancer, say), nothing is cancelled and `NotTheServer` raised.
+    """
+
+    def __init__(self, victim: Connection, deadline: float) -> None:
+        self._victim = victim
+        self._deadline = deadline
+        self._side: Connection | None = None
+        self._pause = _FIRST_PAUSE
+        self.count = 0
+        """How many KILL QUERY the server has answered."""
+        self.next_at = 0.0
+        """When the statement, if it goes on, should be cancelled again."""
+
+    def kill(self) -> None:
+        """Cancel what the session does now. Raises what goes wrong on the way."""
+        side = self._side
+        if side is None:
+            side = self._side = self._victim.beside(self._deadline)
+            if identity_of(side) != self._victim.identity:
+                raise NotTheServer(1094, "another server answers at this address")
+        side.query(f"KILL QUERY {self._victim.thread_id():d}")
+        self.count += 1
+        self.next_at = time.monotonic() + self._pause
+        self._pause *= 2
+
+    def close(self) -> None:
+        """Close the side connection."""
+        if self._side is not None:
+            self._side.terminate()

@@ -1,0 +1,280 @@
+"""A socket that never blocks, its buffer, and the two ways to wait for it.
+
+PyMySQL reads from a file and writes to a socket. Both are this object, which PyMySQL is given as
+its socket. On a loop the socket stays registered while its connection is in the pool, so waiting
+costs no system call and a server that closes is noticed; what arrives for somebody who waits is
+taken over at once. Without a loop it waits in `poll()`. A connection can be used both ways in turn.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+from nuages.bridge import Bridge
+
+_CHUNK = 65536
+
+
+class Transport:
+    """A connected, non-blocking socket, TLS or not, with what was read from it."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        connected.setblocking(False)
+        self.sock: socket.socket | None = connected
+        self.data = b""
+        self.position = 0
+        """Where in `data` the next byte to read is; what arrived later is in the chunks."""
+        self.eof = False
+        self.unwatched: Callable[[], None] | None = None
+        """Called on the loop where data, or the end, arrives while nobody waits."""
+        self._chunks: list[bytes] = []
+        self._chunked = 0
+        self._error: Exception | None = None
+        self._wants_write = False
+        self._takes = True
+        self._ready = False
+        self._fd = connected.fileno()
+        self._process = os.getpid()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._future: asyncio.Future[None] | None = None
+        self._errors: select.poll | None = None
+
+    # What PyMySQL asks of a socket
+
+    def settimeout(self, seconds: float | None) -> None:
+        """Nothing: whoever waits says for how long."""
+
+    def makefile(self, mode: str) -> Transport:
+        """Return itself: PyMySQL only closes its file, reading is ours."""
+        return self
+
+    # The buffer
+
+    def available(self) -> int:
+        """How many bytes can be read without waiting."""
+        return len(self.data) - self.position + self._chunked
+
+    def take(self, count: int) -> bytes:
+        """Return `count` bytes, which must be available."""
+        end = self.position + count
+        if end > len(self.data):
+            self.data = b"".join((self.data[self.position :], *self._chunks))
+            self._chunks.clear()
+            self._chunked, self.position, end = 0, 0, count
+        data = self.data[self.position : end]
+        self.position = end
+        return data
+
+    def receive(self) -> bool:
+        """Take over what has arrived; whether that was anything, the end included.
+
+        Raises OSError where the connection broke.
+        """
+        if self.sock is None:
+            self.eof = True
+            return True
+        self._wants_write = False
+        try:
+            chunk = self.sock.recv(_CHUNK)
+            while isinstance(self.sock, ssl.SSLSocket) and chunk and self.sock.pending():
+                self._add(chunk)
+                chunk = self.sock.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError):
+            return False
+        except ssl.SSLWantWriteError:
+            self._wants_write = True
+            return False
+        except ssl.SSLEOFError:
+            chunk = b""
+        if chunk:
+            self._add(chunk)
+        else:
+            self.eof = True
+        return True
+
+    def _add(self, chunk: bytes) -> None:
+        self._chunks.append(chunk)
+        self._chunked += len(chunk)
+
+    def send(self, data: memoryview) -> int:
+        """Send what fits; return how many bytes that was, 0 where one must wait first."""
+        if self.sock is None:
+            raise BrokenPipeError("the connection was closed")
+        try:
+            return self.sock.send(data)
+        except (BlockingIOError, InterruptedError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            return 0
+
+    # TLS
+
+    def begin_tls(self, context: ssl.SSLContext, server_hostname: str | None) -> ssl.SSLSocket:
+        """Put TLS on the socket; the handshake is still to be done (`handshake`)."""
+        if self.available() or self.sock is None:
+            # Sent in clear before the handshake, it may be anybody's.
+            raise ConnectionAbortedError("the server sent data before the TLS handshake")
+        self.detach()
+        secure = context.wrap_socket(
+            self.sock, server_hostname=server_hostname, do_handshake_on_connect=False
+        )
+        self.sock = secure
+        return secure
+
+    def handshake(self, secure: ssl.SSLSocket, wait: Callable[[bool], None]) -> None:
+        """Do the TLS handshake; `wait(writing)` waits for the socket."""
+        self._takes = False
+        try:
+            while True:
+                try:
+                    secure.do_handshake()
+                    return
+                except ssl.SSLWantReadError:
+                    wait(False)
+                except ssl.SSLWantWriteError:
+                    wait(True)
+        finally:
+            self._takes = True
+
+    # Waiting
+
+    def wait_in_thread(self, writing: bool, timeout: float | None) -> bool:
+        """Block until the socket is ready, what arrived being taken over; False past `timeout`."""
+        if self.sock is None:
+            raise ConnectionAbortedError("the connection was closed")
+        writing = writing or self._wants_write
+        poll = select.poll()
+        poll.register(self._fd, select.POLLOUT if writing else select.POLLIN)
+        if not poll.poll(None if timeout is None else max(timeout, 0.0) * 1000):
+            return False
+        if not writing and self._takes:
+            self.receive()
+        return True
+
+    def wait_on_loop(self, bridge: Bridge, writing: bool, timeout: float | None) -> bool:
+        """Await that the socket is ready, what arrived being taken over; False past `timeout`.
+
+        Raises OSError where the connection broke, and whatever interrupts the wait.
+        """
+        loop = bridge.loop
+        self.attach(loop)
+        future = self._future = loop.create_future()
+        timer = None if timeout is None else loop.call_later(max(timeout, 0.0), wake, future)
+        fd = self._fd
+        writing = writing or self._wants_write
+        self._ready = False
+        if writing:
+            loop.add_writer(fd, self._writable)
+        try:
+            bridge.wait(future)
+        finally:
+            self._future = None
+            if timer is not None:
+                timer.cancel()
+            if writing and self.sock is not None:
+                loop.remove_writer(fd)
+        if self._error is not None:
+            error, self._error = self._error, None
+            raise error
+        if self.sock is None:
+            raise ConnectionAbortedError("the connection was closed")
+        return self._ready
+
+    def _writable(self) -> None:
+        self._ready = True
+        if self._future is not None:
+            wake(self._future)
+
+    def _readable(self) -> None:
+        future = self._future
+        if future is None:
+            self._notice()
+            return
+        if not self._takes:
+            self.detach()  # or it would be called over and over until the handshake reads
+            self._ready = True
+            wake(future)
+            return
+        try:
+            self._ready = self.receive() or self._wants_write
+        except Exception as error:
+            self._error = error
+            self._ready = True
+        if self.eof or self._error is not None or (self._errors and self._errors.poll(0)):
+            self.detach()
+        if self._ready:
+            wake(future)
+
+    def _notice(self) -> None:
+        """Data that nobody waits for, or the end. It must not stay registered while readable."""
+        self.detach()
+        if self.unwatched is not None:
+            self.unwatched()
+
+    def attach(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Keep the socket registered with `loop` from now on. On the loop's thread."""
+        if self._loop is loop:
+            return
+        self.detach()
+        if self.sock is None:
+            raise ConnectionAbortedError("the connection was closed")
+        loop.add_reader(self._fd, self._readable)
+        self._loop = loop
+        if not isinstance(loop, asyncio.SelectorEventLoop):
+            # uvloop drops the reader of a socket that is in error after one call, and what is
+            # still to be read, the end of the stream at least, would never wake us.
+            self._errors = select.poll()
+            self._errors.register(self._fd, 0)
+
+    def detach(self) -> None:
+        """Take the socket out of its loop. On the loop's thread."""
+        loop, self._loop = self._loop, None
+        self._errors = None
+        if loop is not None and not loop.is_closed() and self._process == os.getpid():
+            loop.remove_reader(self._fd)
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that the socket is registered with."""
+        return self._loop
+
+    # The end
+
+    def is_quiet(self) -> bool:
+        """Whether it is open and nothing has arrived that was not asked for; takes no time."""
+        if self.sock is None or self.eof:
+            return False
+        poll = select.poll()
+        poll.register(self._fd, select.POLLIN)
+        if not poll.poll(0):
+            return not self.available()
+        try:
+            # What is readable may be TLS's own.
+            return not self.receive() and not self.available()
+        except OSError:
+            return False
+
+    def close(self) -> None:
+        """Close the socket; whoever waits for it is told so. On the loop's thread."""
+        self.detach()
+        closing, self.sock = self.sock, None
+        if closing is not None:
+            closing.close()
+        if self._future is not None:
+            wake(self._future)
+
+    def __getattr__(self, name: str) -> Any:
+        # What else a plugin for authentication may ask of a socket.
+        if self.sock is None:
+            raise AttributeError(name)
+        return getattr(self.sock, name)
+
+
+def wake(future: asyncio.Future[None]) -> None:
+    """End the wait for `future`, if it has not ended yet."""
+    if not future.done():
+        future.set_result(None)

@@ -1,0 +1,35 @@
+"""The outcome of a COMMIT whose connection broke."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from django.db.utils import OperationalError
+
+from nuages.bridge import current_bridge
+from nuages.exceptions import OutcomeUnknown
+
+
+class KnownOutcome:
+    """Mixin for wrappers whose server is at the other end of a socket."""
+
+    if TYPE_CHECKING:
+        connection: Any
+        vendor: str
+
+        def _is_dead(self) -> bool: ...
+
+    def _commit(self) -> None:
+        alive = self.connection is not None and current_bridge() and self.connection.is_alive()
+        try:
+            super()._commit()  # type: ignore[misc]
+        except OperationalError as error:
+            if alive and self._is_dead() and not isinstance(error, OutcomeUnknown):
+                unknown = OutcomeUnknown()
+                bridge = current_bridge()
+                if bridge is not None and bridge.deferred_cancel is not None:
+                    # The task is cancelled, and what it ends with seldom looked at.
+                    logging.getLogger(f"nuages.{self.vendor}").error("%s", unknown)
+                raise unknown from error
+            raise

@@ -1,0 +1,48 @@
+"""`MySQLdb`, which Django's MySQL backend imports: PyMySQL under that name, for that import.
+
+Below the other seams, since the engine needs it before any app is ready: Django loads an engine
+with the first model.
+"""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+
+VERSION = (2, 2, 8, "final", 1)
+"""The mysqlclient that PyMySQL stands for: Django 5.2 asks for 1.4.3, Django 6.1 for 2.2.1."""
+_PARTS = ("constants", "constants.CLIENT", "constants.FIELD_TYPE", "converters")
+
+
+@contextmanager
+def mysqldb() -> Iterator[None]:
+    """Within the block `import MySQLdb` works: mysqlclient where it is installed, else PyMySQL.
+
+    Afterwards nothing of it is left, so that nobody else takes the one for the other.
+    """
+    try:
+        import_module("MySQLdb")
+    except ImportError:
+        added = _stand_ins()
+        sys.modules.update(added)
+        try:
+            yield
+        finally:
+            for name in added:
+                del sys.modules[name]
+    else:
+        yield
+
+
+def _stand_ins() -> dict[str, types.ModuleType]:
+    driver = import_module("pymysql")
+    package = types.ModuleType("MySQLdb")
+    package.__dict__.update(driver.__dict__)
+    package.__dict__.update(
+        __name__="MySQLdb", version_info=VERSION, __version__=".".join(map(str, VERSION[:3]))
+    )
+    parts = {f"MySQLdb.{name}": import_module(f"pymysql.{name}") for name in _PARTS}
+    return {"MySQLdb": package, **parts}
