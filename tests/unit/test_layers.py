@@ -24,6 +24,7 @@ LAYERS = [
         "nuages.classloop",
         "nuages.wrapping",
     },
+    {"nuages.seams.mysqldb"},
     {"nuages.cache", "nuages.db", "nuages.stopping"},
     {"nuages.handling"},
     {"nuages.seams"},
@@ -115,7 +116,8 @@ def test_the_bottom_needs_nothing() -> None:
 
 def test_nobody_imports_a_backend_but_by_its_engine() -> None:
     """A driver may be missing; `ENGINE` is what names it."""
-    backends = {"nuages.db.backends.postgresql", "nuages.db.backends.sqlite3"}
+    vendors = ("mysql", "postgresql", "sqlite3")
+    backends = {f"nuages.db.backends.{vendor}" for vendor in vendors}
     for path in PATHS:
         module = name_of(path)
         for name in ours(path):

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import errno
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -40,6 +42,8 @@ from nuages.seams.mysqldb import mysqldb
 
 with mysqldb():
     from django.db.backends.mysql import base as django_base
+
+_DjangoWrapper: Any = django_base.DatabaseWrapper
 
 Database: Any = types.ModuleType("pymysql")
 Database.__dict__.update(pymysql.__dict__)
@@ -122,7 +126,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     def init_connection_state(self) -> None:
         """As in Django, each assignment by itself: PyMySQL sends one statement at a time."""
-        super(django_base.DatabaseWrapper, self).init_connection_state()
+        super(_DjangoWrapper, self).init_connection_state()
         assignments = []
         if self.features.is_sql_auto_is_null_enabled:
             assignments.append("SET SQL_AUTO_IS_NULL = 0")
@@ -131,7 +135,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             assignments.append(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
         if self._statement_timeout is not None:
             assignments.append(self._limit_of_statements(self._statement_timeout))
-        with self.cursor() as cursor:
+        # Not through Django's cursors: whose capture of queries should the pool's work be in?
+        with self.wrap_database_errors, self.connection.cursor() as cursor:
             for assignment in assignments:
                 cursor.execute(assignment)
 
@@ -176,10 +181,18 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         version = getattr(self.connection, "server_version", None)
         known = _server_data.get(key)
         if known is None or (version is not None and known["greeting"] != version):
-            found: dict[str, Any] = django_base.DatabaseWrapper.mysql_server_data.func(self)
+            asked = types.SimpleNamespace(temporary_connection=self._quiet_cursor)
+            found: dict[str, Any] = _DjangoWrapper.mysql_server_data.func(asked)
             greeting = getattr(self.connection, "server_version", version)
             known = _server_data[key] = {**found, "greeting": greeting}
         return known
+
+    @contextmanager
+    def _quiet_cursor(self) -> Iterator[Any]:
+        """As `temporary_connection()`, its queries in nobody's capture."""
+        with self.temporary_connection(), self.wrap_database_errors:
+            with self.connection.cursor() as cursor:
+                yield cursor
 
     # Using
 
@@ -202,7 +215,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     def _rollback(self) -> None:
         try:
-            super(django_base.DatabaseWrapper, self)._rollback()
+            super(_DjangoWrapper, self)._rollback()
         except err.NotSupportedError:
             pass  # as in Django: tables that know no transactions
 

@@ -7,8 +7,8 @@ import functools
 import struct
 from typing import TYPE_CHECKING, Any
 
-from pymysql.connections import MySQLResult
-from pymysql.cursors import SSCursor
+from pymysql.connections import MySQLResult  # type: ignore[import-untyped]
+from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
 
 from nuages.bridge import current_bridge
 
