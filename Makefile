@@ -13,8 +13,8 @@ ARGS ?=
 JOBS ?= 2
 # How many waits of an operation `make sweep` tries; 0: all.
 POINTS ?= 0
-# For `make django-suite`: postgresql or sqlite; test modules of Django, all by default; 1 runs
-# stock Django anew.
+# For `make django-suite`: postgresql, sqlite or mysql; test modules of Django, all by default; 1
+# runs stock Django anew.
 DB ?= sqlite
 MODULES ?=
 REFRESH_STOCK ?=
@@ -26,7 +26,7 @@ help: ## Show this list
 	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
 	@echo
 	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=2 (test),"
-	@echo "  DB=postgresql|sqlite MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
+	@echo "  DB=postgresql|sqlite|mysql MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
 demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
 	@scripts/env demo

@@ -1,6 +1,6 @@
 """Django's own test suite, run unmodified on Django's backends and on Nuages' event loop.
 
-``python -m tests.django_suite --db postgresql|sqlite MODULE ...`` fetches the suite of the
+``python -m tests.django_suite --db postgresql|sqlite|mysql MODULE ...`` fetches the suite of the
 installed Django, runs each module twice and reports every test that the loop does not pass
 although stock does. One module per duty:
 

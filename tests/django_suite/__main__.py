@@ -1,4 +1,4 @@
-"""The command: ``python -m tests.django_suite --db postgresql|sqlite [MODULE ...]``.
+"""The command: ``python -m tests.django_suite --db postgresql|sqlite|mysql [MODULE ...]``.
 
 Without a MODULE it is all of Django's suite, and a module whose result on the loop is stored and
 still holds is not run again, so that a run which was stopped goes on where it was.
@@ -22,7 +22,7 @@ import django
 from tests import services
 from tests.django_suite import accepted, compatibility, report, source, stored
 from tests.django_suite.compare import compare, is_difference
-from tests.django_suite.databases import REDIS_MODULES, Server, ServerError
+from tests.django_suite.databases import REDIS_MODULES, SERVERS, ServerError
 from tests.django_suite.outcomes import ModuleRun
 from tests.django_suite.processes import ROOT, Job, Workshop
 
@@ -88,7 +88,8 @@ class Call:
         if unknown := [name for name in self.modules if not (suite / name).is_dir()]:
             raise source.SourceError(f"Django {version} has no test modules {', '.join(unknown)}")
         requirements = self._requirements(suite)
-        self.server = Server.from_environment() if options.db == "postgresql" else None
+        kind = SERVERS.get(options.db)
+        self.server = None if kind is None else kind.from_environment()
         if self.server is not None and (dropped := self.server.drop_leftovers()):
             print(f"dropped what a killed run left: {', '.join(dropped)}")
         self.fingerprint = stored.fingerprint(requirements, self.server)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-DATABASES = ("postgresql", "sqlite")
+DATABASES = ("postgresql", "sqlite", "mysql")
 MOST_ENTRIES = 20
 """For each database."""
 SHORTEST_REASON = 20

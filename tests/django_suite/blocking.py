@@ -7,6 +7,8 @@ drivers really wait:
 - psycopg: every function of ``psycopg.waiting`` that blocks on a socket, and ``cancel()``, which
   opens a connection of its own. A wait counts when its generator asks to wait at all: one that has
   its answer already does not block;
+- PyMySQL: what it does with a socket that blocks, and every `select.poll()` that it, or Nuages on
+  its behalf, waits in. A socket that never blocks, awaited by the loop, is not noted;
 - sqlite3: opening a file, and every statement, through the trace callback, which SQLite calls in
   the thread that executes the statement;
 - redis-py's sync client: connecting, sending and reading.
@@ -17,6 +19,8 @@ its own connection with psycopg or sqlite3) is the test's doing and is not count
 """
 
 import functools
+import select
+import socket
 import sqlite3
 import sys
 import threading
@@ -31,6 +35,8 @@ from nuages.test import blocking
 MOST_STACKS = 10
 STACK_DEPTH = 25
 
+_SOCKET_CALLS = ("connect", "recv", "recv_into", "send", "sendall")
+_OUR_BACKEND = "/nuages/db/backends/mysql/"
 
 class BlockingWatch:
     """Counts blocking database calls on one thread, and keeps the stacks of the first few."""
@@ -43,13 +49,15 @@ class BlockingWatch:
         self._transparent = {__file__, sqlite3.__file__, sqlite3.dbapi2.__file__}
         self._driver_folders: list[str] = []
 
-    def install(self, *, psycopg: bool, redis: bool = False) -> None:
+    def install(self, *, psycopg: bool, redis: bool = False, pymysql: bool = False) -> None:
         """Wrap the drivers' blocking calls; must come before anything imports them by name."""
         self._watch_sqlite()
         if redis:
             self._watch_redis()
         if psycopg:
             self._watch_psycopg()
+        if pymysql:
+            self._watch_pymysql()
 
     def start(self) -> None:
         """Count from now on, on the calling thread."""
@@ -77,6 +85,56 @@ class BlockingWatch:
             inside = name in self._transparent or name.startswith(tuple(self._driver_folders))
             if not inside:
                 return name.startswith(self._suite)
+            frame = frame.f_back
+        return False
+
+    def _watch_pymysql(self) -> None:
+        import pymysql  # type: ignore[import-untyped]
+
+        self._driver_folders.append(f"{Path(pymysql.__file__).parent}/")
+        for name in _SOCKET_CALLS:
+            setattr(socket.socket, name, self._watched_socket_call(name))
+        original_poll = select.poll
+
+        class Poll:
+            """A poll that is noted where it waits for a database."""
+
+            def __init__(poll) -> None:  # noqa: N805
+                poll._poll = original_poll()
+
+            def __getattr__(poll, name: str) -> Any:  # noqa: N805
+                return getattr(poll._poll, name)
+
+            def poll(poll, timeout: float | None = None) -> Any:  # noqa: N805
+                ready = poll._poll.poll(0)
+                if ready or timeout == 0:
+                    return ready
+                if self._is_a_drivers():
+                    self.note("select.poll")
+                return poll._poll.poll(timeout)
+
+        select.poll = Poll  # type: ignore[assignment]
+
+    def _watched_socket_call(self, name: str) -> Callable[..., Any]:
+        original = getattr(socket.socket, name)
+
+        @functools.wraps(original)
+        def call(sock: socket.socket, *arguments: Any) -> Any:
+            if self._is_here() and sock.gettimeout() != 0.0 and self._is_a_drivers():
+                self.note(f"socket.{name}")
+            return original(sock, *arguments)
+
+        return call
+
+    def _is_a_drivers(self) -> bool:
+        """Whether the calling code is PyMySQL, or Nuages' use of it."""
+        frame: FrameType | None = sys._getframe(2)
+        for _ in range(12):
+            if frame is None:
+                return False
+            name = frame.f_code.co_filename
+            if name.startswith(tuple(self._driver_folders)) or _OUR_BACKEND in name:
+                return True
             frame = frame.f_back
         return False
 

@@ -8,19 +8,23 @@ SQLite the suite's databases are in memory, as in Django's own settings for it: 
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 URL_VARIABLE = "NUAGES_TEST_POSTGRES_URL"
 DEFAULT_URL = "postgresql://postgres@127.0.0.1:5432/postgres"
+MYSQL_URL_VARIABLE = "NUAGES_TEST_MYSQL_URL"
+MYSQL_DEFAULT_URL = "mysql://root@127.0.0.1:3306/"
 
 ENGINES = {
     ("stock", "postgresql"): "django.db.backends.postgresql",
     ("stock", "sqlite"): "django.db.backends.sqlite3",
+    ("stock", "mysql"): "django.db.backends.mysql",
     ("loop", "postgresql"): "nuages.db.backends.postgresql",
     ("loop", "sqlite"): "nuages.db.backends.sqlite3",
+    ("loop", "mysql"): "nuages.db.backends.mysql",
 }
 
 REDIS_BACKEND = "django.core.cache.backends.redis.RedisCache"
@@ -38,7 +42,7 @@ _OURS = re.compile(rf"^(?:test_)?{_PREFIX}(?P<process>\d+)_")
 
 
 class ServerError(RuntimeError):
-    """PostgreSQL does not answer."""
+    """The server does not answer."""
 
 
 @dataclass(frozen=True)
@@ -134,6 +138,82 @@ class Server:
             for name in left:
                 connection.execute(f'DROP DATABASE IF EXISTS "{name}" WITH (FORCE)')
         return left
+
+
+@dataclass(frozen=True)
+class MySQLServer(Server):
+    """A MySQL or MariaDB server; both sides reach it with PyMySQL."""
+
+    @classmethod
+    def from_environment(cls) -> "MySQLServer":
+        """Return the server named by the environment, else the one on this machine."""
+        return cls.from_url(os.environ.get(MYSQL_URL_VARIABLE) or MYSQL_DEFAULT_URL)
+
+    @classmethod
+    def from_url(cls, url: str) -> "MySQLServer":
+        """Return the server of a ``mysql://user:password@host:port/`` URL."""
+        parts = urlsplit(url)
+        return cls(
+            host=unquote(parts.hostname or "127.0.0.1"),
+            port=parts.port or 3306,
+            user=unquote(parts.username or "root"),
+            password=unquote(parts.password or ""),
+            maintenance="",
+        )
+
+    @contextmanager
+    def connection(self) -> Iterator[Any]:
+        """Yield a connection in autocommit."""
+        import pymysql  # type: ignore[import-untyped]
+
+        try:
+            connection = pymysql.connect(
+                host=self.host, port=self.port, user=self.user, password=self.password,
+                autocommit=True, connect_timeout=10,
+            )  # fmt: skip
+        except pymysql.OperationalError as error:
+            raise ServerError(
+                f"no MySQL or MariaDB for the suite at {self.host}:{self.port}: {error}\n"
+                f"Start one, or name another in {MYSQL_URL_VARIABLE}."
+            ) from error
+        with connection:
+            yield connection
+
+    def _rows(self, *statements: str) -> list[tuple[Any, ...]]:
+        """Execute the statements; return the rows of the last."""
+        with self.connection() as connection, connection.cursor() as cursor:
+            for statement in statements:
+                cursor.execute(statement)
+            return list(cursor.fetchall())
+
+    def version(self) -> str:
+        """Return the server's version."""
+        return str(self._rows("SELECT VERSION()")[0][0])
+
+    def create(self, names: tuple[str, ...]) -> None:
+        """Create the databases that a process is configured with; its tests use others."""
+        self._rows(*(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4" for name in names))
+
+    def drop(self, names: tuple[str, ...]) -> None:
+        """Drop ``names`` and their test databases; whoever waits in one is ended first."""
+        every = [each for name in names for each in (f"test_{name}", name)]
+        listed = ", ".join(f"'{name}'" for name in every)
+        processes = f"SELECT id FROM information_schema.processlist WHERE db IN ({listed})"
+        for (number,) in self._rows(processes):
+            with suppress(Exception):  # it may have ended meanwhile
+                self._rows(f"KILL {number}")
+        self._rows(*(f"DROP DATABASE IF EXISTS `{name}`" for name in every))
+
+    def drop_leftovers(self) -> list[str]:
+        """Drop the databases of runs whose process is gone; return their names."""
+        left = [name for (name,) in self._rows("SHOW DATABASES") if is_leftover(name)]
+        if left:
+            self._rows(*(f"DROP DATABASE IF EXISTS `{name}`" for name in left))
+        return left
+
+
+SERVERS: dict[str, type[Server]] = {"postgresql": Server, "mysql": MySQLServer}
+"""The databases that are on a server."""
 
 
 def names_for(process: int, number: int) -> tuple[str, str]:

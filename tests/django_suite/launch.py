@@ -29,6 +29,8 @@ def main(job_file: str) -> int:
     """Run the job and return the exit status of ``runtests.py``."""
     job = json.loads(Path(job_file).read_text(encoding="utf-8"))
     # The stacks of a hang belong in the log before the outer process kills this one.
+    if job["database"] == "mysql":
+        _use_pymysql()
     faulthandler.dump_traceback_later(max(job["time_limit"] - 1, 0.1), exit=False)
     sys.path.remove(os.getcwd())
     os.chdir(job["suite"])
@@ -43,6 +45,13 @@ def main(job_file: str) -> int:
     status = _run_on_loop(job) if job["side"] == "loop" else _run_stock(job)
     faulthandler.cancel_dump_traceback_later()
     return status
+
+
+def _use_pymysql() -> None:
+    """Give Django's own engine PyMySQL for mysqlclient, so that both sides have one driver."""
+    from nuages.seams.mysqldb import stand_ins
+
+    sys.modules.update(stand_ins())
 
 
 def _run_stock(job: dict[str, Any]) -> int:
@@ -60,7 +69,11 @@ def _run_on_loop(job: dict[str, Any]) -> int:
     from tests.django_suite.databases import REDIS_MODULES
 
     watch = BlockingWatch(Path(job["suite"]), lambda stack: events.write("blocked", stack=stack))
-    watch.install(psycopg=job["database"] == "postgresql", redis=job["module"] in REDIS_MODULES)
+    watch.install(
+        psycopg=job["database"] == "postgresql",
+        redis=job["module"] in REDIS_MODULES,
+        pymysql=job["database"] == "mysql",
+    )
 
     from nuages.bridge import await_, off_loop, on_loop
     from nuages.db.counters import statistics

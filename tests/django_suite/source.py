@@ -36,7 +36,7 @@ CHEAP_REQUIREMENTS = (
 # GeoDjango needs engines of its own.
 NOT_SUPPORTED = {"gis_tests"}
 
-_REQUIREMENTS_OF = {"postgresql": ["postgres.txt"], "sqlite": []}
+_REQUIREMENTS_OF = {"postgresql": ["postgres.txt"], "sqlite": [], "mysql": []}
 
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*")
 

@@ -15,7 +15,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tests.django_suite.databases import Server
+from tests.django_suite.databases import MySQLServer, Server
 from tests.django_suite.outcomes import Counters, Ending, Kind, ModuleRun, Outcome
 
 Fingerprint = dict[str, Any]
@@ -32,8 +32,9 @@ def fingerprint(packages: Mapping[str, str | None], server: Server | None) -> Fi
     }
     if server is None:
         return found | {"sqlite": sqlite3.sqlite_version}
+    driver = "PyMySQL" if isinstance(server, MySQLServer) else "psycopg"
     return found | {
-        "psycopg": metadata.version("psycopg"),
+        driver.lower(): metadata.version(driver),
         "server": server.version(),
         "host": server.host,
         "port": server.port,

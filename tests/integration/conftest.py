@@ -148,10 +148,9 @@ def sqlite(_sqlite_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
 ON_MYSQL = {
     f"test_{name}"
     for name in (
-        "cancellation compiled_get coroutine_connection cursor deadlines detached hold mixed_engines "
-        "no_threads off_loop_scope on_commit orm plain_sync_code pool process query_capture related "
-        "scope_conflicts scope_ends scopes sessions thread_cancellation threads transactions "
-        "transactions_by_hand transactions_in_generators transactions_using"
+        "cancellation compiled_get cursor detached hold no_threads on_commit orm pool query_capture "
+        "related scope_conflicts scope_ends scopes sessions threads transactions "
+        "transactions_by_hand transactions_in_generators"
     ).split()
 }
 """The modules whose `database` is MySQL too: those that are about connections and what is done on

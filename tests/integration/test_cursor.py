@@ -34,7 +34,7 @@ def test_execute_and_fetch(database: str, run: Run) -> None:
             assert [row async for row in cursor] == [("d",), ("e",)]
             await cursor.execute("SELECT 1")
             assert await cursor.fetchall() == [(1,)]
-            await cursor.execute("UPDATE library_author SET name = CONCAT(name, %s)", ["!"])
+            await cursor.execute("UPDATE library_author SET name = REPLACE(name, %s, 'z')", ["a"])
             assert cursor.rowcount == 5
 
     run(main)

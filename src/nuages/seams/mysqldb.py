@@ -26,7 +26,7 @@ def mysqldb() -> Iterator[None]:
     try:
         import_module("MySQLdb")
     except ImportError:
-        added = _stand_ins()
+        added = stand_ins()
         sys.modules.update(added)
         try:
             yield
@@ -37,7 +37,8 @@ def mysqldb() -> Iterator[None]:
         yield
 
 
-def _stand_ins() -> dict[str, types.ModuleType]:
+def stand_ins() -> dict[str, types.ModuleType]:
+    """Return what takes the place of mysqlclient's modules, by name."""
     driver = import_module("pymysql")
     package = types.ModuleType("MySQLdb")
     package.__dict__.update(driver.__dict__)
