@@ -99,13 +99,13 @@ class BlockingWatch:
         class Poll:
             """A poll that is noted where it waits for a database."""
 
-            def __init__(poll) -> None:  # noqa: N805
+            def __init__(poll) -> None:
                 poll._poll = original_poll()
 
-            def __getattr__(poll, name: str) -> Any:  # noqa: N805
+            def __getattr__(poll, name: str) -> Any:
                 return getattr(poll._poll, name)
 
-            def poll(poll, timeout: float | None = None) -> Any:  # noqa: N805
+            def poll(poll, timeout: float | None = None) -> Any:
                 ready = poll._poll.poll(0)
                 if ready or timeout == 0:
                     return ready

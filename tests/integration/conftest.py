@@ -1,8 +1,9 @@
 """Databases and event loops for the integration tests: variants are fixture parameters.
 
-`database` runs a test once on PostgreSQL, once on a SQLite file and, where a server answers, once
-on MySQL or MariaDB; `postgresql`, `sqlite` and `mysql` run it on one. `run` runs an async function on a fresh event loop (asyncio's in debug mode, and
-uvloop) and checks afterwards that it left no task, no greenlet's bridge and no pool behind.
+`database` runs a test once on PostgreSQL, once on a SQLite file and, where the module is listed
+in ON_MYSQL, once on MySQL or MariaDB; `postgresql`, `sqlite` and `mysql` run it on one. `run` runs
+an async function on a fresh event loop (asyncio's in debug mode, and uvloop) and checks afterwards
+that it left no task, no greenlet's bridge and no pool behind.
 """
 
 from __future__ import annotations
@@ -145,14 +146,11 @@ def sqlite(_sqlite_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     close_thread_connection()
 
 
-ON_MYSQL = {
-    f"test_{name}"
-    for name in (
-        "cancellation compiled_get cursor detached hold no_threads on_commit orm pool query_capture "
-        "related scope_conflicts scope_ends scopes sessions threads transactions "
-        "transactions_by_hand transactions_in_generators"
-    ).split()
-}
+ON_MYSQL = """
+    cancellation compiled_get cursor detached hold no_threads on_commit orm pool query_capture
+    related scope_conflicts scope_ends scopes sessions threads transactions transactions_by_hand
+    transactions_in_generators
+"""
 """The modules whose `database` is MySQL too: those that are about connections and what is done on
 them. What requests, streams and forms add is the same on every database."""
 
@@ -161,7 +159,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Choose the databases of a test that asks for `database`."""
     if "database" in metafunc.fixturenames:
         names = ["postgresql", "sqlite"]
-        if metafunc.module.__name__.rpartition(".")[2] in ON_MYSQL:
+        if metafunc.module.__name__.rpartition(".test_")[2] in ON_MYSQL.split():
             names.append("mysql")
         metafunc.parametrize("database", names, indirect=True)
 

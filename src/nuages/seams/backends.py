@@ -7,6 +7,7 @@ import functools
 from importlib.util import find_spec
 from typing import Any
 
+from django.db import connections
 from django.db.backends.dummy.base import DatabaseWrapper as DummyWrapper
 
 from nuages.db.backends.base import LoopWrapper
@@ -14,6 +15,7 @@ from nuages.db.backends.contracts import may_do_io
 from nuages.exceptions import SyncInCoroutine
 from nuages.seams.table import Seam
 
+_MYSQL = "nuages.db.backends.mysql"
 _BASE = {
     "connect": "(self)",
     "ensure_connection": "(self)",
@@ -57,12 +59,38 @@ def _guard(original: Any) -> Any:
     return method
 
 
+class MySQLdbImport(Seam):
+    """The name `MySQLdb`, lent to PyMySQL while our MySQL engine imports Django's backend.
+
+    The engine does it itself (`seams/mysqldb.py`), when Django loads it: before any app is ready.
+    """
+
+    def applies(self) -> bool:
+        """Whether a database uses the engine."""
+        engines = (entry["ENGINE"] for entry in connections.settings.values())
+        return any(engine.startswith(_MYSQL) for engine in engines)
+
+    def problem(self) -> str | None:
+        """None: where the engine could not be loaded, Django has said so."""
+        return None
+
+    def install(self) -> None:
+        """Nothing: it has been in place, and is gone."""
+
+
 def seams() -> list[Seam]:
     """Return this area's seams; a vendor's where its driver is installed."""
     vendors = [("base", "BaseDatabaseWrapper", _BASE), ("sqlite3", "DatabaseWrapper", _SQLITE)]
     if find_spec("psycopg") is not None:
         vendors.append(("postgresql", "DatabaseWrapper", _POSTGRESQL))
-    return [
+    lent = MySQLdbImport(
+        "sys:modules",
+        "Django's MySQL backend imports MySQLdb, which is mysqlclient. Where that is missing "
+        "PyMySQL has the name for that import, and gives it back.",
+        lambda original: original,
+        new=True,
+    )
+    guards = [
         Seam(
             f"django.db.backends.{vendor}.base:{owner}.{name}",
             "The guard refuses every use where a loop runs. With one of our backends, in a "
@@ -73,3 +101,4 @@ def seams() -> list[Seam]:
         for vendor, owner, methods in vendors
         for name, signature in methods.items()
     ]
+    return [lent, *guards]

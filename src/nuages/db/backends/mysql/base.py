@@ -1,8 +1,8 @@
 """Django's MySQL backend over a connection that awaits on the event loop.
 
-`ENGINE = "nuages.db.backends.mysql"`, for MySQL and MariaDB. Everything but the driver is Django's;
-the driver is PyMySQL, where Django's own engine has mysqlclient. What of Django's module depends on
-the driver is overridden here, so a process may have both.
+`ENGINE = "nuages.db.backends.mysql"`, for MySQL and MariaDB. Everything but the driver is
+Django's; the driver is PyMySQL, where Django's own engine has mysqlclient. What of Django's module
+depends on the driver is overridden here, so a process may have both.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import types
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
 
 try:
-    import pymysql
+    import pymysql  # type: ignore[import-untyped]
 except ImportError as error:
     raise ImproperlyConfigured(
         'The engine "nuages.db.backends.mysql" needs PyMySQL: pip install "nuages[mysql]".'
@@ -31,7 +31,7 @@ if pymysql.VERSION[:2] < (1, 1):
 from django.db import IntegrityError
 from django.db.backends.utils import typecast_time
 from pymysql import converters, err
-from pymysql.constants import FIELD_TYPE
+from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
 
 from nuages.bridge import current_bridge
 from nuages.db import session_state
@@ -190,9 +190,12 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     @contextmanager
     def _quiet_cursor(self) -> Iterator[Any]:
         """As `temporary_connection()`, its queries in nobody's capture."""
-        with self.temporary_connection(), self.wrap_database_errors:
-            with self.connection.cursor() as cursor:
-                yield cursor
+        with (
+            self.temporary_connection(),
+            self.wrap_database_errors,
+            self.connection.cursor() as cursor,
+        ):
+            yield cursor
 
     # Using
 
@@ -214,10 +217,9 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """Nothing: a MySQL session has no time zone of Django's."""
 
     def _rollback(self) -> None:
-        try:
+        # As in Django: some tables know no transactions.
+        with suppress(err.NotSupportedError):
             super(_DjangoWrapper, self)._rollback()
-        except err.NotSupportedError:
-            pass  # as in Django: tables that know no transactions
 
     def _set_autocommit(self, autocommit: bool) -> None:
         bridge = current_bridge()

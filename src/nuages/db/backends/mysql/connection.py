@@ -20,8 +20,8 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from pymysql import connections, err
-from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS
+from pymysql import connections, err  # type: ignore[import-untyped]
+from pymysql.constants import COMMAND, CR, SERVER_STATUS  # type: ignore[import-untyped]
 
 from nuages.background import current_task
 from nuages.bridge import Bridge, current_bridge
@@ -55,7 +55,7 @@ _QUIT = b"\1\0\0\0\1"
 class _Exchange:
     """A command and its answer: `with connection.exchange`. Reentrant where PyMySQL nests them."""
 
-    __slots__ = ("_connection", "_owner", "_depth")
+    __slots__ = ("_connection", "_depth", "_owner")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -125,6 +125,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
     _connecting_until: float | None = None
     _connecting = False
     _current_timeout: float | None = None
+
+    _result: Any
 
     def __init__(self, *, connect_to: Any = None, **params: Any) -> None:
         self._params = params

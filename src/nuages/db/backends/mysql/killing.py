@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from pymysql import err
+from pymysql import err  # type: ignore[import-untyped]
 
 if TYPE_CHECKING:
     from nuages.db.backends.mysql.connection import Connection

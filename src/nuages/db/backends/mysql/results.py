@@ -27,10 +27,10 @@ else:
     _Unbuffered = object
 
 
-class Result(MySQLResult):
-    """A result that keeps its connection's server status and reads rows in the connection's turn."""
+class Result(MySQLResult):  # type: ignore[misc]
+    """A result that keeps the server's status, and reads its rows in the connection's turn."""
 
-    connection: Connection | None
+    connection: Any
 
     def _check_packet_is_eof(self, packet: Any) -> bool:
         if not super()._check_packet_is_eof(packet):

@@ -12,9 +12,11 @@ from typing import Literal
 
 Trace = Literal["", "maybe", "state", "use", "checks off", "checks on"]
 """What a statement leaves: nothing; maybe something, which nobody is warned of; state; the session
-in another database; or it switches the checks of foreign keys, which Django itself switches off and on."""
+in another database; or it switches the checks of foreign keys, as Django does itself."""
 
-_COMMENTS = re.compile(rb"(?:\s+|--\s[^\n]*\n?|#[^\n]*\n?|/\*(?![!M]).*?\*/|\(|/\*!\d*)*", re.DOTALL)
+_COMMENTS = re.compile(
+    rb"(?:\s+|--\s[^\n]*\n?|#[^\n]*\n?|/\*(?![!M]).*?\*/|\(|/\*M?!\d*)*", re.DOTALL
+)
 _WORD = re.compile(rb"[A-Za-z]+")
 _QUOTED = re.compile(rb"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.|\"\")*\"", re.DOTALL)
 _ASSIGNS = re.compile(rb"@[\w$.`'\"]+\s*:=|\binto\s+@", re.IGNORECASE)

@@ -3,7 +3,7 @@
 PyMySQL reads from a file and writes to a socket. Both are this object, which PyMySQL is given as
 its socket. On a loop the socket stays registered while its connection is in the pool, so waiting
 costs no system call and a server that closes is noticed; what arrives for somebody who waits is
-taken over at once. Without a loop it waits in `poll()`. A connection can be used both ways in turn.
+taken over at once. Without a loop it waits in `poll()`. A connection can be used in both ways.
 """
 
 from __future__ import annotations
