@@ -90,6 +90,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     """Django's wrapper, awaited on the loop."""
 
     Database = Database
+    _is_pools_doing = False
+    """Whether a connection is opened or reset: its statements are in nobody's capture."""
 
     # Connecting
 
@@ -128,15 +130,14 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """As in Django, each assignment by itself: PyMySQL sends one statement at a time."""
         super(_DjangoWrapper, self).init_connection_state()
         assignments = []
-        if self.features.is_sql_auto_is_null_enabled:
-            assignments.append("SET SQL_AUTO_IS_NULL = 0")
         if self.isolation_level:
             level = self.isolation_level.upper()
             assignments.append(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
         if self._statement_timeout is not None:
             assignments.append(self._limit_of_statements(self._statement_timeout))
-        # Not through Django's cursors: whose capture of queries should the pool's work be in?
-        with self.wrap_database_errors, self.connection.cursor() as cursor:
+        if self.features.is_sql_auto_is_null_enabled:
+            assignments.append("SET SQL_AUTO_IS_NULL = 0")
+        with self._quiet_cursor() if self._is_pools_doing else self.cursor() as cursor:
             for assignment in assignments:
                 cursor.execute(assignment)
 
@@ -146,7 +147,11 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return f"SET SESSION max_execution_time = {round(seconds * 1000)}"
 
     def _open(self, session: Any) -> None:
-        super()._open(session)
+        self._is_pools_doing = True
+        try:
+            super()._open(session)
+        finally:
+            self._is_pools_doing = False
         connection = self.connection
         connection.isolation_of_wrapper = self.isolation_level
         connection.statement_timeout = self._statement_timeout
@@ -181,7 +186,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         version = getattr(self.connection, "server_version", None)
         known = _server_data.get(key)
         if known is None or (version is not None and known["greeting"] != version):
-            asked = types.SimpleNamespace(temporary_connection=self._quiet_cursor)
+            asked = types.SimpleNamespace(temporary_connection=self._quietly_connected)
             found: dict[str, Any] = _DjangoWrapper.mysql_server_data.func(asked)
             greeting = getattr(self.connection, "server_version", version)
             known = _server_data[key] = {**found, "greeting": greeting}
@@ -189,12 +194,14 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     @contextmanager
     def _quiet_cursor(self) -> Iterator[Any]:
-        """As `temporary_connection()`, its queries in nobody's capture."""
-        with (
-            self.temporary_connection(),
-            self.wrap_database_errors,
-            self.connection.cursor() as cursor,
-        ):
+        """A cursor whose queries are in nobody's capture."""
+        with self.wrap_database_errors, self.connection.cursor() as cursor:
+            yield cursor
+
+    @contextmanager
+    def _quietly_connected(self) -> Iterator[Any]:
+        """As `temporary_connection()`, with such a cursor."""
+        with self.temporary_connection(), self._quiet_cursor() as cursor:
             yield cursor
 
     # Using
@@ -207,6 +214,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """COM_RESET_CONNECTION, and the settings of a new connection again."""
         connection = self.connection
         state, meant = connection.session_state, connection.state_is_meant
+        self._is_pools_doing = True
         connection.reset()
         self.init_connection_state()
         connection.note_baseline()

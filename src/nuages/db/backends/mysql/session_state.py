@@ -19,7 +19,7 @@ _COMMENTS = re.compile(
 )
 _WORD = re.compile(rb"[A-Za-z]+")
 _QUOTED = re.compile(rb"'(?:[^'\\]|\\.|'')*'|\"(?:[^\"\\]|\\.|\"\")*\"", re.DOTALL)
-_ASSIGNS = re.compile(rb"@[\w$.`'\"]+\s*:=|\binto\s+@", re.IGNORECASE)
+_ASSIGNS = re.compile(rb"@(?:[\w$.]+|`[^`]*`|'[^']*'|\"[^\"]*\")\s*:=|\binto\s+@", re.IGNORECASE)
 _LOCKS = re.compile(rb"\bget_lock\s*\(", re.IGNORECASE)
 _CHECKS = re.compile(rb"SET\s+(?:SESSION\s+|@@)?foreign_key_checks\s*=\s*([01])\s*;?\s*$", re.I)
 _SET_ELSEWHERE = re.compile(

@@ -1,0 +1,438 @@
+"""A cancelled statement ends on the MySQL server; its session is at rest then, or closed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.test import override_settings
+
+from nuages.db import aatomic, acursor, aon_commit, hold_connection
+from nuages.db.backends.mysql import connection as mysql_connection
+from nuages.db.backends.mysql.killing import Killer
+from nuages.exceptions import OutcomeUnknown
+from tests.integration.conftest import Run
+from tests.integration.mysql_tools import OURS, server
+from tests.integration.pool_tools import (
+    Proxy,
+    assert_whole,
+    cancelled,
+    fetch,
+    options,
+    the_pool,
+)
+from tests.integration.scope_tools import names, until
+from tests.library.models import Author
+
+SLEEP = "SELECT SLEEP(60)"
+
+
+async def session() -> int:
+    return int(await fetch("SELECT CONNECTION_ID()"))
+
+
+def test_a_cancelled_query_ends_on_the_server_and_its_session_goes_on(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    options(max_size=1)
+
+    async def main() -> None:
+        number = await session()
+        with server() as observer:
+            task = asyncio.create_task(fetch(SLEEP))
+            await observer.until_running("SLEEP")
+            await cancelled(task)
+            assert observer.value(f"SELECT count(*) {OURS} AND command <> 'Sleep'") == 0
+            assert await session() == number
+            # The connection that sent KILL QUERY is gone.
+            await observer.until_sessions(1)
+            assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_timeout_in_a_transaction_marks_it_for_rollback(mysql: dict[str, Any], run: Run) -> None:
+    async def main() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="Nobody")
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await fetch(SLEEP)
+            with pytest.raises(transaction.TransactionManagementError):
+                await Author.objects.acount()
+        assert await names() == []
+        assert the_pool().opened == 1
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_cancelled_transaction_rolls_back_and_goes_on(mysql: dict[str, Any], run: Run) -> None:
+    options(max_size=1)
+
+    async def main() -> None:
+        async def work() -> None:
+            async with aatomic():
+                await Author.objects.acreate(name="Nobody")
+                await fetch(SLEEP)
+
+        number = await session()
+        with server() as observer:
+            task = asyncio.create_task(work())
+            await observer.until_running("SLEEP")
+            await cancelled(task)
+            await observer.until_idle()
+        assert await names() == []
+        assert await session() == number
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_kill_that_comes_late_hits_nobody_elses_statement(
+    mysql: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The statement ends by itself before KILL QUERY is sent: the session is idle then."""
+    options(max_size=1)
+    kill = Killer.kill
+
+    async def main() -> None:
+        number = await session()
+        with server() as observer:
+
+            def late(self: Killer) -> None:
+                observer.unlock()
+                while observer.value(f"SELECT command {OURS} AND id = %s", number) != "Sleep":
+                    pass
+                kill(self)
+
+            monkeypatch.setattr(Killer, "kill", late)
+            for _ in range(5):
+                with observer.locked("nuages-late"):
+                    task = asyncio.create_task(fetch("SELECT GET_LOCK('nuages-late', 60)"))
+                    await observer.until_running("nuages-late")
+                    await cancelled(task)
+                assert await session() == number
+                assert await Author.objects.acount() == 0
+
+    with override_settings(NUAGES={"RESET_WARNING": False}):
+        run(main)
+
+
+def test_cancelled_at_any_moment_the_next_statement_is_whole(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    """Wherever the cancellation strikes: before, while and after the server answers."""
+    options(max_size=1)
+
+    async def main() -> None:
+        await session()
+        struck = 0
+        for spins in [*range(8)] * 4:
+            task = asyncio.create_task(fetch("SELECT BENCHMARK(20000, MD5('x')), 'old'"))
+            for _ in range(spins):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.wait([task])
+            struck += task.cancelled()
+            assert await fetch("SELECT %s", f"new {spins}") == f"new {spins}"
+        assert struck
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_gathered_cancellations(mysql: dict[str, Any], run: Run) -> None:
+    options(max_size=5)
+
+    async def main() -> None:
+        with server() as observer:
+            tasks = [asyncio.create_task(fetch(SLEEP)) for _ in range(5)]
+            await observer.until_running("SLEEP", 5)
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks)
+            assert all(task.cancelled() for task in tasks)
+            await observer.until_idle()
+            assert the_pool().opened == 5
+            rows = await asyncio.gather(*(fetch("SELECT %s", n) for n in range(20)))
+            assert rows == list(range(20))
+            assert the_pool().opened == 5
+
+    run(main)
+
+
+def test_begin_cancelled_leaves_no_transaction_behind(mysql: dict[str, Any], run: Run) -> None:
+    """`SET AUTOCOMMIT = 0` may have had its effect: the same task goes on in autocommit."""
+
+    async def main() -> None:
+        async def work(spins: int) -> None:
+            task = asyncio.current_task()
+            assert task is not None
+
+            def strike(count: int) -> None:
+                if count:
+                    task.get_loop().call_soon(strike, count - 1)
+                else:
+                    task.cancel()
+
+            strike(spins)
+            try:
+                async with aatomic():
+                    await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                task.uncancel()
+            await Author.objects.acreate(name=f"after {spins}")
+
+        for spins in range(8):
+            await asyncio.create_task(work(spins))
+        with server() as observer:
+            assert observer.value(f"SELECT count(*) FROM {Author._meta.db_table}") == 8
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_cancelled_during_rollback(mysql: dict[str, Any], run: Run) -> None:
+    async def main() -> None:
+        async def work() -> None:
+            async with aatomic():
+                await Author.objects.acreate(name="Nobody")
+                task = asyncio.current_task()
+                assert task is not None
+                task.get_loop().call_soon(task.cancel)
+                raise ZeroDivisionError
+
+        await asyncio.wait([task := asyncio.create_task(work())])
+        assert task.cancelled()
+        assert await names() == []
+        assert_whole(the_pool())
+
+    run(main)
+
+
+# COMMIT
+
+
+class Site:
+    """A transaction whose COMMIT stays in a proxy until it is let go, or cut off."""
+
+    def __init__(self, entry: dict[str, Any], proxy: Proxy) -> None:
+        self.proxy = proxy
+        self.done: list[str] = []
+        self.at_commit = asyncio.Event()
+        entry.update(HOST="127.0.0.1", PORT=str(proxy.port))
+
+    async def work(self) -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="Ursula")
+            await aon_commit(lambda: self.done.append("hook"))
+            self.proxy.hold()
+            self.at_commit.set()
+
+
+def test_a_commit_is_awaited_although_its_task_is_cancelled(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    async def main() -> None:
+        async with Proxy(dict(mysql)) as proxy:
+            site = Site(mysql, proxy)
+            task = asyncio.create_task(site.work())
+            await site.at_commit.wait()
+            for _ in range(3):
+                await asyncio.sleep(0)
+                task.cancel()
+            await asyncio.sleep(0)
+            assert not task.done()
+            proxy.let_go()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert site.done == ["hook"], "it was committed"
+            assert await names() == ["Ursula"]
+            assert the_pool().opened == 1
+            assert_whole(the_pool())
+            the_pool().close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("how", ["cut", "timeout"])
+def test_the_outcome_of_a_commit_may_be_unknown(
+    mysql: dict[str, Any], run: Run, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with Proxy(dict(mysql)) as proxy:
+            site = Site(mysql, proxy)
+            task = asyncio.create_task(site.work())
+            await site.at_commit.wait()
+            await asyncio.sleep(0)
+            if how == "cut":
+                proxy.cut()
+                proxy.let_go()
+                with pytest.raises(OutcomeUnknown):
+                    await task
+            else:
+                with caplog.at_level(logging.ERROR, "nuages"):
+                    task.cancel()
+                    with pytest.raises(asyncio.CancelledError) as caught:
+                        await task
+                proxy.let_go()
+                assert isinstance(caught.value.__cause__, OutcomeUnknown)
+                assert OutcomeUnknown.code in caplog.text
+            assert site.done == []
+            assert the_pool().stats()["size"] == 0
+
+    with override_settings(NUAGES={"COMMIT_TIMEOUT": 0.1}):
+        run(main)
+
+
+# What cannot be brought to its end
+
+
+def test_a_second_cancellation_shortens_the_cleanup_to_closing_the_socket(
+    mysql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        with server() as observer:
+            async with Proxy(dict(mysql)) as proxy:
+                mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+                task = asyncio.create_task(fetch(SLEEP))
+                await observer.until_running("SLEEP")
+                proxy.swallow()
+                task.cancel()
+                await proxy.accepted.wait()  # the side connection, which gets no answer
+                assert not task.done()
+                await cancelled(task)
+                assert the_pool().stats()["size"] == 0
+            await observer.end_all()
+        assert "cancelled again" in caplog.text
+
+    run(main)
+
+
+@override_settings(NUAGES={"CANCEL_TIMEOUT": 0.1})
+def test_a_server_that_does_not_answer_loses_its_connection(
+    mysql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        with server() as observer:
+            async with Proxy(dict(mysql)) as proxy:
+                mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+                task = asyncio.create_task(fetch(SLEEP))
+                await observer.until_running("SLEEP")
+                proxy.swallow()
+                await cancelled(task)
+                assert the_pool().stats()["size"] == 0
+            await observer.end_all()
+        assert "could not be cancelled" in caplog.text
+
+    run(main)
+
+
+def test_another_server_behind_the_address_is_not_asked_to_kill(
+    mysql: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    """There the number is somebody else's session."""
+
+    async def main() -> None:
+        with server() as observer:
+            async with hold_connection() as held:
+                await session()
+                held.connection.identity = ("another host", 3306, 1)
+                task = asyncio.create_task(fetch(SLEEP))
+                await observer.until_running("SLEEP")
+                number = held.connection.thread_id()
+                await cancelled(task)
+                assert "another server" in caplog.text
+                assert not held.connection.is_alive()
+                # Nobody has killed it.
+                assert observer.value(f"SELECT count(*) {OURS} AND id = %s", number) == 1
+                await observer.kill(number)
+
+    run(main)
+
+
+def test_a_coroutine_closed_by_hand_drops_its_connection_without_io(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    async def main() -> None:
+        with server() as observer:
+            await session()
+            coroutine = fetch(SLEEP)
+            future = coroutine.send(None)
+            assert future is not None
+            coroutine.close()
+            assert the_pool().stats()["used"] == 0
+            assert await fetch("SELECT 1") == 1
+            await observer.end_all()
+            assert await fetch("SELECT 1") == 1
+            assert_whole(the_pool())
+
+    run(main)
+
+
+def test_connecting_is_cancelled(mysql: dict[str, Any], run: Run) -> None:
+    async def main() -> None:
+        async with Proxy(dict(mysql)) as proxy:
+            mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.swallow()
+            task = asyncio.create_task(fetch("SELECT 1"))
+            await proxy.accepted.wait()
+            await cancelled(task)
+            assert the_pool().stats()["size"] == 0
+
+    run(main)
+
+
+def test_a_half_sent_statement_closes_its_connection(mysql: dict[str, Any], run: Run) -> None:
+    """The server has not got it, so there is nothing to cancel, and no way back."""
+
+    async def main() -> None:
+        async with Proxy(dict(mysql)) as proxy:
+            mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            await session()
+            proxy.hold()
+            waiting: list[Any] = []
+            wait = mysql_connection.Connection._wait
+
+            def noting(self: Any, transport: Any, writing: bool, timeout: Any) -> None:
+                waiting.append(writing)
+                wait(self, transport, writing, timeout)
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(mysql_connection.Connection, "_wait", noting)
+                task = asyncio.create_task(fetch("SELECT LENGTH(%s)", "x" * 20_000_000))
+                await until(lambda: True in waiting)
+                await cancelled(task)
+            assert the_pool().stats()["size"] == 0
+            proxy.let_go()
+
+    run(main)
+
+
+def test_a_procedures_further_results_are_drained(mysql: dict[str, Any], run: Run) -> None:
+    options(max_size=1)
+
+    async def main() -> None:
+        await fetch(
+            "CREATE OR REPLACE PROCEDURE slow() BEGIN SELECT 1; SELECT SLEEP(60); SELECT 2; END"
+        )
+        number = await session()
+
+        async def work() -> None:
+            async with acursor() as cursor:
+                await cursor.execute("CALL slow()")
+                await cursor.run(lambda raw: raw.nextset())
+
+        with server() as observer:
+            task = asyncio.create_task(work())
+            await observer.until_running("SLEEP")
+            await cancelled(task)
+            await observer.until_idle()
+        assert await session() == number
+
+    run(main)
