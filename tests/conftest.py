@@ -89,6 +89,17 @@ def mysql_server() -> services.MySQLServer:
 
 
 @pytest.fixture(scope="session")
+def tls_mysql_server() -> Iterator[services.TLSMySQLServer]:
+    """A MariaDB with TLS; skips where Debian's binaries are not installed."""
+    with ExitStack() as stack:
+        try:
+            server = stack.enter_context(services.tls_mysql_server())
+        except services.NotInstalled as reason:
+            missing("mysql", str(reason))
+        yield server
+
+
+@pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     """The URL of a Valkey of the tests' own."""
     with services.valkey_server() as url:

@@ -40,6 +40,7 @@ READY = "nuages: ready"
 MYSQL_VARIABLE = "NUAGES_TEST_MYSQL_URL"
 MYSQL_DEFAULT = "mysql://root@127.0.0.1:3306/"
 
+DEBIAN_MARIADB = Path("/usr/sbin")
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 
 POSTGRES_OPTIONS = {
@@ -72,6 +73,21 @@ rm -rf "$home"
 VALKEY_KEEPER = """
 bin=$1 home=$2 port=$3
 "$bin/valkey-server" --bind 127.0.0.1 --port "$port" --dir "$home" --save '' --appendonly no &
+exec >/dev/null 2>&1
+read -r _
+kill -KILL $!
+wait
+rm -rf "$home"
+"""
+
+
+# As Valkey: it says on its error output when it is ready, and ignores SIGPIPE.
+MARIADB_KEEPER = """
+bin=$1 home=$2 port=$3
+"$bin/mariadbd" --no-defaults --datadir="$home/data" --tmpdir="$home" --socket="$home/socket" \
+    --pid-file="$home/pid" --bind-address=127.0.0.1 --port="$port" --skip-name-resolve \
+    --innodb-flush-log-at-trx-commit=0 --ssl-cert="$home/server.crt" --ssl-key="$home/server.key" \
+    2>&1 &
 exec >/dev/null 2>&1
 read -r _
 kill -KILL $!
@@ -202,6 +218,45 @@ class MySQLServer:
         """What Django's DATABASES needs to reach the server."""
         given = {"HOST": self.host, "PORT": str(self.port), "USER": self.user}
         return given | {"PASSWORD": self.password}
+
+
+@dataclass(frozen=True)
+class TLSMySQLServer:
+    """A MariaDB with TLS, root without a password; its certificate is for `localhost`."""
+
+    port: int
+    authority: Path
+    """The certificate that the server's own is verified with."""
+    other_authority: Path
+    """A certificate that has nothing to do with the server's."""
+
+
+@contextmanager
+def tls_mysql_server() -> Iterator[TLSMySQLServer]:
+    """A MariaDB on loopback from Debian's binaries; NotInstalled where there are none."""
+    if not (DEBIAN_MARIADB / "mariadbd").exists():
+        raise NotInstalled(
+            f"TLS needs a MariaDB of the tests' own, and {DEBIAN_MARIADB} has none: "
+            "apt-get install mariadb-server"
+        )
+    with _home("nuages-mariadb-") as home:
+        authority, other = _certificate("server", home), _certificate("other", home)
+        command = [
+            *("mariadb-install-db", "--no-defaults", "--skip-test-db", "--skip-name-resolve"),
+            *("--auth-root-authentication-method=normal", f"--datadir={home / 'data'}"),
+        ]
+        done = subprocess.run(
+            command,
+            cwd=home,
+            env=_environment(home),
+            capture_output=True,
+            text=True,
+            **_account(),
+        )
+        if done.returncode != 0:
+            raise ServiceError(f"mariadb-install-db failed:\n{done.stdout}{done.stderr}")
+        with _kept(MARIADB_KEEPER, DEBIAN_MARIADB, home, "ready for connections") as port:
+            yield TLSMySQLServer(port, authority, other)
 
 
 def mysql_server() -> MySQLServer:

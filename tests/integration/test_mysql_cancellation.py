@@ -95,7 +95,8 @@ def test_a_cancelled_transaction_rolls_back_and_goes_on(mysql: dict[str, Any], r
 def test_a_kill_that_comes_late_hits_nobody_elses_statement(
     mysql: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The statement ends by itself before KILL QUERY is sent: the session is idle then."""
+    """The statement ends by itself before KILL QUERY is sent: the session is idle then, and gets a
+    statement that may be killed before anybody else's."""
     options(max_size=1)
     kill = Killer.kill
 
@@ -109,6 +110,15 @@ def test_a_kill_that_comes_late_hits_nobody_elses_statement(
                     pass
                 kill(self)
 
+            confirmed: list[bytes] = []
+            execute = mysql_connection.Connection._execute_command
+
+            def noting(self: Any, command: int, sql: Any) -> None:
+                if sql == b"DO 0":
+                    confirmed.append(sql)
+                execute(self, command, sql)
+
+            monkeypatch.setattr(mysql_connection.Connection, "_execute_command", noting)
             monkeypatch.setattr(Killer, "kill", late)
             for _ in range(5):
                 with observer.locked("nuages-late"):
@@ -117,6 +127,7 @@ def test_a_kill_that_comes_late_hits_nobody_elses_statement(
                     await cancelled(task)
                 assert await session() == number
                 assert await Author.objects.acount() == 0
+            assert len(confirmed) >= 5
 
     with override_settings(NUAGES={"RESET_WARNING": False}):
         run(main)

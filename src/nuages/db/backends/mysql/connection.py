@@ -405,7 +405,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def _is_undisturbed(self, killer: Killer | None) -> bool:
         before = killer.count if killer is not None else 0
         try:
-            super()._execute_command(COMMAND.COM_QUERY, b"DO 0")
+            self._execute_command(COMMAND.COM_QUERY, b"DO 0")
             self._read_ok_packet()
         except err.OperationalError as error:
             if error.args[0] != INTERRUPTED:
