@@ -11,6 +11,7 @@
 | nuages.E007 | AUTOCOMMIT = False |
 | nuages.E008 | an engine that cannot be loaded |
 | nuages.E009 | LOCATION or OPTIONS of a Redis cache |
+| nuages.E010 | what DATABASES says to the driver |
 | nuages.W001 | a Django version that is not known |
 | nuages.W002 | a model whose own attribute stands where `a<relation>` would |
 | nuages.W003 | a database of another engine beside ours |
@@ -26,6 +27,7 @@ from django.apps import AppConfig, apps
 from django.conf import settings
 from django.core import checks
 from django.core.exceptions import ImproperlyConfigured
+from django.db.utils import load_backend
 
 from nuages.conf import KEYS
 from nuages.db.app import check_app
@@ -101,6 +103,15 @@ def _check_ours(alias: str, entry: dict[str, Any], options: Any) -> Iterator[che
         options.parse(alias, entry)
     except ImproperlyConfigured as error:
         yield checks.Error(str(error), id="nuages.E002")
+    try:
+        engine = load_backend(entry["ENGINE"])
+    except (ImproperlyConfigured, ImportError) as error:
+        yield checks.Error(str(error), id="nuages.E008")
+    else:
+        try:
+            engine.DatabaseWrapper(entry, alias).get_connection_params()
+        except ImproperlyConfigured as error:
+            yield checks.Error(str(error), id="nuages.E010")
     if not entry["AUTOCOMMIT"]:
         yield checks.Error(
             f"DATABASES[{alias!r}]: AUTOCOMMIT = False would hold a connection in a transaction "

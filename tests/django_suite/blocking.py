@@ -38,6 +38,7 @@ STACK_DEPTH = 25
 _SOCKET_CALLS = ("connect", "recv", "recv_into", "send", "sendall")
 _OUR_BACKEND = "/nuages/db/backends/mysql/"
 
+
 class BlockingWatch:
     """Counts blocking database calls on one thread, and keeps the stacks of the first few."""
 

@@ -532,7 +532,7 @@ def test_options_as_djangos(mysql: dict[str, Any], run: Run, tmp_path: Path) -> 
     [
         ({"ssl_mode": "REQUIRED"}, "an option of mysqlclient"),
         ({"passwd": "x"}, "Instead: password"),
-        ({"no_such_option": 1}, "no_such_option"),
+        ({"no_such_option": 1}, "PyMySQL does not know: no_such_option"),
         ({"isolation_level": "none"}, "Invalid transaction isolation level"),
     ],
 )

@@ -9,6 +9,7 @@ import django
 import pytest
 from django.apps import apps
 from django.core import checks as django_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.test import override_settings
 
@@ -40,6 +41,7 @@ def ids(messages: list[Any]) -> list[str]:
 
 
 OURS = {"ENGINE": "nuages.db.backends.sqlite3", "NAME": ":memory:"}
+MYSQL = {"ENGINE": "nuages.db.backends.mysql", "NAME": "x"}
 STOCK = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 
 
@@ -264,3 +266,36 @@ def test_every_id_is_in_the_table_and_tested_here() -> None:
     tested = set(re.findall(r"nuages\.[EW]\d+", Path(__file__).read_text()))
     assert used == documented
     assert documented <= tested  # W002: tests/integration/test_related.py
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"ssl_mode": "REQUIRED"}, "ssl_verify_cert"),
+        ({"no_such_option": 1}, "PyMySQL does not know: no_such_option"),
+        ({"isolation_level": "none"}, "isolation level"),
+        ({"statement_timeout": "soon"}, "statement_timeout"),
+    ],
+)
+def test_what_is_said_to_mysqls_driver(
+    databases: Any, options: dict[str, Any], words: str
+) -> None:
+    databases(default=OURS, other=MYSQL | {"OPTIONS": options})
+    (message,) = checks.check_databases(None)
+    assert message.id == "nuages.E010"
+    assert words in message.msg
+    databases(default=OURS, other=MYSQL | {"OPTIONS": {"charset": "utf8mb4", "pool": True}})
+    assert checks.check_databases(None) == []
+
+
+def test_an_engine_whose_driver_is_missing(
+    databases: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> Any:
+        raise ImproperlyConfigured(f"{name} needs PyMySQL")
+
+    monkeypatch.setattr(checks, "load_backend", missing)
+    databases(default=MYSQL)
+    (message,) = checks.check_databases(None)
+    assert message.id == "nuages.E008"
+    assert "PyMySQL" in message.msg

@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import select
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -9,13 +11,14 @@ import threading
 from pathlib import Path
 from typing import Any
 
+import pymysql  # type: ignore[import-untyped]
 import pytest
 
 from nuages.test import blocking
 from tests.django_suite import accepted, databases, outcomes, processes, report, source, stored
 from tests.django_suite.__main__ import part_of
 from tests.django_suite.accepted import Accepted, DifferencesError
-from tests.django_suite.blocking import BlockingWatch
+from tests.django_suite.blocking import _SOCKET_CALLS, BlockingWatch
 from tests.django_suite.compare import compare, is_difference, is_within
 from tests.django_suite.compatibility import with_section
 from tests.django_suite.outcomes import Counters, Ending, Kind, ModuleRun, Outcome, fold
@@ -460,6 +463,48 @@ class TestBlockingWatch:
         watch.start()
         exec(compile(text, str(file), "exec"), {"query": self.query})
         assert watch.blocked == 2  # those of query(), a file outside the suite
+
+    def test_pymysqls_blocking_waits_count_and_nobody_elses(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name in _SOCKET_CALLS:
+            monkeypatch.setattr(socket.socket, name, getattr(socket.socket, name))
+        monkeypatch.setattr(select, "poll", select.poll)
+        watch = BlockingWatch(tmp_path, [].append)
+        watch._watch_pymysql()
+        text = """
+def blocking(sock): return sock.recv(1)
+def polling(sock):
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return poll.poll(timeout)
+"""
+
+        def called(file: str, name: str, sock: socket.socket, timeout: int = 1) -> Any:
+            scope: dict[str, Any] = {"select": select, "timeout": timeout}
+            exec(compile(text, file, "exec"), scope)
+            return scope[name](sock)
+
+        driver = f"{Path(pymysql.__file__).parent}/connections.py"
+        ours = "/x/nuages/db/backends/mysql/transport.py"
+        near, far = socket.socketpair()
+        with near, far:
+            watch.start()
+            far.send(b"123456")
+            called("/elsewhere.py", "blocking", near)
+            called("/elsewhere.py", "polling", far)
+            assert watch.blocked == 0
+            called(driver, "blocking", near)
+            assert watch.blocked == 1
+            called(ours, "polling", far)
+            assert watch.blocked == 2
+            # With its answer there, without time, or without blocking, nothing is waited for.
+            called(ours, "polling", near)
+            called(ours, "polling", far, timeout=0)
+            near.setblocking(False)
+            called(ours, "blocking", near)
+            assert watch.blocked == 2
+            watch.stop()
 
     def test_a_wait_counts_when_it_has_to_wait(self, watch: BlockingWatch) -> None:
         def answered() -> Any:

@@ -8,6 +8,7 @@ depends on the driver is overridden here, so a process may have both.
 from __future__ import annotations
 
 import errno
+import inspect
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,12 +37,14 @@ from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
 from nuages.bridge import current_bridge
 from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.mysql.connection import Connection
 from nuages.db.backends.outcome import KnownOutcome
 from nuages.seams.mysqldb import mysqldb
 
 with mysqldb():
     from django.db.backends.mysql import base as django_base
+    from django.db.backends.mysql import creation as django_creation
 
 _DjangoWrapper: Any = django_base.DatabaseWrapper
 
@@ -52,6 +55,7 @@ Database.connect = Database.Connection = Connection
 CONVERSIONS = {**converters.conversions, FIELD_TYPE.TIME: typecast_time}
 """PyMySQL's, and TIME as Django wants it: a time, not a timedelta."""
 
+_PARAMETERS = {*inspect.signature(pymysql.connections.Connection).parameters} - {"defer_connect"}
 _AWAY = (errno.ECONNREFUSED, errno.ENOENT)
 _SHUTTING_DOWN = 1053
 _MYSQLCLIENT_ONLY = {
@@ -86,10 +90,15 @@ class CursorWrapper(django_base.CursorWrapper):
             raise
 
 
+class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
+    """Django's, with our pools closed in time."""
+
+
 class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     """Django's wrapper, awaited on the loop."""
 
     Database = Database
+    creation_class = DatabaseCreation
     _is_pools_doing = False
     """Whether a connection is opened or reset: its statements are in nobody's capture."""
 
@@ -109,21 +118,20 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
                     f'DATABASES[{self.alias!r}]["OPTIONS"][{name!r}] is an option of mysqlclient '
                     f"that PyMySQL does not have. Instead: {instead}."
                 )
+        if unknown := sorted(params.keys() - _PARAMETERS):
+            raise ImproperlyConfigured(
+                f'DATABASES[{self.alias!r}]["OPTIONS"] has what PyMySQL does not know: '
+                f"{', '.join(unknown)}. It knows {', '.join(sorted(_PARAMETERS))}."
+            )
         # Django's set_autocommit() then finds it as it should be, without asking.
         params.setdefault("autocommit", self.settings_dict["AUTOCOMMIT"])
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
         """Open a connection of ours."""
-        try:
-            connection = Connection(**conn_params)
-        except TypeError as error:
-            # The names of PyMySQL's parameters, in its own words.
-            raise ImproperlyConfigured(
-                f'DATABASES[{self.alias!r}]["OPTIONS"]: {error}. PyMySQL\'s parameters are at '
-                "https://pymysql.readthedocs.io/en/latest/modules/connections.html"
-            ) from error
+        connection = Connection(**conn_params)
         connection.wrapper = self
+        connection.note_identity()
         return connection
 
     def init_connection_state(self) -> None:
@@ -155,7 +163,6 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         connection = self.connection
         connection.isolation_of_wrapper = self.isolation_level
         connection.statement_timeout = self._statement_timeout
-        connection.note_identity()
         connection.note_baseline()
 
     def _reuse(self, session: Any) -> bool:

@@ -114,7 +114,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     abandoned: Any = None
     """The result of an unbuffered cursor that is gone, if it was not read to its end."""
     identity: Identity = ()
-    """Which server this is, as far as the connection was opened on a loop."""
+    """Which server this is; empty where it does not say."""
     isolation_of_wrapper: str | None = None
     _maybe_state = False
     _other_database = False
@@ -631,9 +631,21 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """Whether it is in no transaction."""
         return not self.in_transaction()
 
+    def quiesce(self) -> bool:
+        """Whether no statement is in flight: only its own loop could end it."""
+        return self._sock is not None and not self.lock.locked()
+
     def note_identity(self) -> None:
-        """Ask which server this is: statements are cancelled there only."""
-        self.identity = identity_of(self)
+        """Ask which server this is: statements are cancelled there only.
+
+        Where it does not say, a statement that is cancelled ends with its connection.
+        """
+        try:
+            self.identity = identity_of(self)
+        except err.DatabaseError as error:
+            if self._sock is None:
+                raise
+            logger.info("a server does not say which it is: %s", error)
 
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""
