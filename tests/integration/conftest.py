@@ -148,7 +148,7 @@ def sqlite(_sqlite_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 ON_MYSQL = """
     cancellation compiled_get cursor detached hold no_threads on_commit orm pool query_capture
-    related scope_conflicts scope_ends scopes sessions threads transactions transactions_by_hand
+    related scope_conflicts scope_ends scopes sessions sweep threads transactions transactions_by_hand
     transactions_in_generators
 """
 """The modules whose `database` is MySQL too: those that are about connections and what is done on
@@ -157,7 +157,9 @@ them. What requests, streams and forms add is the same on every database."""
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Choose the databases of a test that asks for `database`."""
-    if "database" in metafunc.fixturenames:
+    marks = metafunc.definition.iter_markers("parametrize")
+    chosen = any("database" in mark.args[0] for mark in marks)
+    if "database" in metafunc.fixturenames and not chosen:
         names = ["postgresql", "sqlite"]
         if metafunc.module.__name__.rpartition(".test_")[2] in ON_MYSQL.split():
             names.append("mysql")

@@ -69,7 +69,8 @@ class Observer:
     @contextmanager
     def locked(self, name: str) -> Iterator[None]:
         """Hold a named lock for the length of the block, or until `unlock`."""
-        assert self.value("SELECT GET_LOCK(%s, 0)", name) == 1
+        got, holder = self.rows("SELECT GET_LOCK(%s, 0), IS_USED_LOCK(%s)", name, name)[0]
+        assert got == 1, f"session {holder} has it"
         try:
             yield
         finally:

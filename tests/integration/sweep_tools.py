@@ -66,7 +66,7 @@ class Operation:
     """Data that may be left besides that of before and after: what is not one transaction."""
     cold: bool = False
     """Whether it starts with an empty pool, so that a connection is opened."""
-    databases: tuple[str, ...] = ("postgresql", "sqlite")
+    databases: tuple[str, ...] = ("postgresql", "sqlite", "mysql")
 
     def __str__(self) -> str:
         return self.name

@@ -26,6 +26,7 @@ from django.db.models import F
 
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
+from tests.integration import mysql_tools
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import assert_whole, options, server, the_pool
 from tests.integration.scope_tools import Failure
@@ -318,6 +319,21 @@ async def observed(database: str) -> AsyncIterator[Callable[[], Any]]:
         if database == "postgresql":
             pg = await stack.enter_async_context(server())
             yield pg.until_idle
+            return
+        if database == "mysql":
+            observer = stack.enter_context(mysql_tools.server())
+
+            async def nothing_open() -> None:
+                await observer.until_idle()
+                await observer.until(
+                    "SELECT count(*) FROM information_schema.innodb_trx AS open "
+                    "JOIN information_schema.processlist AS ours "
+                    "ON ours.id = open.trx_mysql_thread_id "
+                    "WHERE ours.db = DATABASE() AND ours.id <> CONNECTION_ID()",
+                    0,
+                )
+
+            yield nothing_open
             return
         path = connections.settings["default"]["NAME"]
 

@@ -88,6 +88,9 @@ class _Exchange:
                 interruption = connection.settle_interruption(error)
         finally:
             connection.shielded_until = None
+            if connection.pool is None and connection._sock is not None:
+                # A test's connection, say: registered with a loop for as long as it waits there.
+                connection._sock.detach()
             self._owner, self._depth = None, 0
             connection.lock.__exit__()
         if interruption is not None:
@@ -167,6 +170,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             transport.close()
             raise
         finally:
+            transport.detach()
             self._connecting = False
             self._connecting_until = None
             if context is not None:
