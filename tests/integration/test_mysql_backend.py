@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from tests.integration.pool_tools import (
 from tests.integration.scope_tools import names, statements, until
 from tests.library.models import Author
 
-LOCK = "nuages-test"
+LOCK = f"nuages-test-{os.getpid()}"
 TABLE = Author._meta.db_table
 
 
@@ -157,7 +158,7 @@ def test_a_large_value_goes_and_comes_whole(mysql: dict[str, Any], run: Run) -> 
         ("CREATE TEMPORARY TABLE left_over (a int)",
          "SELECT count(*) FROM information_schema.tables WHERE table_name = 'left_over'", 0),
         (f"LOCK TABLES {TABLE} WRITE", "SELECT count(*) FROM library_book", 0),
-        (f"SELECT GET_LOCK('{LOCK}', 0)", f"SELECT IS_FREE_LOCK('{LOCK}')", 1),
+        ("SELECT GET_LOCK('LOCK', 0)", "SELECT IS_FREE_LOCK('LOCK')", 1),
     ],
 )  # fmt: skip
 def test_what_a_session_was_left_with_is_gone_for_the_next_user(
@@ -166,6 +167,7 @@ def test_what_a_session_was_left_with_is_gone_for_the_next_user(
 ) -> None:  # fmt: skip
     options(max_size=1)
     monkeypatch.setattr(session_state, "warned", set())
+    sql, look = sql.replace("'LOCK'", f"'{LOCK}'"), look.replace("'LOCK'", f"'{LOCK}'")
 
     async def main() -> None:
         first = await session()
