@@ -31,13 +31,15 @@ class Observer:
         found = self.rows(sql, *params)
         return found[0][0] if found else None
 
-    async def until(self, sql: str, wanted: Any, *params: Any, seconds: float = 15.0) -> None:
+    async def until(
+        self, sql: str, wanted: Any, *params: Any, seconds: float = 15.0, pause: float = 0.0
+    ) -> None:
         """Poll until the query's value is `wanted`, other tasks running meanwhile."""
         found: Any = None
         try:
             async with asyncio.timeout(seconds):
                 while (found := self.value(sql, *params)) != wanted:  # noqa: ASYNC110
-                    await asyncio.sleep(0)
+                    await asyncio.sleep(pause)
         except TimeoutError:
             raise AssertionError(f"{sql} gave {found!r}, not {wanted!r}") from None
 
