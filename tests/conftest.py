@@ -62,7 +62,7 @@ def full_postgres_server() -> Iterator[services.FullPostgresServer]:
         try:
             server = stack.enter_context(services.full_postgres_server())
         except services.NotInstalled as reason:
-            pytest.skip(str(reason))
+            missing("postgresql", str(reason))
         yield server
 
 
