@@ -35,6 +35,8 @@ from tests.library.models import Author, Book, Novel, Tag
 
 POINTS = int(os.environ.get("NUAGES_SWEEP_POINTS", "1"))
 TIMES = (1, 2)
+LOOPS = ["uvloop"] if POINTS == 1 else ["asyncio", "uvloop"]
+"""As a part of `make test` it is kept short."""
 
 BEFORE: Any = {
     "authors": [("Ann", None), ("Zoe", "Ann")],
@@ -408,6 +410,7 @@ def small_pool(database: str) -> Iterator[None]:
 
 
 @pytest.mark.timeout(300)
+@pytest.mark.parametrize("run", LOOPS, indirect=True)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 def test_whatever_is_cancelled_leaves_everything_whole(
     operation: Operation,
