@@ -144,7 +144,9 @@ def test_the_sentinel_s_new_master_is_found(run: Run) -> None:
         async def main() -> None:
             await cache.aset("a", 1)
             with redis.Redis(port=service.master) as master:
-                master.execute_command("WAIT", 1, 5000)
+                # WAIT is for what its own connection wrote, and what was written before that.
+                master.set("last", 1)
+                assert master.execute_command("WAIT", 1, 20000) == 1
             await asyncio.to_thread(service.stop_master)
             deadline = asyncio.get_running_loop().time() + 20
             while True:

@@ -208,5 +208,6 @@ def _end_blocks(root: Node) -> list[str]:
     if raw is not None and not (raw.is_alive() and raw.quiesce()):
         # It is broken, or in a statement whose loop does not run any more.
         wrapper.abandon()
+        wrapper.wait_for_end(raw)
         found.append(f"a broken connection to {root.alias!r}")
     return found

@@ -91,6 +91,10 @@ class Job:
         return self.result
 
 
+_PATIENCE = 10.0
+"""Seconds that an interrupted statement gets to end."""
+
+
 class Worker:
     """The thread of one connection."""
 
@@ -133,8 +137,8 @@ class Worker:
             self._queue.put(None)
 
     def join(self) -> None:
-        """Block until the thread has ended, after `stop()`."""
-        self._thread.join()
+        """Block until the thread has ended, after `stop()`; not longer than an interrupt takes."""
+        self._thread.join(_PATIENCE)
 
     def call(self, function: Callable[[], Any], connection: Connection | None = None) -> Any:
         """Run `function` in the worker: awaited in a bridge, waited for in a thread.
