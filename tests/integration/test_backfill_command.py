@@ -25,12 +25,11 @@ FILL = """
         operations = [migrations.RunPython(fill, migrations.RunPython.noop)]
 """
 BACKFILL = """
-    import asyncio
-
     from django.db import migrations
     from django.db.models import F
     from django.db.models.functions import Upper
     from nuages.db.migrations import Backfill
+    from nuages.stopping import wait_for_stop
 
     class Migration(migrations.Migration):
         atomic = False
@@ -88,7 +87,7 @@ WAITING = BACKFILL.replace(
     async def wait(apps, rows):
         await rows.aupdate(price=F("price") + 1)
         print("WORKING", flush=True)
-        await asyncio.sleep(0.5)
+        await wait_for_stop()  # the signal: the batch has not ended when it comes
 
     class Migration""",
 ).replace('"Item", wait', '"Item", wait, concurrency=1')  # fmt: skip

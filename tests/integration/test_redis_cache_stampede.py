@@ -23,12 +23,14 @@ from tests.integration.pool_tools import cancelled
 
 def test_without_it_everybody_computes(valkey_url: str, run: Run) -> None:
     """A control: as with Django's own cache."""
-    cache, computed = ours(valkey_url), 0
+    cache, computed, second = ours(valkey_url), 0, asyncio.Event()
 
     async def default() -> int:
         nonlocal computed
         computed += 1
-        await asyncio.sleep(0.01)
+        if computed > 1:
+            second.set()
+        await second.wait()
         return 5
 
     async def main() -> None:
@@ -36,7 +38,7 @@ def test_without_it_everybody_computes(valkey_url: str, run: Run) -> None:
         assert found == [5] * 20
 
     run(main)
-    assert computed > 1
+    assert second.is_set()
 
 
 @pytest.mark.parametrize("way", ["awaited", "in a bridge"])
@@ -44,17 +46,21 @@ def test_one_task_computes_for_two_hundred(
     valkey_url: str, run: Run, threads: Counts, way: str
 ) -> None:
     """Two caches stand for two processes: the tasks of each ask through one of them."""
-    name, computed = prefix(), 0
+    name, computed, asked, all_asked = prefix(), 0, 0, asyncio.Event()
     # Different options, so that they have different clients.
     caches = [ours(valkey_url, name, stampede=True, max_connections=n) for n in (5, 6)]
 
     async def default() -> dict[str, int]:
         nonlocal computed
         computed += 1
-        await asyncio.sleep(0.05)
+        await all_asked.wait()
         return {"value": computed}
 
     async def ask(cache: Any) -> Any:
+        nonlocal asked
+        asked += 1
+        if asked == 200:
+            all_asked.set()
         if way == "awaited":
             return await cache.aget_or_set("a", default)
         return await on_loop(cache.get_or_set)("a", lambda: await_(default()))
