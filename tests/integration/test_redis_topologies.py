@@ -120,7 +120,9 @@ def test_sentinels(watched: redis_servers.Watched, run: Run, way: str, replicas:
         await call("set", "a", "written")
         with redis.Redis(port=watched.master, db=3) as master:
             assert master.exists(cache.make_key("a"))
-            master.execute_command("WAIT", 1, 5000)
+            # WAIT is about the writes of its own connection, which come after the one before.
+            master.set("written after", 1)
+            assert master.execute_command("WAIT", 1, 5000) == 1
         with redis.Redis(port=watched.replica, db=3) as replica:
             found: Any = replica.info("commandstats")
             before = found.get("cmdstat_get", {}).get("calls", 0)
