@@ -56,7 +56,7 @@ streams: ## Open 2,000 event streams on one worker and print what they cost
 sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first five
 	@scripts/env dev
 	NUAGES_SWEEP_POINTS=$(POINTS) .venv/bin/python -m pytest tests/integration/test_sweep.py \
-		-s -p no:logging $(ARGS)
+		tests/integration/test_sweep_cache.py -s -p no:logging $(ARGS)
 
 backfill: ## Change a million rows in batches, killed half-way, and print what it costs
 	@scripts/env dev

@@ -110,7 +110,7 @@ async def _in_thread(
     call = _Call(function)
     placed = SyncToAsync(call, thread_sensitive=sensitive, executor=executor)
     try:
-        result: T = await _uncaught(placed())
+        result: T = await uncaught(placed())
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if call.returned and task is not None and not task.cancelling():
@@ -128,11 +128,13 @@ async def _in_thread(
     return result
 
 
-async def _uncaught(awaitable: Awaitable[T]) -> T:
-    """Await a call in a thread; raise a cancellation that arrived there as one that came here.
+async def uncaught(awaitable: Awaitable[T]) -> T:
+    """Await what may swallow a cancellation of its task, and raise that in the end.
 
-    asgiref gives it to the coroutine that the thread awaits, by `async_to_sync`, if it does; and
-    the code there may catch it.
+    asgiref gives one that meets a thread to the coroutine which the thread awaits by
+    `async_to_sync`, if there is one, and the code there may catch it. Before Python 3.12
+    `asyncio.wait_for()`, which libraries use, drops one that comes as late as the result
+    (https://github.com/python/cpython/issues/86296).
     """
     task = asyncio.current_task()
     before = 0 if task is None else task.cancelling()

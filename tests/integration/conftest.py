@@ -43,6 +43,10 @@ def _frozen() -> None:
     lifespan.freeze()
 
 
+CACHE_TABLE = "nuages_tests_cache"
+"""A table for a cache in the database."""
+
+
 def use(entry: dict[str, Any]) -> None:
     """Make `entry` the default database of the whole process."""
     close_thread_connection()
@@ -64,6 +68,7 @@ def create_tables() -> None:
     from django.core.management import call_command
 
     call_command("migrate", run_syncdb=True, verbosity=0)
+    call_command("createcachetable", CACHE_TABLE, verbosity=0)
 
 
 def empty_tables() -> None:

@@ -8,6 +8,7 @@ have been answered, or late, when the answer is there but the task has not seen 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,6 +17,12 @@ from nuages import background, bridge
 
 Timing = Literal["early", "late"]
 TIMINGS: tuple[Timing, ...] = ("early", "late")
+TIMES = (1, 2)
+"""How often an operation is cancelled: at a suspension, and at the next one too."""
+POINTS = int(os.environ.get("NUAGES_SWEEP_POINTS", "1"))
+"""How many suspensions are tried; 0: all."""
+LOOPS = ["uvloop"] if POINTS == 1 else ["asyncio", "uvloop"]
+"""As a part of `make test` it is kept short."""
 
 
 class Cut:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import smtplib
 import socket
@@ -29,6 +30,7 @@ from tests.integration.conftest import Counts, Run
 from tests.integration.handoff_tools import LOOP, THREAD, WHERE
 from tests.integration.mail_tools import Box, check_password, mail_server, make_certificate
 from tests.integration.pool_tools import Heartbeat
+from tests.integration.sweep_tools import TIMINGS, Cut, Timing
 
 TEXT: tuple[Any, ...] = ("Hello", "Text", "a@site.test", ["b@site.test"])
 ADMINS = [("Ada", "ada@site.test")]
@@ -487,6 +489,24 @@ def test_a_cancelled_send_closes_the_connection(run: Run, box: Box) -> None:
 
     run(main)
     assert (len(box.messages), len(box.sessions)) == (1, 2)
+
+
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_a_cancellation_at_any_wait_arrives(run: Run, box: Box, timing: Timing) -> None:
+    """One that comes together with the server's answer as well."""
+
+    async def main() -> int:
+        for point in itertools.count(1):
+            cut = Cut(asend_mail(*TEXT), range(point, point + 1), timing)
+            task = asyncio.create_task(cut.run())
+            await asyncio.wait([task])
+            if not cut.cancelled:
+                assert await task == 1
+                return point
+            assert task.cancelled(), f"at {point}: {task}"
+        raise AssertionError
+
+    assert run(main) > 5
 
 
 def test_a_deadline(run: Run, box: Box) -> None:

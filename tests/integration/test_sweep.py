@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import os
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, closing
@@ -21,29 +20,35 @@ from typing import Any
 
 import pytest
 from asgiref.sync import sync_to_async
+from django.core.cache.backends.db import DatabaseCache
 from django.db import connections, transaction
 from django.db.models import F
 
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 from tests.integration import mysql_tools
-from tests.integration.conftest import Run
+from tests.integration.conftest import CACHE_TABLE, Run
 from tests.integration.pool_tools import assert_whole, options, server, the_pool
 from tests.integration.scope_tools import Failure
-from tests.integration.sweep_tools import TIMINGS, Counted, Cut, Operation, settled
+from tests.integration.sweep_tools import (
+    LOOPS,
+    POINTS,
+    TIMES,
+    TIMINGS,
+    Counted,
+    Cut,
+    Operation,
+    settled,
+)
 from tests.library.models import Author, Book, Novel, Tag
-
-POINTS = int(os.environ.get("NUAGES_SWEEP_POINTS", "1"))
-TIMES = (1, 2)
-LOOPS = ["uvloop"] if POINTS == 1 else ["asyncio", "uvloop"]
-"""As a part of `make test` it is kept short."""
 
 BEFORE: Any = {
     "authors": [("Ann", None), ("Zoe", "Ann")],
     "books": [("Air", 1), ("Earth", 1)],
     "tags": [("Air", "old")],
+    "cached": {"a": "old"},
 }
-EMPTY: Any = {"authors": [], "books": [], "tags": []}
+CACHE = DatabaseCache(CACHE_TABLE, {})
 
 
 # The operations
@@ -245,15 +250,15 @@ async def wait_for_a_connection() -> None:
         await Author.objects.acount()
 
 
+async def database_cache() -> None:
+    await CACHE.aset("a", "new")
+    await CACHE.aget_many(["a", "b"])
+    await CACHE.adelete("b")
+
+
 def authors(*names: str) -> Any:
     return {**BEFORE, "authors": sorted([*BEFORE["authors"], *((name, None) for name in names)])}
 
-
-def books(copies: int, *, air: int | None = None) -> Any:
-    return {**BEFORE, "books": [("Air", copies if air is None else air), ("Earth", copies)]}
-
-
-UNTAGGED: Any = {**BEFORE, "tags": []}
 
 OPERATIONS = [
     Operation("get", get),
@@ -288,6 +293,7 @@ OPERATIONS = [
     Operation("hold", hold),
     Operation("raw SQL", raw_sql),
     Operation("COPY", copy, databases=("postgresql",)),
+    Operation("database cache", database_cache),
     Operation("wait for a connection", wait_for_a_connection),
 ]
 
@@ -304,6 +310,8 @@ def reset() -> None:
     Author.objects.create(name="Zoe", mentor=ann)
     air, _ = (Book.objects.create(title=title, author=ann, copies=1) for title in ("Air", "Earth"))
     air.tags.add(Tag.objects.create(name="old"))
+    CACHE.clear()
+    CACHE.set("a", "old")
 
 
 def snapshot() -> Any:
@@ -311,6 +319,7 @@ def snapshot() -> Any:
         "authors": sorted(Author.objects.values_list("name", "mentor__name")),
         "books": sorted(Book.objects.values_list("title", "copies")),
         "tags": sorted(Book.tags.through.objects.values_list("book__title", "tag__name")),
+        "cached": CACHE.get_many(["a", "b"]),
     }
 
 

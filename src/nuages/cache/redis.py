@@ -7,8 +7,10 @@ connections; the sync methods do the same in a bridge, and use redis-py's sync c
 
 from __future__ import annotations
 
+import asyncio
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.cache.backends.base import DEFAULT_TIMEOUT, BaseCache
@@ -17,7 +19,9 @@ from django.core.cache.backends.redis import RedisCacheClient
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import cached_property
 
-from nuages.bridge import await_, current_bridge, run_on_loop
+from nuages.background import spawn
+from nuages.bridge import Bridge, await_, current_bridge, run_on_loop
+from nuages.exceptions import BridgeClosed
 
 try:
     import redis as _redis  # noqa: F401
@@ -233,19 +237,36 @@ class RedisCache(DjangoRedisCache):
         return self.get(key, value, version=version)
 
     def take_lock(self, key: str, token: str, seconds: float) -> bool:
-        """Take the lock under the made `key` unless somebody has it; return whether it was."""
-        if current_bridge() is not None:
+        """Take the lock under the made `key` unless somebody has it; return whether it was.
+
+        Where this is interrupted the lock is given back, should the server have granted it.
+        """
+        if (bridge := current_bridge()) is None:
+            client: Any = self._cache.get_client(key, write=True)
+            return bool(client.set(key, token, px=max(1, int(seconds * 1000)), nx=True))
+        with self._given_back(bridge, key, token):
             return bool(await_(self._client.lock(key, token, seconds)))
-        client: Any = self._cache.get_client(key, write=True)
-        return bool(client.set(key, token, px=max(1, int(seconds * 1000)), nx=True))
 
     def give_lock(self, key: str, token: str) -> None:
         """Give the lock back, if it is still the one that was taken with `token`."""
-        if current_bridge() is not None:
-            await_(self._client.unlock(key, token))
-        else:
+        if (bridge := current_bridge()) is None:
             client: Any = self._cache.get_client(key, write=True)
             client.eval(UNLOCK, 1, key, token)
+            return
+        with self._given_back(bridge, key, token):
+            await_(self._client.unlock(key, token))
+
+    @contextmanager
+    def _given_back(self, bridge: Bridge, key: str, token: str) -> Iterator[None]:
+        """Give the lock back beside the running code, where that is cancelled or closed inside.
+
+        Else all others would wait until it expires.
+        """
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit, BridgeClosed):
+            spawn(bridge.loop, functools.partial(self._client.unlock, key, token))
+            raise
 
     async def _loads(self, data: Any) -> Any:
         return await self.config.serializer.aloads(data)

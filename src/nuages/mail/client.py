@@ -18,6 +18,7 @@ except ImportError as error:
         "nuages.mail.smtp.EmailBackend needs aiosmtplib: pip install 'nuages[mail]'."
     ) from error
 
+from nuages.background import uncaught
 from nuages.bridge import await_
 
 T = TypeVar("T")
@@ -95,7 +96,7 @@ class Client:
 
     def _wait(self, step: Coroutine[Any, Any, T]) -> T:
         try:
-            return await_(step)
+            return await_(uncaught(step))
         except aiosmtplib.SMTPException as error:
             if not isinstance(error, _ANSWERS):
                 self.drop()

@@ -6,6 +6,7 @@ import asyncio
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,12 +130,10 @@ class Batches:
         """Wait as long as the load and `wait` ask for; return whether there is to be more."""
         while not self._stop.is_set():
             if pause > 0:
-                try:
-                    await asyncio.wait_for(self._stop.wait(), pause)
-                except TimeoutError:
-                    pass
-                else:
-                    return False
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(pause):
+                        await self._stop.wait()
+                        return False
             if self._work.wait is None:
                 return True
             answer = await _called(self._work.wait)
