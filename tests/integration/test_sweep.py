@@ -26,6 +26,7 @@ from django.db.models import F
 
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
+from nuages.db.transaction import request_connections
 from tests.integration import mysql_tools
 from tests.integration.conftest import CACHE_TABLE, Run
 from tests.integration.pool_tools import assert_whole, options, server, the_pool
@@ -224,6 +225,14 @@ async def hold() -> None:
             await Author.objects.acreate(name="New")
 
 
+async def request() -> None:
+    async with request_connections():
+        await Author.objects.acount()
+        async with aatomic():
+            await Author.objects.acreate(name="New")
+        await Author.objects.acount()
+
+
 async def raw_sql() -> None:
     async with acursor() as cursor:
         await cursor.execute("SELECT name FROM library_author ORDER BY name")
@@ -291,6 +300,7 @@ OPERATIONS = [
     Operation("threads in a block", threads_in_a_block),
     Operation("detached", detached_write),
     Operation("hold", hold),
+    Operation("request", request),
     Operation("raw SQL", raw_sql),
     Operation("COPY", copy, databases=("postgresql",)),
     Operation("database cache", database_cache),

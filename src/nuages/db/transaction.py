@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
@@ -220,8 +221,9 @@ class _PerRequest:
     async def __aexit__(self, *exc_info: object) -> None:
         _scope.request_nodes.set(self._before)
         self._held.ended = True
-        for node in self._held.values():
-            await on_loop(self._end)(node.wrapper)
+        async with AsyncExitStack() as every:  # those of other databases too, if one fails
+            for node in self._held.values():
+                every.push_async_callback(on_loop(self._end), node.wrapper)
 
     @staticmethod
     def _end(wrapper: LoopWrapper) -> None:
