@@ -2,14 +2,17 @@
 
 `database` runs a test once on PostgreSQL, once on a SQLite file and, where the module is listed
 in ON_MYSQL, once on MySQL or MariaDB; `postgresql`, `sqlite` and `mysql` run it on one. `run` runs
-an async function on a fresh event loop (asyncio's in debug mode, and uvloop) and checks afterwards
-that it left no task, no greenlet's bridge and no pool behind.
+an async function on a fresh event loop (asyncio's in debug mode, uvloop, or once on each where the
+module is listed in ON_BOTH_LOOPS) and checks afterwards that it left no task, no greenlet's bridge
+and no pool behind.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import zlib
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -159,16 +162,34 @@ ON_MYSQL = """
 """The modules whose `database` is MySQL too: those that are about connections and what is done on
 them. What requests, streams and forms add is the same on every database."""
 
+LOOPS = ["asyncio", "uvloop"]
+ON_BOTH_LOOPS = """
+    asgi cancellation cursor deadlines detached event_stream hold isolation lifespan limits
+    mysql_backend mysql_cancellation mysql_tls no_threads off_loop_scope on_commit parallel
+    pool postgresql_backend postgresql_connect redis_cache_connections request_connections
+    scope_conflicts scope_ends scopes sessions sqlite_backend thread_cancellation threads
+    transactions transactions_by_hand transactions_in_generators
+"""
+"""The modules that are about waiting itself: sockets, cancellation, tasks, whose turn it is. What
+stands on that waits by it, and a test there runs on one of the loops; with NUAGES_EVERY_LOOP=1 on
+both."""
+
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Choose the databases of a test that asks for `database`."""
-    marks = metafunc.definition.iter_markers("parametrize")
-    chosen = any("database" in mark.args[0] for mark in marks)
-    if "database" in metafunc.fixturenames and not chosen:
+    """Choose the databases of a test that asks for `database`, and the loops of `run`."""
+    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    module = metafunc.module.__name__.rpartition(".test_")[2]
+    if "database" in metafunc.fixturenames and "database" not in chosen:
         names = ["postgresql", "sqlite"]
-        if metafunc.module.__name__.rpartition(".test_")[2] in ON_MYSQL.split():
+        if module in ON_MYSQL.split():
             names.append("mysql")
         metafunc.parametrize("database", names, indirect=True)
+    if "run" in metafunc.fixturenames and "run" not in chosen:
+        loops = LOOPS
+        if module not in ON_BOTH_LOOPS.split() and not os.environ.get("NUAGES_EVERY_LOOP"):
+            # The same one every time, about half of a module's tests on each.
+            loops = [LOOPS[zlib.crc32(metafunc.function.__name__.encode()) % 2]]
+        metafunc.parametrize("run", loops, indirect=True)
 
 
 @pytest.fixture
@@ -181,7 +202,7 @@ def database(request: pytest.FixtureRequest) -> str:
 Run = Callable[..., Any]
 
 
-@pytest.fixture(params=["asyncio", "uvloop"])
+@pytest.fixture
 def run(request: pytest.FixtureRequest) -> Run:
     """Call it with a coroutine function (and arguments) to run that on a fresh loop."""
     factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop

@@ -78,12 +78,19 @@ class Server:
     def text(self) -> str:
         return "\n".join(self.log)
 
-    def client(self, **options: Any) -> httpx.Client:
+    def client(self) -> httpx.Client:
         """A client that speaks the variant's version of HTTP."""
+        return httpx.Client(**self._options())
+
+    def async_client(self) -> httpx.AsyncClient:
+        """The same for requests at once: an HTTP/2 connection of httpx's is one thread's."""
+        return httpx.AsyncClient(**self._options())
+
+    def _options(self) -> dict[str, Any]:
         http2 = self.variant.http == 2
         # A connection of each client's own: none of another test's keep-alive.
-        options = {"base_url": self.url, "timeout": 30.0, "trust_env": False} | options
-        return httpx.Client(http1=not http2, http2=http2, **options)
+        own = {"base_url": self.url, "timeout": 30.0, "trust_env": False}
+        return {"http1": not http2, "http2": http2, **own}
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         self.process.send_signal(number)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -143,9 +143,13 @@ def test_streams(http: httpx.Client, witness: Witness, token: str) -> None:
 
 def test_twenty_requests_at_the_same_time(server: Server, http: httpx.Client) -> None:
     paths = ["/hello/", "/items/2/", "/loop-items/", "/gathered/", "/session/"] * 4
-    with ThreadPoolExecutor(len(paths)) as threads:
-        answers = list(threads.map(lambda path: http.get(path).status_code, paths))
-    assert answers == [200] * len(paths)
+
+    async def visit() -> list[int]:
+        async with server.async_client() as client:
+            answers = await asyncio.gather(*(client.get(path) for path in paths))
+        return [answer.status_code for answer in answers]
+
+    assert asyncio.run(visit()) == [200] * len(paths)
     assert until_nothing_is_used(http)["size"] <= 4
 
 
