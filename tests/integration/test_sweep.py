@@ -311,6 +311,7 @@ OPERATIONS = [
 # The sweep
 
 
+@transaction.atomic
 def reset() -> None:
     Novel.objects.all().delete()
     Book.objects.all().delete()
@@ -346,15 +347,7 @@ async def observed(database: str) -> AsyncIterator[Callable[[], Any]]:
 
             async def nothing_open() -> None:
                 await observer.until_idle()
-                # InnoDB looks anew only where nobody has asked for a tenth of a second.
-                await observer.until(
-                    "SELECT count(*) FROM information_schema.innodb_trx AS open "
-                    "JOIN information_schema.processlist AS ours "
-                    "ON ours.id = open.trx_mysql_thread_id "
-                    "WHERE ours.db = DATABASE() AND ours.id <> CONNECTION_ID()",
-                    0,
-                    pause=0.11,
-                )
+                await observer.until_none_open()
 
             yield nothing_open
             return
