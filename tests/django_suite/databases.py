@@ -117,6 +117,18 @@ class Server:
         with self.connection() as connection:
             return str(connection.execute("SHOW server_version").fetchone()[0])
 
+    def nature(self) -> dict[str, Any]:
+        """Return what else than its version the results on a server depend on."""
+        with self.connection() as connection:
+            locale = connection.execute(
+                "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database "
+                "WHERE datname = 'template1'"
+            ).fetchone()
+            extensions = connection.execute(
+                "SELECT name FROM pg_available_extensions ORDER BY name"
+            ).fetchall()
+        return {"locale": list(locale), "extensions": [name for (name,) in extensions]}
+
     def create(self, names: tuple[str, ...]) -> None:
         """Create the databases that a process is configured with; its tests use others."""
         with self.connection() as connection:
@@ -189,6 +201,13 @@ class MySQLServer(Server):
     def version(self) -> str:
         """Return the server's version."""
         return str(self._rows("SELECT VERSION()")[0][0])
+
+    def nature(self) -> dict[str, Any]:
+        """Return what else than its version the results on a server depend on."""
+        variables = ("character_set_server", "collation_server", "sql_mode", "time_zone")
+        row = self._rows(f"SELECT {', '.join(f'@@{name}' for name in variables)}")[0]
+        zones = self._rows("SELECT COUNT(*) FROM mysql.time_zone_name")[0][0]
+        return {**dict(zip(variables, row, strict=True)), "has_time_zones": zones > 0}
 
     def create(self, names: tuple[str, ...]) -> None:
         """Create the databases that a process is configured with; its tests use others."""

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import select
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -15,8 +16,16 @@ import pymysql  # type: ignore[import-untyped]
 import pytest
 
 from nuages.test import blocking
-from tests.django_suite import accepted, databases, outcomes, processes, report, source, stored
-from tests.django_suite.__main__ import part_of
+from tests.django_suite import (
+    accepted,
+    databases,
+    outcomes,
+    parts,
+    processes,
+    report,
+    source,
+    stored,
+)
 from tests.django_suite.accepted import Accepted, DifferencesError
 from tests.django_suite.blocking import _SOCKET_CALLS, BlockingWatch
 from tests.django_suite.compare import compare, is_difference, is_within
@@ -364,14 +373,59 @@ class TestWholeSuite:
 
     def test_the_parts_are_all_of_it(self) -> None:
         modules = [f"m{number}" for number in range(10)]
-        parts = [part_of(modules, f"{number}/4") for number in range(1, 5)]
-        assert sorted(module for part in parts for module in part) == modules
-        assert part_of(modules, None) == modules
+        seconds = {"m3": 90.0, "m4": 30.0, "m5": 2.0, "gone": 1000.0}
+        dealt = [parts.part_of(modules, number, 4, seconds) for number in range(1, 5)]
+        assert sorted(module for part in dealt for module in part) == modules
 
-    @pytest.mark.parametrize("part", ["0/4", "5/4", "4", "a/4", "1/", "-1/4"])
+    def test_the_parts_take_about_the_same_time(self) -> None:
+        seconds = {"a": 9.0, "b": 8.0, "c": 7.0, "d": 2.0, "e": 2.0, "f": 2.0}
+        assert parts.part_of(seconds, 1, 3, seconds) == ["a", "f"]
+        assert parts.part_of(seconds, 2, 3, seconds) == ["b", "e"]
+        assert parts.part_of(seconds, 3, 3, seconds) == ["c", "d"]
+
+    def test_the_longest_is_run_first_and_an_unknown_one_is_as_the_median(self) -> None:
+        seconds = {"a": 1.0, "b": 30.0, "c": 5.0}
+        assert parts.longest_first(["a", "b", "c", "new"], seconds) == ["b", "c", "new", "a"]
+        assert parts.longest_first(["b", "a"], {}) == ["a", "b"]
+
+    def test_the_modules_seconds_are_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "seconds.json"
+        assert parts.read_seconds(path) == {}
+        parts.write_seconds(path, {"b": 1.26, "a": 2.0})
+        assert parts.read_seconds(path) == {"a": 2.0, "b": 1.3}
+        assert path.read_text() == '{\n "a": 2.0,\n "b": 1.3\n}\n'
+
+    @pytest.mark.parametrize(
+        ("part", "commit", "found"),
+        [("3/8", "", (3, 8)), ("hash/8", "a0", (1, 8)), ("hash/8", "a7", (8, 8))],
+    )
+    def test_a_part_is_a_number_or_the_commits(
+        self, part: str, commit: str, found: tuple[int, int]
+    ) -> None:
+        assert parts.parse(part, commit) == found
+
+    @pytest.mark.parametrize("part", ["0/4", "5/4", "4", "a/4", "1/", "-1/4", "hash/0", "hash/"])
     def test_a_part_that_is_none_is_refused(self, part: str) -> None:
         with pytest.raises(source.SourceError, match="N/M"):
-            part_of([], part)
+            parts.parse(part, "a0")
+
+    def test_without_a_commit_nothing_chooses(self) -> None:
+        with pytest.raises(source.SourceError, match="no commit"):
+            parts.parse("hash/8", "")
+
+    def test_sources_are_named_by_their_commit_or_their_digest(self, tmp_path: Path) -> None:
+        assert parts.commit_of(tmp_path) == ""
+        assert parts.sources_of(tmp_path, "0123456789abcdef") == "digest 0123456789"
+        file = tmp_path / "src" / "module.py"
+        file.parent.mkdir()
+        file.write_text("a = 1")
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "a"]):
+            subprocess.run(["git", *command], cwd=tmp_path, check=True)
+        commit = parts.commit_of(tmp_path)
+        assert parts.sources_of(tmp_path, "0123456789abcdef") == f"commit {commit[:10]}"
+        file.write_text("a = 2")
+        assert parts.sources_of(tmp_path, "0123456789abcdef") == "digest 0123456789"
 
     def test_a_loops_result_is_stored_with_its_counters(self, tmp_path: Path) -> None:
         run = ModuleRun(
@@ -379,19 +433,28 @@ class TestWholeSuite:
             counters=Counters(bridged=3, blocked=1),
             blocked_stacks=["where"],
             databases=["default"],
+            seconds=1.5,
+            sources="commit a",
         )
         path = stored.path_of(tmp_path, "sqlite", "basic", "loop")
-        stored.save(path, run, {"sources": "a"})
-        assert stored.load(path, {"sources": "a"}) == run
-        assert stored.load(path, {"sources": "b"}) is None
+        stored.save(path, run, {"sources": "a", "python": "1"})
+        assert stored.load(path, {"sources": "a", "python": "1"}) == run
+        assert stored.load(path, {"sources": "b", "python": "1"}) is None
+        assert stored.load(path, {"sources": "b", "python": "1"}, {"sources"}) == run
+        assert stored.load(path, {"sources": "a", "python": "2"}, {"sources"}) is None
 
-    def test_the_digest_follows_the_sources(self, tmp_path: Path) -> None:
-        file = tmp_path / "module.py"
-        file.write_text("a = 1")
-        before = stored.digest([tmp_path])
-        assert stored.digest([tmp_path]) == before
-        file.write_text("a = 2")
-        assert stored.digest([tmp_path]) != before
+    @pytest.mark.parametrize("changed", ["src/module.py", "tool/launch.py"])
+    def test_the_digest_follows_the_sources(self, tmp_path: Path, changed: str) -> None:
+        tool = tmp_path / "tool"
+        shutil.copytree(Path(stored.__file__).parent, tool)
+        package = tmp_path / "src"
+        package.mkdir()
+        (package / "module.py").write_text("a = 1")
+        before = stored.digest(package, tool)
+        (tool / "report.py").write_text("# what only tells")
+        assert stored.digest(package, tool) == before
+        (tmp_path / changed).write_text("a = 2")
+        assert stored.digest(package, tool) != before
 
 
 class TestPage:
@@ -402,6 +465,7 @@ class TestPage:
         run = ModuleRun(
             outcomes={TEST: Outcome(loop), OTHER: Outcome(Kind.SKIPPED)},
             counters=Counters(worker=5),
+            sources="commit a",
         )
         made = compare(stock.outcomes, run.outcomes, [], module="basic", database="sqlite")
         return [report.ModuleReport("basic", stock, run, made)]
@@ -415,6 +479,14 @@ class TestPage:
         assert "| basic | 1 | 0 | 1 | 0 | 1 | 1 |" in page
         assert f"bugs:\n\n- `{TEST}`" in page
         assert "5 statements" in page
+        assert "\nSources: commit a.\n" in page
+
+    def test_a_section_of_several_sources_says_so(self) -> None:
+        mended = self.reports(Kind.PASSED)[0]
+        mended.loop.sources = "commit b"
+        reports = [*self.reports(Kind.PASSED), *self.reports(Kind.PASSED), mended]
+        page = with_section("# Page\n", "sqlite", reports, self.FINGERPRINT)
+        assert "\nSources: commit a (2 modules), commit b (1 modules).\n" in page
 
     def test_a_later_run_takes_its_place(self) -> None:
         first = with_section("# Page\n", "sqlite", self.reports(Kind.FAILED), self.FINGERPRINT)
