@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -361,14 +362,29 @@ class TestNamesAndSources:
 
 class TestWholeSuite:
     def suite(self, tmp_path: Path) -> Path:
-        for file in ("basic/tests.py", "many/test_a.py", "gis_tests/tests.py", "helper/models.py"):
+        for file in (
+            *("basic/tests.py", "many/test_a.py", "gis_tests/tests.py", "helper/models.py"),
+            "test_runner_apps/tests.py",
+        ):
             path = tmp_path / file
             path.parent.mkdir()
             path.touch()
         (tmp_path / "runtests.py").touch()
         return tmp_path
 
-    def test_it_is_every_folder_with_tests_but_what_is_not_supported(self, tmp_path: Path) -> None:
+    def test_the_tests_and_what_they_need_are_unpacked(self, tmp_path: Path) -> None:
+        tree = tmp_path / "django-9.9"
+        for file in ("tests/runtests.py", "docs/_ext/links.py", "docs/index.txt", "setup.py"):
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            (tree / file).touch()
+        archive = tmp_path / "django-9.9.tar.gz"
+        with tarfile.open(archive, "w:gz") as bundle:
+            bundle.add(tree, tree.name)
+        root = source._unpack(archive, tmp_path / "unpacked")
+        found = {str(path.relative_to(root)) for path in root.rglob("*.*")}
+        assert found == {"tests/runtests.py", "docs/_ext/links.py"}
+
+    def test_it_is_every_folder_with_tests_but_those_left_out(self, tmp_path: Path) -> None:
         assert source.all_modules(self.suite(tmp_path)) == ["basic", "many"]
 
     def test_the_parts_are_all_of_it(self) -> None:
