@@ -33,7 +33,8 @@ REDIS_MODULES = frozenset(["cache"])
 
 # The tests of these modules start projects with the engine of these settings, in processes and
 # without the app, which Nuages refuses. Those processes get stock's engine, by an external backend
-# (as Django calls it) that is ours in the process of the tests and stock's in what it starts.
+# (as Django calls it) that is ours in the process of the tests and stock's in what it starts. On
+# MySQL the stock side has it, too: what it starts must find PyMySQL as MySQLdb.
 OWN_PROJECTS = {"admin_scripts", "logging_tests", "urlpatterns_reverse"}
 SHIM = "nuages_suite_engine"
 
@@ -255,13 +256,21 @@ def is_leftover(name: str) -> bool:
     return False
 
 
-def shim_text(database: str) -> str:
+def shim_text(side: str, database: str) -> str:
     """Return the `base` module of the backend `SHIM`."""
+    driver = ""
+    if database == "mysql":
+        driver = (
+            "    import sys\n"
+            "    from nuages.seams.mysqldb import stand_ins\n"
+            "    sys.modules.update(stand_ins())\n"
+        )
     return (
         "import os\n\n"
         'if os.environ.setdefault("NUAGES_SUITE_PROCESS", str(os.getpid())) == str(os.getpid()):\n'
-        f"    from {ENGINES['loop', database]}.base import *\n"
+        f"    from {ENGINES[side, database]}.base import *\n"
         "else:\n"
+        f"{driver}"
         f"    from {ENGINES['stock', database]}.base import *\n"
     )
 
@@ -282,7 +291,7 @@ def settings_text(
     `launch` puts ours in its place.
     """
     engine = ENGINES[side, database]
-    if side == "loop" and module in OWN_PROJECTS:
+    if module in OWN_PROJECTS and (side == "loop" or database == "mysql"):
         engine = SHIM
     databases: dict[str, dict[str, Any]] = {}
     for alias, name in zip(("default", "other"), names, strict=True):

@@ -92,7 +92,7 @@ class Workshop:
         shim = folder / SHIM
         shim.mkdir()
         (shim / "__init__.py").touch()
-        (shim / "base.py").write_text(shim_text(self.database), encoding="utf-8")
+        (shim / "base.py").write_text(shim_text(job.side, self.database), encoding="utf-8")
         description.write_text(
             json.dumps(
                 {

@@ -324,6 +324,23 @@ class TestNamesAndSources:
         assert not databases.is_leftover(alive[0])
         assert not databases.is_leftover("postgres")
 
+    def test_a_process_that_a_test_starts_has_stocks_engine_and_a_driver(
+        self, tmp_path: Path
+    ) -> None:
+        shim = tmp_path / databases.SHIM
+        shim.mkdir()
+        (shim / "__init__.py").touch()
+        (shim / "base.py").write_text(databases.shim_text("stock", "mysql"))
+        code = f"import {databases.SHIM}.base as base; print(base.Database.connect.__module__)"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"NUAGES_SUITE_PROCESS": "0", "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "pymysql.connections\n"
+
     @pytest.mark.parametrize("side", ["stock", "loop"])
     def test_the_settings_differ_by_engine_only(self, side: str) -> None:
         server = databases.Server.from_url(databases.DEFAULT_URL)
