@@ -33,9 +33,11 @@ REDIS_MODULES = frozenset(["cache"])
 
 # The tests of these modules start projects with the engine of these settings, in processes and
 # without the app, which Nuages refuses. Those processes get stock's engine, by an external backend
-# (as Django calls it) that is ours in the process of the tests and stock's in what it starts. On
-# MySQL the stock side has it, too: what it starts must find PyMySQL as MySQLdb.
+# (as Django calls it) that is ours in the process of the tests and stock's in what it starts.
 OWN_PROJECTS = {"admin_scripts", "logging_tests", "urlpatterns_reverse"}
+# On MySQL the stock side has it, too, wherever projects are started: they must find PyMySQL as
+# MySQLdb, which our own engine sees to by itself.
+STOCK_PROJECTS = {"mysql": OWN_PROJECTS | {"test_runner"}}
 SHIM = "nuages_suite_engine"
 
 _PREFIX = "nuages_suite_"
@@ -291,7 +293,7 @@ def settings_text(
     `launch` puts ours in its place.
     """
     engine = ENGINES[side, database]
-    if module in OWN_PROJECTS and (side == "loop" or database == "mysql"):
+    if module in (OWN_PROJECTS if side == "loop" else STOCK_PROJECTS.get(database, ())):
         engine = SHIM
     databases: dict[str, dict[str, Any]] = {}
     for alias, name in zip(("default", "other"), names, strict=True):

@@ -351,6 +351,22 @@ class TestNamesAndSources:
         assert text == other.replace(databases.ENGINES["stock", "postgresql"], engine)
         assert f"test_{names[1]}" in text
 
+    @pytest.mark.parametrize(
+        ("side", "database", "module", "shimmed"),
+        [
+            ("loop", "sqlite", "admin_scripts", True),
+            ("stock", "sqlite", "admin_scripts", False),
+            ("stock", "mysql", "admin_scripts", True),
+            ("stock", "mysql", "test_runner", True),
+            ("loop", "mysql", "test_runner", False),
+        ],
+    )
+    def test_started_projects_have_an_engine_that_they_can_load(
+        self, side: str, database: str, module: str, shimmed: bool
+    ) -> None:
+        text = databases.settings_text(side, database, ("a", "b"), None, module)
+        assert (databases.SHIM in text) is shimmed
+
     def test_requirement_names(self) -> None:
         text = (
             "# a comment\nasgiref >= 3.8.1\nPillow>=6\npywatchman; sys_platform != 'win32'\n"
