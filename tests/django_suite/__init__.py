@@ -5,6 +5,7 @@ installed Django, runs each module twice and reports every test that the loop do
 although stock does. One module per duty:
 
 - ``source``: the suite's files and what they need installed;
+- ``parts``: which modules an eighth of the suite has, and the order of running;
 - ``databases``: the server, each process's own databases, its settings module;
 - ``processes``: one module in one process, with a time limit;
 - ``launch``, ``recorder``, ``blocking``: what runs inside that process;

@@ -20,7 +20,7 @@ from pathlib import Path
 import django
 
 from tests import services
-from tests.django_suite import accepted, compatibility, report, source, stored
+from tests.django_suite import accepted, compatibility, parts, report, source, stored
 from tests.django_suite.compare import compare, is_difference
 from tests.django_suite.databases import REDIS_MODULES, SERVERS, ServerError
 from tests.django_suite.outcomes import ModuleRun
@@ -32,6 +32,7 @@ CACHE = ROOT / ".cache" / "django-suite"
 TIMED = {"serializers.test_deserialization.TestDeserializer.test_crafted_xml_performance"}
 COMPATIBILITY = ROOT / "docs" / "compatibility.md"
 DIFFERENCES = Path(__file__).with_name("differences.toml")
+SECONDS = Path(__file__).with_name("seconds.json")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,10 +48,22 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--part",
         metavar="N/M",
-        help="of all modules only the N-th of M parts (1/8 ... 8/8)",
+        help="of all modules only the N-th of M parts (1/8 ... 8/8); with hash/M the commit that "
+        "is checked out chooses N",
     )
     made.add_argument(
         "--write-docs", action="store_true", help="put the table into docs/compatibility.md"
+    )
+    made.add_argument(
+        "--write-seconds",
+        action="store_true",
+        help="put each module's seconds into seconds.json, by which --part deals",
+    )
+    made.add_argument(
+        "--any-sources",
+        action="store_true",
+        help="a stored result of the loop holds by whatever sources it was made; the page of "
+        "--write-docs names them",
     )
     made.add_argument("--fail-fast", action="store_true", help="stop at the first bad module")
     made.add_argument("--verbose-failures", action="store_true", help="whole tracebacks and logs")
@@ -83,8 +96,9 @@ class Call:
         version = metadata.version("django")
         self.cache = CACHE / version
         suite = source.fetch(version, self.cache)
+        self.seconds = parts.read_seconds(SECONDS)
         if self.resumes:
-            self.modules = part_of(source.all_modules(suite), options.part)
+            self.modules = self._of_all(source.all_modules(suite))
         if unknown := [name for name in self.modules if not (suite / name).is_dir()]:
             raise source.SourceError(f"Django {version} has no test modules {', '.join(unknown)}")
         requirements = self._requirements(suite)
@@ -103,8 +117,21 @@ class Call:
             options.plain,
         )
         self.labels = (options.test,) if options.test else None
-        sources = stored.digest([options.package, Path(__file__).parent])
-        self.loop_fingerprint = self.fingerprint | {"sources": sources, "plain": options.plain}
+        digest = stored.digest(options.package, Path(__file__).parent)
+        self.sources = parts.sources_of(ROOT, digest)
+        self.loop_fingerprint = self.fingerprint | {"sources": digest, "plain": options.plain}
+        self.free = {"sources"} if options.any_sources else set()
+
+    def _of_all(self, modules: list[str]) -> list[str]:
+        """Return all modules or the part that was asked for, in the order of running."""
+        if self.options.part is None:
+            return parts.longest_first(modules, self.seconds)
+        number, of = parts.parse(self.options.part, parts.commit_of(ROOT))
+        part = parts.part_of(modules, number, of, self.seconds)
+        print(
+            f"part {number}/{of}, {len(part)} of {len(modules)} modules: {' '.join(sorted(part))}"
+        )
+        return part
 
     def _requirements(self, suite: Path) -> dict[str, str | None]:
         found = source.requirements(suite, self.options.db)
@@ -129,7 +156,7 @@ class Call:
     def loop(self, number: int, module: str) -> ModuleRun:
         """Return the loop's run of ``module``: a new one, but of all modules a stored one."""
         path = stored.path_of(self.cache, self.options.db, module, "loop")
-        if self.resumes and (known := stored.load(path, self.loop_fingerprint)):
+        if self.resumes and (known := stored.load(path, self.loop_fingerprint, self.free)):
             return known
         run = self._run("loop", number, module)
         if self.labels is None:
@@ -143,7 +170,7 @@ class Call:
         loop = self.loop(2 * index + 1, module)
         for test in self._timed_differences(stock, loop):
             print(f"{test} compares times: once more", flush=True)
-            again, _ = self.workshop.run(Job("loop", module, 2 * index + 1, (test,)))
+            again = self.workshop.run(Job("loop", module, 2 * index + 1, (test,)))
             loop.outcomes[test] = again.outcomes.get(test, loop.outcomes[test])
         verdict = compare(
             stock.outcomes,
@@ -163,9 +190,10 @@ class Call:
         ]
 
     def _run(self, side: str, number: int, module: str) -> ModuleRun:
-        run, seconds = self.workshop.run(Job(side, module, number, self.labels or (module,)))
+        run = self.workshop.run(Job(side, module, number, self.labels or (module,)))
+        run.sources = self.sources
         numbers = ", ".join(f"{n} {word}" for word, n in report.figures(run.outcomes).items())
-        print(f"{module} {side}: {run.ending} after {seconds:.0f} s: {numbers}", flush=True)
+        print(f"{module} {side}: {run.ending} after {run.seconds:.0f} s: {numbers}", flush=True)
         return run
 
     def stock_only(self) -> int:
@@ -186,14 +214,18 @@ class Call:
                     break
         finally:
             executor.shutdown(cancel_futures=True)
+        reports.sort(key=lambda one: one.module)
         for one in reports:
             if text := report.findings(one, verbose=self.options.verbose_failures):
                 print(text)
         print(f"\nDjango {metadata.version('django')}, {self.options.db}\n{report.table(reports)}")
-        last = CACHE / f"last-{self.options.db}.json"
+        last = self.cache / f"last-{self.options.db}.json"
         report.store(last, self.options.db, reports, {"fingerprint": self.fingerprint})
         if self.options.write_docs:
             compatibility.write(COMPATIBILITY, self.options.db, reports, self.fingerprint)
+        if self.options.write_seconds:
+            took = {one.module: one.stock.seconds + one.loop.seconds for one in reports}
+            parts.write_seconds(SECONDS, took)
         failing = {one.module: one.problems() for one in reports if one.problems()}
         total = sum((len(one.verdict.accepted) for one in reports), 0)
         print(f"\naccepted differences: {total}; everything is in {last.relative_to(ROOT)}")
@@ -205,23 +237,15 @@ class Call:
         return 1 if failing else 0
 
 
-def part_of(modules: Sequence[str], part: str | None) -> list[str]:
-    """Return the N-th of M parts of ``modules`` ("N/M"), every M-th of them; without one all."""
-    if part is None:
-        return list(modules)
-    number, _, parts = part.partition("/")
-    if not (number.isdecimal() and parts.isdecimal() and 1 <= int(number) <= int(parts)):
-        raise source.SourceError(f"--part {part}: it is N/M with N from 1 to M, as in 3/8")
-    return list(modules)[int(number) - 1 :: int(parts)]
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the tool and return its exit status."""
     options = parser().parse_args(arguments)
     if options.part and (options.modules or options.test):
         parser().error("--part is a part of all modules: name none")
-    if options.write_docs and (options.part or options.modules or options.test):
-        parser().error("--write-docs is for a run of all modules")
+    if (options.write_docs or options.write_seconds) and (
+        options.part or options.modules or options.test
+    ):
+        parser().error("--write-docs and --write-seconds are for a run of all modules")
     if options.plain and not (options.modules or options.test):
         parser().error("--plain names its modules")
     with ExitStack() as stack:

@@ -52,6 +52,8 @@ def section(database: str, reports: list[ModuleReport], fingerprint: Mapping[str
         "",
         _statements(reports),
         "",
+        _sources(reports),
+        "",
     ]
     both = [
         test
@@ -91,6 +93,15 @@ def _sums(runs: Iterable[Mapping[str, Any]]) -> list[int]:
 
 def _row(name: str, numbers: Iterable[int]) -> str:
     return " | ".join([f"| {name}", *(f"{number:,}" for number in numbers)]) + " |"
+
+
+def _sources(reports: Iterable[ModuleReport]) -> str:
+    """Return which sources were run; a run that took old results as they were has several."""
+    counted = Counter(report.loop.sources for report in reports)
+    if len(counted) == 1:
+        return f"Sources: {next(iter(counted))}."
+    each = (f"{name} ({number} modules)" for name, number in counted.most_common())
+    return f"Sources: {', '.join(each)}."
 
 
 def _statements(reports: Iterable[ModuleReport]) -> str:

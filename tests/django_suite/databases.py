@@ -35,6 +35,9 @@ REDIS_MODULES = frozenset(["cache"])
 # without the app, which Nuages refuses. Those processes get stock's engine, by an external backend
 # (as Django calls it) that is ours in the process of the tests and stock's in what it starts.
 OWN_PROJECTS = {"admin_scripts", "logging_tests", "urlpatterns_reverse"}
+# On MySQL the stock side has it, too, wherever projects are started: they must find PyMySQL as
+# MySQLdb, which our own engine sees to by itself.
+STOCK_PROJECTS = {"mysql": OWN_PROJECTS | {"test_runner"}}
 SHIM = "nuages_suite_engine"
 
 _PREFIX = "nuages_suite_"
@@ -117,6 +120,18 @@ class Server:
         with self.connection() as connection:
             return str(connection.execute("SHOW server_version").fetchone()[0])
 
+    def nature(self) -> dict[str, Any]:
+        """Return what else than its version the results on a server depend on."""
+        with self.connection() as connection:
+            locale = connection.execute(
+                "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database "
+                "WHERE datname = 'template1'"
+            ).fetchone()
+            extensions = connection.execute(
+                "SELECT name FROM pg_available_extensions ORDER BY name"
+            ).fetchall()
+        return {"locale": list(locale), "extensions": [name for (name,) in extensions]}
+
     def create(self, names: tuple[str, ...]) -> None:
         """Create the databases that a process is configured with; its tests use others."""
         with self.connection() as connection:
@@ -190,6 +205,13 @@ class MySQLServer(Server):
         """Return the server's version."""
         return str(self._rows("SELECT VERSION()")[0][0])
 
+    def nature(self) -> dict[str, Any]:
+        """Return what else than its version the results on a server depend on."""
+        variables = ("character_set_server", "collation_server", "sql_mode", "time_zone")
+        row = self._rows(f"SELECT {', '.join(f'@@{name}' for name in variables)}")[0]
+        zones = self._rows("SELECT COUNT(*) FROM mysql.time_zone_name")[0][0]
+        return {**dict(zip(variables, row, strict=True)), "has_time_zones": zones > 0}
+
     def create(self, names: tuple[str, ...]) -> None:
         """Create the databases that a process is configured with; its tests use others."""
         self._rows(*(f"CREATE DATABASE `{name}` CHARACTER SET utf8mb4" for name in names))
@@ -236,13 +258,21 @@ def is_leftover(name: str) -> bool:
     return False
 
 
-def shim_text(database: str) -> str:
+def shim_text(side: str, database: str) -> str:
     """Return the `base` module of the backend `SHIM`."""
+    driver = ""
+    if database == "mysql":
+        driver = (
+            "    import sys\n"
+            "    from nuages.seams.mysqldb import stand_ins\n"
+            "    sys.modules.update(stand_ins())\n"
+        )
     return (
         "import os\n\n"
         'if os.environ.setdefault("NUAGES_SUITE_PROCESS", str(os.getpid())) == str(os.getpid()):\n'
-        f"    from {ENGINES['loop', database]}.base import *\n"
+        f"    from {ENGINES[side, database]}.base import *\n"
         "else:\n"
+        f"{driver}"
         f"    from {ENGINES['stock', database]}.base import *\n"
     )
 
@@ -263,7 +293,7 @@ def settings_text(
     `launch` puts ours in its place.
     """
     engine = ENGINES[side, database]
-    if side == "loop" and module in OWN_PROJECTS:
+    if module in (OWN_PROJECTS if side == "loop" else STOCK_PROJECTS.get(database, ())):
         engine = SHIM
     databases: dict[str, dict[str, Any]] = {}
     for alias, name in zip(("default", "other"), names, strict=True):

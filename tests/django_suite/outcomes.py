@@ -84,6 +84,10 @@ class ModuleRun:
     blocked_stacks: list[str] = field(default_factory=list)
     databases: list[str] = field(default_factory=list)
     log_tail: str = ""
+    seconds: float = 0.0
+    """How long the process took."""
+    sources: str = ""
+    """A name for the sources that were run, as `parts.sources_of` gives it."""
 
 
 def fold(events: Iterable[Event], ending: Ending, log_tail: str = "") -> ModuleRun:

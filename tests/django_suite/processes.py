@@ -59,8 +59,8 @@ class Workshop:
     plain: bool = False
     """Whether the loop's side runs outside a loop."""
 
-    def run(self, job: Job) -> tuple[ModuleRun, float]:
-        """Run ``job`` and return what became of its tests, and the seconds it took."""
+    def run(self, job: Job) -> ModuleRun:
+        """Run ``job`` and return what became of its tests."""
         began = time.monotonic()
         names = names_for(os.getpid(), job.number)
         with (
@@ -68,7 +68,8 @@ class Workshop:
             self._databases(names),
         ):
             run = self._run_in(Path(folder), job, names)
-        return run, time.monotonic() - began
+        run.seconds = time.monotonic() - began
+        return run
 
     @contextmanager
     def _databases(self, names: tuple[str, str]) -> Iterator[None]:
@@ -91,7 +92,7 @@ class Workshop:
         shim = folder / SHIM
         shim.mkdir()
         (shim / "__init__.py").touch()
-        (shim / "base.py").write_text(shim_text(self.database), encoding="utf-8")
+        (shim / "base.py").write_text(shim_text(job.side, self.database), encoding="utf-8")
         description.write_text(
             json.dumps(
                 {

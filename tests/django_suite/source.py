@@ -1,8 +1,8 @@
 """The suite of the installed Django: its files, and the packages that its tests can use.
 
 Owns ``.cache/django-suite/<version>/``. The source distribution comes from the package index by
-pip itself, so that the user's index, proxy and credentials apply; the tests are unpacked once and
-never changed.
+pip itself, so that the user's index, proxy and credentials apply; the tests, and what they need of
+Django's documentation, are unpacked once and never changed.
 """
 
 import re
@@ -33,8 +33,12 @@ CHEAP_REQUIREMENTS = (
     "tzdata",
 )
 
-# GeoDjango needs engines of its own.
-NOT_SUPPORTED = {"gis_tests"}
+# GeoDjango needs engines of its own. The tests in test_runner_apps are samples for those of
+# test_runner, some fail on purpose, and Django's runtests.py leaves them out, too.
+LEFT_OUT = {"gis_tests", "test_runner_apps"}
+
+# The tests, and the extension of Sphinx that some of them import.
+_UNPACKED = ("tests", "docs/_ext")
 
 _REQUIREMENTS_OF = {"postgresql": ["postgres.txt"], "sqlite": [], "mysql": []}
 
@@ -48,24 +52,31 @@ class SourceError(RuntimeError):
 def fetch(version: str, cache: Path) -> Path:
     """Return the ``tests`` folder of Django ``version``, fetched into ``cache`` when not there."""
     suite = cache / "tests"
-    if (suite / "runtests.py").is_file():
+    if _is_whole(cache):
         return suite
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as work:
         archive = _download(version, Path(work))
         unpacked = _unpack(archive, Path(work) / "unpacked")
         try:
-            unpacked.rename(suite)
+            # The tests last: they say that all is there.
+            for name in reversed(_UNPACKED):
+                (cache / name).parent.mkdir(exist_ok=True)
+                (unpacked / name).rename(cache / name)
         except OSError:  # another run of this tool was quicker
-            if not (suite / "runtests.py").is_file():
+            if not _is_whole(cache):
                 raise
     return suite
 
 
+def _is_whole(cache: Path) -> bool:
+    return (cache / "tests" / "runtests.py").is_file() and (cache / "docs" / "_ext").is_dir()
+
+
 def all_modules(suite: Path) -> list[str]:
-    """Return every folder of the suite that has tests, but those of what is not supported."""
+    """Return every folder of the suite that has tests, but those that are left out."""
     found = {path.relative_to(suite).parts[0] for path in suite.glob("*/**/test*.py")}
-    return sorted(name for name in found - NOT_SUPPORTED if (suite / name).is_dir())
+    return sorted(name for name in found - LEFT_OUT if (suite / name).is_dir())
 
 
 def requirements(suite: Path, database: str) -> dict[str, str | None]:
@@ -129,16 +140,19 @@ def _python_with_pip(work: Path) -> str:
 
 
 def _unpack(archive: Path, target: Path) -> Path:
+    """Unpack what is needed of the archive; return the folder that has it."""
     with tarfile.open(archive) as bundle:
         top = bundle.next()
         if top is None:
             raise SourceError(f"{archive.name} is empty")
-        prefix = f"{top.name.split('/')[0]}/tests/"
-        members = [member for member in bundle.getmembers() if member.name.startswith(prefix)]
-        if not members:
-            raise SourceError(f"{archive.name} carries no tests")
-        bundle.extractall(target, members=members, filter="data")
-    return target / prefix
+        root = top.name.split("/")[0]
+        for name in _UNPACKED:
+            prefix = f"{root}/{name}/"
+            members = [member for member in bundle.getmembers() if member.name.startswith(prefix)]
+            if not members:
+                raise SourceError(f"{archive.name} carries no {name}")
+            bundle.extractall(target, members=members, filter="data")
+    return target / root
 
 
 def _run(command: list[str]) -> None:

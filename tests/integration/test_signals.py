@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -199,6 +200,26 @@ def test_djangos_own_receivers_need_no_thread(sqlite: Any, run: Run, threads: Co
         assert user.last_login is not None
 
     run(main)
+
+
+@pytest.mark.parametrize("robust", [False, True])
+@pytest.mark.parametrize("others", [[], [async_one]])
+def test_a_sync_receiver_is_as_near_to_its_sender_as_with_stock(
+    run: Run, robust: bool, others: list[Callable[..., Any]]
+) -> None:
+    frames: list[str] = []
+
+    def looking(**named: Any) -> None:
+        # What `warnings.warn(..., stacklevel=3)` would blame.
+        frames.append(sys._getframe(2).f_code.co_name)
+
+    def sending() -> None:
+        sender_of(robust)[0](None)
+
+    with connected(looking, *others):
+        run(on_loop(sending))
+        sending()
+    assert frames == ["sending", "sending"]
 
 
 def test_sync_receivers_keep_their_order_wherever_they_run(run: Run) -> None:

@@ -26,9 +26,11 @@ from django.test.utils import isolate_apps
 
 from nuages import on_loop
 from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.sqlite3.connection import Connection
 from nuages.db.backends.sqlite3.cursor import PREFETCH
 from nuages.db.counters import statistics
 from tests.integration.conftest import Run, use
+from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Tag
 
 pytestmark = pytest.mark.sqlite
@@ -61,6 +63,54 @@ async def scalar(sql: str, params: Any = None) -> Any:
     async with acursor() as cursor:
         await cursor.execute(sql, params)
         return (await cursor.fetchone())[0]
+
+
+# Opening
+
+
+def is_closed(raw: sqlite3.Connection) -> bool:
+    try:
+        raw.in_transaction  # noqa: B018
+    except sqlite3.ProgrammingError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("how", ["cancelled", "closed by hand"])
+def test_a_connection_that_nobody_waits_for_any_more_is_closed(
+    configure: Callable[..., None], run: Run, how: str
+) -> None:
+    opening, may_open = threading.Event(), threading.Event()
+    opened: list[sqlite3.Connection] = []
+
+    class Slow(Connection):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            opening.set()
+            may_open.wait()
+            super().__init__(*arguments, **options)
+            opened.append(self)
+
+    configure({"factory": Slow})
+
+    async def main() -> None:
+        if how == "cancelled":
+            task = asyncio.create_task(scalar("SELECT 1"))
+            await asyncio.to_thread(opening.wait)
+            task.cancel()
+            may_open.set()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        else:
+            coroutine = scalar("SELECT 1")
+            coroutine.send(None)
+            opening.wait()
+            coroutine.close()
+            may_open.set()
+        await until(lambda: bool(opened) and is_closed(opened[0]))
+        assert await scalar("SELECT 1") == 1
+        assert len(opened) == 2
+
+    run(main)
 
 
 # Functions

@@ -3,10 +3,12 @@
 import asyncio
 import os
 import select
+import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
+import tarfile
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,8 +17,16 @@ import pymysql  # type: ignore[import-untyped]
 import pytest
 
 from nuages.test import blocking
-from tests.django_suite import accepted, databases, outcomes, processes, report, source, stored
-from tests.django_suite.__main__ import part_of
+from tests.django_suite import (
+    accepted,
+    databases,
+    outcomes,
+    parts,
+    processes,
+    report,
+    source,
+    stored,
+)
 from tests.django_suite.accepted import Accepted, DifferencesError
 from tests.django_suite.blocking import _SOCKET_CALLS, BlockingWatch
 from tests.django_suite.compare import compare, is_difference, is_within
@@ -314,6 +324,23 @@ class TestNamesAndSources:
         assert not databases.is_leftover(alive[0])
         assert not databases.is_leftover("postgres")
 
+    def test_a_process_that_a_test_starts_has_stocks_engine_and_a_driver(
+        self, tmp_path: Path
+    ) -> None:
+        shim = tmp_path / databases.SHIM
+        shim.mkdir()
+        (shim / "__init__.py").touch()
+        (shim / "base.py").write_text(databases.shim_text("stock", "mysql"))
+        code = f"import {databases.SHIM}.base as base; print(base.Database.connect.__module__)"
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"NUAGES_SUITE_PROCESS": "0", "PYTHONPATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == "pymysql.connections\n"
+
     @pytest.mark.parametrize("side", ["stock", "loop"])
     def test_the_settings_differ_by_engine_only(self, side: str) -> None:
         server = databases.Server.from_url(databases.DEFAULT_URL)
@@ -323,6 +350,22 @@ class TestNamesAndSources:
         engine = databases.ENGINES[side, "postgresql"]
         assert text == other.replace(databases.ENGINES["stock", "postgresql"], engine)
         assert f"test_{names[1]}" in text
+
+    @pytest.mark.parametrize(
+        ("side", "database", "module", "shimmed"),
+        [
+            ("loop", "sqlite", "admin_scripts", True),
+            ("stock", "sqlite", "admin_scripts", False),
+            ("stock", "mysql", "admin_scripts", True),
+            ("stock", "mysql", "test_runner", True),
+            ("loop", "mysql", "test_runner", False),
+        ],
+    )
+    def test_started_projects_have_an_engine_that_they_can_load(
+        self, side: str, database: str, module: str, shimmed: bool
+    ) -> None:
+        text = databases.settings_text(side, database, ("a", "b"), None, module)
+        assert (databases.SHIM in text) is shimmed
 
     def test_requirement_names(self) -> None:
         text = (
@@ -352,26 +395,86 @@ class TestNamesAndSources:
 
 class TestWholeSuite:
     def suite(self, tmp_path: Path) -> Path:
-        for file in ("basic/tests.py", "many/test_a.py", "gis_tests/tests.py", "helper/models.py"):
+        for file in (
+            *("basic/tests.py", "many/test_a.py", "gis_tests/tests.py", "helper/models.py"),
+            "test_runner_apps/tests.py",
+        ):
             path = tmp_path / file
             path.parent.mkdir()
             path.touch()
         (tmp_path / "runtests.py").touch()
         return tmp_path
 
-    def test_it_is_every_folder_with_tests_but_what_is_not_supported(self, tmp_path: Path) -> None:
+    def test_the_tests_and_what_they_need_are_unpacked(self, tmp_path: Path) -> None:
+        tree = tmp_path / "django-9.9"
+        for file in ("tests/runtests.py", "docs/_ext/links.py", "docs/index.txt", "setup.py"):
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            (tree / file).touch()
+        archive = tmp_path / "django-9.9.tar.gz"
+        with tarfile.open(archive, "w:gz") as bundle:
+            bundle.add(tree, tree.name)
+        root = source._unpack(archive, tmp_path / "unpacked")
+        found = {str(path.relative_to(root)) for path in root.rglob("*.*")}
+        assert found == {"tests/runtests.py", "docs/_ext/links.py"}
+
+    def test_it_is_every_folder_with_tests_but_those_left_out(self, tmp_path: Path) -> None:
         assert source.all_modules(self.suite(tmp_path)) == ["basic", "many"]
 
     def test_the_parts_are_all_of_it(self) -> None:
         modules = [f"m{number}" for number in range(10)]
-        parts = [part_of(modules, f"{number}/4") for number in range(1, 5)]
-        assert sorted(module for part in parts for module in part) == modules
-        assert part_of(modules, None) == modules
+        seconds = {"m3": 90.0, "m4": 30.0, "m5": 2.0, "gone": 1000.0}
+        dealt = [parts.part_of(modules, number, 4, seconds) for number in range(1, 5)]
+        assert sorted(module for part in dealt for module in part) == modules
 
-    @pytest.mark.parametrize("part", ["0/4", "5/4", "4", "a/4", "1/", "-1/4"])
+    def test_the_parts_take_about_the_same_time(self) -> None:
+        seconds = {"a": 9.0, "b": 8.0, "c": 7.0, "d": 2.0, "e": 2.0, "f": 2.0}
+        assert parts.part_of(seconds, 1, 3, seconds) == ["a", "f"]
+        assert parts.part_of(seconds, 2, 3, seconds) == ["b", "e"]
+        assert parts.part_of(seconds, 3, 3, seconds) == ["c", "d"]
+
+    def test_the_longest_is_run_first_and_an_unknown_one_is_as_the_median(self) -> None:
+        seconds = {"a": 1.0, "b": 30.0, "c": 5.0}
+        assert parts.longest_first(["a", "b", "c", "new"], seconds) == ["b", "c", "new", "a"]
+        assert parts.longest_first(["b", "a"], {}) == ["a", "b"]
+
+    def test_the_modules_seconds_are_a_file(self, tmp_path: Path) -> None:
+        path = tmp_path / "seconds.json"
+        assert parts.read_seconds(path) == {}
+        parts.write_seconds(path, {"b": 1.26, "a": 2.0})
+        assert parts.read_seconds(path) == {"a": 2.0, "b": 1.3}
+        assert path.read_text() == '{\n "a": 2.0,\n "b": 1.3\n}\n'
+
+    @pytest.mark.parametrize(
+        ("part", "commit", "found"),
+        [("3/8", "", (3, 8)), ("hash/8", "a0", (1, 8)), ("hash/8", "a7", (8, 8))],
+    )
+    def test_a_part_is_a_number_or_the_commits(
+        self, part: str, commit: str, found: tuple[int, int]
+    ) -> None:
+        assert parts.parse(part, commit) == found
+
+    @pytest.mark.parametrize("part", ["0/4", "5/4", "4", "a/4", "1/", "-1/4", "hash/0", "hash/"])
     def test_a_part_that_is_none_is_refused(self, part: str) -> None:
         with pytest.raises(source.SourceError, match="N/M"):
-            part_of([], part)
+            parts.parse(part, "a0")
+
+    def test_without_a_commit_nothing_chooses(self) -> None:
+        with pytest.raises(source.SourceError, match="no commit"):
+            parts.parse("hash/8", "")
+
+    def test_sources_are_named_by_their_commit_or_their_digest(self, tmp_path: Path) -> None:
+        assert parts.commit_of(tmp_path) == ""
+        assert parts.sources_of(tmp_path, "0123456789abcdef") == "digest 0123456789"
+        file = tmp_path / "src" / "module.py"
+        file.parent.mkdir()
+        file.write_text("a = 1")
+        author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+        for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "a"]):
+            subprocess.run(["git", *command], cwd=tmp_path, check=True)
+        commit = parts.commit_of(tmp_path)
+        assert parts.sources_of(tmp_path, "0123456789abcdef") == f"commit {commit[:10]}"
+        file.write_text("a = 2")
+        assert parts.sources_of(tmp_path, "0123456789abcdef") == "digest 0123456789"
 
     def test_a_loops_result_is_stored_with_its_counters(self, tmp_path: Path) -> None:
         run = ModuleRun(
@@ -379,19 +482,28 @@ class TestWholeSuite:
             counters=Counters(bridged=3, blocked=1),
             blocked_stacks=["where"],
             databases=["default"],
+            seconds=1.5,
+            sources="commit a",
         )
         path = stored.path_of(tmp_path, "sqlite", "basic", "loop")
-        stored.save(path, run, {"sources": "a"})
-        assert stored.load(path, {"sources": "a"}) == run
-        assert stored.load(path, {"sources": "b"}) is None
+        stored.save(path, run, {"sources": "a", "python": "1"})
+        assert stored.load(path, {"sources": "a", "python": "1"}) == run
+        assert stored.load(path, {"sources": "b", "python": "1"}) is None
+        assert stored.load(path, {"sources": "b", "python": "1"}, {"sources"}) == run
+        assert stored.load(path, {"sources": "a", "python": "2"}, {"sources"}) is None
 
-    def test_the_digest_follows_the_sources(self, tmp_path: Path) -> None:
-        file = tmp_path / "module.py"
-        file.write_text("a = 1")
-        before = stored.digest([tmp_path])
-        assert stored.digest([tmp_path]) == before
-        file.write_text("a = 2")
-        assert stored.digest([tmp_path]) != before
+    @pytest.mark.parametrize("changed", ["src/module.py", "tool/launch.py"])
+    def test_the_digest_follows_the_sources(self, tmp_path: Path, changed: str) -> None:
+        tool = tmp_path / "tool"
+        shutil.copytree(Path(stored.__file__).parent, tool)
+        package = tmp_path / "src"
+        package.mkdir()
+        (package / "module.py").write_text("a = 1")
+        before = stored.digest(package, tool)
+        (tool / "report.py").write_text("# what only tells")
+        assert stored.digest(package, tool) == before
+        (tmp_path / changed).write_text("a = 2")
+        assert stored.digest(package, tool) != before
 
 
 class TestPage:
@@ -402,6 +514,7 @@ class TestPage:
         run = ModuleRun(
             outcomes={TEST: Outcome(loop), OTHER: Outcome(Kind.SKIPPED)},
             counters=Counters(worker=5),
+            sources="commit a",
         )
         made = compare(stock.outcomes, run.outcomes, [], module="basic", database="sqlite")
         return [report.ModuleReport("basic", stock, run, made)]
@@ -415,6 +528,14 @@ class TestPage:
         assert "| basic | 1 | 0 | 1 | 0 | 1 | 1 |" in page
         assert f"bugs:\n\n- `{TEST}`" in page
         assert "5 statements" in page
+        assert "\nSources: commit a.\n" in page
+
+    def test_a_section_of_several_sources_says_so(self) -> None:
+        mended = self.reports(Kind.PASSED)[0]
+        mended.loop.sources = "commit b"
+        reports = [*self.reports(Kind.PASSED), *self.reports(Kind.PASSED), mended]
+        page = with_section("# Page\n", "sqlite", reports, self.FINGERPRINT)
+        assert "\nSources: commit a (2 modules), commit b (1 modules).\n" in page
 
     def test_a_later_run_takes_its_place(self) -> None:
         first = with_section("# Page\n", "sqlite", self.reports(Kind.FAILED), self.FINGERPRINT)

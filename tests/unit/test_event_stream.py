@@ -400,7 +400,27 @@ async def test_the_servers_stop_ends_waiting_and_busy_streams() -> None:
 
     late = Source().says("never sent")
     assert [chunk async for chunk in EventStream(late, asks())] == [OPENING]
+    assert not late.notes
     assert not await others()
+
+
+async def test_a_source_that_the_servers_stop_leaves_unopened_is_closed() -> None:
+    class Events:
+        closed = False
+
+        def __aiter__(self) -> Events:
+            return self
+
+        async def __anext__(self) -> str:
+            return "never sent"
+
+        async def aclose(self) -> None:
+            self.closed = True
+
+    events = Events()
+    stopping.announce_stop(asyncio.get_running_loop())
+    assert [chunk async for chunk in EventStream(events)] == [OPENING]
+    assert events.closed
 
 
 async def test_dropped_without_being_closed_it_is_closed() -> None:

@@ -1,8 +1,8 @@
 """Where a signal's receivers run: what stands behind `send`, `asend` and their robust twins.
 
 Sync receivers come first, in the order in which they were connected. Where the sender is sync
-code (`send`) they are called right there: in its bridge, in its thread. Where it is async
-(`asend`) they are placed as all code is (`placement.py`), neighbours in one hop.
+code (`send`) they are called right there, by the seam itself: in its bridge, in its thread. Where
+it is async (`asend`) they are placed as all code is (`placement.py`), neighbours in one hop.
 
 Async receivers run concurrently, each in a task of its own, so that they see the sender's
 transaction and take turns in it. How they end is that of the Django that is installed:
@@ -47,23 +47,24 @@ share a context must not find each other's."""
 _MISSING: Any = object()
 
 
-def send(signal: Signal, sender: Any, named: dict[str, Any], robust: bool) -> Responses:
-    """Send from sync code, anywhere: `Signal.send()` and `Signal.send_robust()`.
-
-    Async receivers are awaited by the bridge, where there is one; else by `async_to_sync`. Raises
-    `SendInCoroutine` where neither can.
-    """
-    receivers, async_receivers = signal._live_receivers(sender)
-    if not async_receivers:
-        return _call(signal, sender, named, receivers, robust)
-    bridge = current_bridge()
-    if bridge is None and asyncio._get_running_loop() is not None:
+def require_way() -> None:
+    """Raise `SendInCoroutine` where sync code has no way to await receivers."""
+    if current_bridge() is None and asyncio._get_running_loop() is not None:
         raise SendInCoroutine()
-    responses = _call(signal, sender, named, receivers, robust)
-    args = signal, sender, named, async_receivers, robust
-    if bridge is not None:
-        return responses + await_(_call_async(*args))
-    return responses + async_to_sync(_call_async)(*args)
+
+
+def await_receivers(
+    signal: Signal, sender: Any, named: dict[str, Any], receivers: Sequence[Receiver], robust: bool
+) -> Responses:
+    """Call async receivers from sync code and return their responses.
+
+    The bridge awaits them, where there is one; else `async_to_sync` does.
+    """
+    args = signal, sender, named, receivers, robust
+    if current_bridge() is not None:
+        responses: Responses = await_(_call_async(*args))
+        return responses
+    return async_to_sync(_call_async)(*args)
 
 
 async def asend(signal: Signal, sender: Any, named: dict[str, Any], robust: bool) -> Responses:

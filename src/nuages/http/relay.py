@@ -152,6 +152,8 @@ class Relay:
     def _start(self) -> None:
         self._loop = loop = asyncio.get_running_loop()
         call_at_stop(self.stop)
+        if self._stopped:  # an eager task would ask the source before anybody could cancel it
+            return
         self._task = loop.create_task(self._run())
         self._task.add_done_callback(self._ended)
         if self._heartbeat is not None:

@@ -19,7 +19,23 @@ def _sync(robust: bool) -> Any:
             # Every instance of a model sends two signals that hardly anybody receives.
             if not self.receivers or self.sender_receivers_cache.get(sender) is NO_RECEIVERS:
                 return []
-            return dispatch.send(self, sender, named, robust)
+            receivers, async_receivers = self._live_receivers(sender)
+            if async_receivers:
+                dispatch.require_way()
+            responses: dispatch.Responses = []
+            # Called from this frame, as stock does: a warning's stacklevel counts frames.
+            for receiver in receivers:
+                try:
+                    response = receiver(signal=self, sender=sender, **named)
+                except Exception as error:
+                    if not robust:
+                        raise
+                    self._log_robust_failure(receiver, error)
+                    response = error
+                responses.append((receiver, response))
+            if async_receivers:
+                responses += dispatch.await_receivers(self, sender, named, async_receivers, robust)
+            return responses
 
         return send
 

@@ -22,7 +22,7 @@ from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.sqlite3.connection import Connection, gates
 from nuages.db.backends.sqlite3.cursor import Cursor
-from nuages.db.backends.sqlite3.worker import Worker
+from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.connections import current_chain
 from nuages.db.pool_options import PoolOptions
 
@@ -100,22 +100,35 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             else:
                 worker.stop()
             return connection
+        opened: list[Connection] = []
+
+        def close() -> None:
+            for each in opened:
+                each.close()
+
         try:
-            connection = worker.call(lambda: self._open_in_worker(conn_params, worker))
+            worker.call(lambda: opened.append(self._open_in_worker(conn_params, worker)))
         except BaseException:
+            # The worker may have opened it, or still be about to.
+            worker.submit(Job(close, None))
             worker.stop()
             raise
+        (connection,) = opened
         if in_memory:
             connection.kept = True
             _in_memory[key] = connection
         return connection
 
-    def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Any:
-        connection = super().get_new_connection(conn_params)
-        connection.statement_timeout = self._statement_timeout
-        if not self.is_in_memory_db() and not self._sets_journal_mode():
-            connection.switch_to_wal()
-        connection.serve_loop(worker)
+    def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Connection:
+        connection: Connection = super().get_new_connection(conn_params)
+        try:
+            connection.statement_timeout = self._statement_timeout
+            if not self.is_in_memory_db() and not self._sets_journal_mode():
+                connection.switch_to_wal()
+            connection.serve_loop(worker)
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _sets_journal_mode(self) -> bool:
