@@ -20,13 +20,13 @@ from nuages.exceptions import PoolTimeout, TooManyWaiting
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (
     Heartbeat,
-    Proxy,
     assert_whole,
     backend,
     cancelled,
     fetch,
     free_port,
     options,
+    proxy_before,
     server,
     the_pool,
 )
@@ -641,7 +641,7 @@ def test_opening_is_tried_again_while_the_server_refuses(
     options(reconnect_timeout=30, max_size=1)
 
     async def main() -> None:
-        proxy = Proxy(dict(postgresql), port=free_port())
+        proxy = proxy_before(dict(postgresql), listen=free_port())
         postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
         with caplog.at_level(logging.INFO, "nuages.pool"):
             task = asyncio.create_task(fetch("SELECT 1"))
