@@ -656,6 +656,27 @@ def test_opening_is_tried_again_while_the_server_refuses(
     run(main)
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_login_that_breaks_off_is_tried_again(
+    postgresql: dict[str, Any], run: Run, reset: bool
+) -> None:
+    """As behind a load balancer whose server is away."""
+    options(reconnect_timeout=30)
+
+    async def main() -> None:
+        async with proxy_before(dict(postgresql)) as proxy:
+            postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.stall("to_client")
+            task = asyncio.create_task(fetch("SELECT 1"))
+            await proxy.until_kept()
+            proxy.cut(reset=reset)
+            proxy.resume()
+            assert await task == 1
+            the_pool().close()
+
+    run(main)
+
+
 def test_a_server_that_stays_away_is_an_error_at_the_timeout(
     postgresql: dict[str, Any], run: Run
 ) -> None:
@@ -706,7 +727,12 @@ def test_a_server_that_says_no_is_not_asked_again(postgresql: dict[str, Any], ru
         ('server on socket "/tmp/.s.PGSQL.5432" failed: No such file or directory', True),
         ('FATAL:  password authentication failed for user "joe"', False),
         ('could not read certificate file "x": No such file or directory', False),
-        ("FATAL:  sorry, too many clients already", False),
+        ("FATAL:  sorry, too many clients already", True),
+        ('FATAL:  too many connections for role "joe"', True),
+        ("failed: server closed the connection unexpectedly", True),
+        ("failed to resolve host 'db': [Errno -3] Temporary failure in name resolution", True),
+        ("failed to resolve host 'db': [Errno -2] Name or service not known", False),
+        ('FATAL:  database "x" does not exist', False),
     ],
 )
 def test_which_failures_are_tried_again(postgresql: dict[str, Any], text: str, away: bool) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.outcome import KnownOutcome
 from nuages.db.backends.postgresql.connection import Connection
+from nuages.db.reconnect import UNREACHABLE
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
 Database: Any = types.ModuleType("psycopg")
@@ -49,8 +51,14 @@ Database.Connection = Connection
 
 _AWAY = (
     # libpq has no code for these: its own words of the system's error, and the server's.
-    f"failed: {os.strerror(errno.ECONNREFUSED)}",
-    f"failed: {os.strerror(errno.ENOENT)}",
+    *(f"failed: {os.strerror(code)}" for code in UNREACHABLE),
+    "server closed the connection unexpectedly",
+    f"could not receive data from server: {os.strerror(errno.ECONNRESET)}",
+    "connection timeout expired",
+    f"[Errno {socket.EAI_AGAIN}]",
+    "sorry, too many clients already",
+    "remaining connection slots are reserved",
+    "too many connections for ",
     "the database system is starting up",
     "the database system is shutting down",
     "the database system is in recovery mode",
@@ -185,7 +193,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         super().release()
 
     def is_away(self, error: Exception) -> bool:
-        """Whether the server refuses connections, or is starting up or shutting down."""
+        """Whether the server is unreachable, starting up, shutting down, or has no room."""
         text = str(error)
         return any(sign in text for sign in _AWAY)
 
