@@ -302,6 +302,35 @@ def test_the_outcome_of_a_commit_may_be_unknown(
         run(main)
 
 
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_lost_after_the_answer_to_commit_is_no_error(
+    mysql: dict[str, Any], run: Run, reset: bool
+) -> None:
+    """`SET AUTOCOMMIT = 1` comes behind it. Whoever got its error would repeat what is done."""
+    done: list[str] = []
+
+    async def work() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="Ursula")
+            await aon_commit(lambda: done.append("hook"))
+
+    async def main() -> None:
+        async with proxy_before(dict(mysql)) as proxy:
+            mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.stall("to_server", at=b"SET AUTOCOMMIT = 1")
+            task = asyncio.create_task(work())
+            await proxy.until_kept()
+            proxy.cut(reset=reset)
+            await task
+            assert done == ["hook"]
+            assert_whole(the_pool())
+            proxy.resume()
+            assert await names() == ["Ursula"]
+            the_pool().close()
+
+    run(main)
+
+
 # What cannot be brought to its end
 
 

@@ -65,6 +65,15 @@ _AWAY = (
     CR.CR_SERVER_GONE_ERROR,
     CR.CR_SERVER_LOST,
 )
+_CONNECTION_KILLED = 1927
+"""MariaDB's ER_CONNECTION_KILLED, which PyMySQL does not name."""
+_ENDS_SESSION = (
+    ER.SERVER_SHUTDOWN,
+    ER.NORMAL_SHUTDOWN,
+    _CONNECTION_KILLED,
+    CR.CR_SERVER_GONE_ERROR,
+    CR.CR_SERVER_LOST,
+)
 _MYSQLCLIENT_ONLY = {
     "passwd": "password",
     "db": "database",
@@ -187,6 +196,10 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return isinstance(cause, TimeoutError) or (
             isinstance(cause, OSError) and cause.errno in UNREACHABLE
         )
+
+    def ends_session(self, error: Exception) -> bool:
+        """Whether the server shuts down, or the session was killed."""
+        return bool(error.args) and error.args[0] in _ENDS_SESSION
 
     def is_usable(self) -> bool:
         """As in Django."""

@@ -66,6 +66,10 @@ _AWAY = (
     "the database system is not accepting connections",
 )
 
+# admin_shutdown, crash_shutdown, database_dropped, idle_session_timeout; and
+# statement_completion_unknown.
+_ENDS_SESSION = ("57P01", "57P02", "57P04", "57P05", "40003")
+
 if TYPE_CHECKING:
     _NamedCursor = psycopg.ServerCursor[Any]
 else:
@@ -196,6 +200,14 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """Whether the server is unreachable, starting up, shutting down, or has no room."""
         text = str(error)
         return any(sign in text for sign in _AWAY)
+
+    def ends_session(self, error: Exception) -> bool:
+        """Whether it is of class 08 (connection exception), or the session was terminated.
+
+        A COMMIT that waits for a standby is committed already when its session is terminated.
+        """
+        state = getattr(error.__cause__, "sqlstate", None) or ""
+        return state.startswith("08") or state in _ENDS_SESSION
 
     def create_cursor(self, name: str | None = None) -> Any:
         """As in Django; a named cursor is known to its connection until it is closed."""
