@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench cache-bench logins streams sweep backfill clean
+.PHONY: help demo test lint format django-suite bench cache-bench logins streams sweep faults backfill clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -13,6 +13,8 @@ ARGS ?=
 JOBS ?= 2
 # How many waits of an operation `make sweep` tries; 0: all.
 POINTS ?= 0
+# Seconds that `make faults` may take.
+LIMIT ?= 300
 # For `make django-suite`: postgresql, sqlite or mysql; test modules of Django, all by default; 1
 # runs stock Django anew.
 DB ?= sqlite
@@ -57,6 +59,10 @@ sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first fi
 	@scripts/env dev
 	NUAGES_SWEEP_POINTS=$(POINTS) .venv/bin/python -m pytest tests/integration/test_sweep.py \
 		tests/integration/test_sweep_cache.py -s -p no:logging $(ARGS)
+
+faults: ## Break real servers, each fault once, and print what became of it; LIMIT=300 seconds
+	@scripts/env dev
+	.venv/bin/python -m tests.faults --limit $(LIMIT) $(ARGS)
 
 backfill: ## Change a million rows in batches, killed half-way, and print what it costs
 	@scripts/env dev

@@ -13,6 +13,7 @@ from django.db import connections
 
 from nuages.db import acursor
 from nuages.db.pool import Pool, open_pools
+from nuages.test import FaultProxy
 from tests.integration.scope_tools import observer
 
 OURS = """
@@ -157,93 +158,9 @@ class Heartbeat:
             await asyncio.sleep(0)
 
 
-class Proxy:
-    """A TCP proxy before PostgreSQL that can stop answering, or refuse.
-
-    `swallow()` lets nothing pass any more, in either direction, on connections open and new:
-    the server's answers and cancel requests get lost. `cut()` closes every connection.
-    `hold()` keeps what is sent to the server on the connections that are open now, and nothing
-    else, until `let_go()`.
-    """
-
-    def __init__(self, entry: dict[str, Any], port: int = 0) -> None:
-        self.port = port
-        self._target = (entry["HOST"], entry["PORT"] or 5432)
-        self._swallowing = False
-        self._writers: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.accepted = asyncio.Event()
-        self.ended = asyncio.Event()
-        """Whether a connection came to its end since it was cleared."""
-        self._held: set[asyncio.StreamWriter] = set()
-        self._upstream: set[asyncio.StreamWriter] = set()
-        self._free = asyncio.Event()
-        self.held_back = 0
-        """How many pieces of what is sent to the server are kept now."""
-
-    async def __aenter__(self) -> Proxy:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(self, *exc_info: object) -> None:
-        self._server.close()
-        self.cut()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._server.wait_closed()
-
-    def swallow(self) -> None:
-        self._swallowing = True
-        self.accepted.clear()
-
-    def hold(self) -> None:
-        self._held = set(self._writers)
-        self._free.clear()
-
-    def let_go(self) -> None:
-        self._free.set()
-
-    def cut(self) -> None:
-        for writer in list(self._writers):
-            writer.transport.abort()
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
-        self._writers.add(writer)
-        self.accepted.set()
-        back: asyncio.Task[None] | None = None
-        try:
-            upstream = await asyncio.open_connection(*self._target)
-            self._writers.add(upstream[1])
-            self._upstream.add(upstream[1])
-            back = asyncio.create_task(self._pump(upstream[0], writer))
-            await self._pump(reader, upstream[1])
-        except (OSError, asyncio.CancelledError):
-            pass
-        finally:
-            if back is not None:
-                await asyncio.gather(back, return_exceptions=True)
-            self._tasks.discard(task)
-            self.ended.set()
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with suppress(OSError, asyncio.CancelledError):
-            while data := await reader.read(65536):
-                if writer in self._held and writer in self._upstream:
-                    self.held_back += 1
-                    try:
-                        await self._free.wait()
-                    finally:
-                        self.held_back -= 1
-                if not self._swallowing:
-                    writer.write(data)
-                    await writer.drain()
-        self._writers.discard(writer)
-        writer.transport.abort()
+def proxy_before(entry: dict[str, Any], listen: int = 0) -> FaultProxy:
+    """A proxy before the server of a DATABASES entry; to be entered."""
+    return FaultProxy(entry["HOST"], int(entry["PORT"] or 5432), listen=listen)
 
 
 def free_port() -> int:

@@ -21,12 +21,12 @@ from nuages.db.scope import context_node
 from nuages.exceptions import OutcomeUnknown
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (
-    Proxy,
     assert_whole,
     backend,
     cancelled,
     fetch,
     options,
+    proxy_before,
     server,
     the_pool,
 )
@@ -193,10 +193,11 @@ def test_cancelled_while_a_connection_is_opened(postgresql: dict[str, Any], run:
     options(max_size=1)
 
     async def main() -> None:
-        async with Proxy(dict(postgresql)) as proxy, server() as pg:
+        async with proxy_before(dict(postgresql)) as proxy, server() as pg:
             host, port = postgresql["HOST"], postgresql["PORT"]
             postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
-            proxy.swallow()
+            proxy.stall()
+            proxy.accepted.clear()
             task = asyncio.create_task(backend())
             await proxy.accepted.wait()
             await cancelled(task)
@@ -458,12 +459,13 @@ def test_a_second_cancellation_shortens_the_cleanup_to_closing_the_socket(
             else:
                 await fetch("SELECT pg_sleep(60)")
 
-        async with server() as pg, Proxy(dict(postgresql)) as proxy:
+        async with server() as pg, proxy_before(dict(postgresql)) as proxy:
             host, port = postgresql["HOST"], postgresql["PORT"]
             postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
             task = asyncio.create_task(work())
             await pg.until_running("pg_sleep")
-            proxy.swallow()
+            proxy.stall()
+            proxy.accepted.clear()
             task.cancel()
             await proxy.accepted.wait()  # the cancel request has been sent, and got lost
             assert not task.done()
@@ -486,10 +488,10 @@ def test_a_cancel_request_that_overtakes_its_statement_is_repeated(
     """The server ignores it: the session is idle still."""
 
     async def main() -> None:
-        async with server() as pg, Proxy(dict(postgresql)) as proxy:
+        async with server() as pg, proxy_before(dict(postgresql)) as proxy:
             postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
             await backend()
-            proxy.hold()
+            proxy.stall("to_server", new=False)
             proxy.accepted.clear()
             proxy.ended.clear()
             task = asyncio.create_task(fetch("SELECT pg_sleep(60) /* late */"))
@@ -497,7 +499,7 @@ def test_a_cancel_request_that_overtakes_its_statement_is_repeated(
             task.cancel()
             await proxy.ended.wait()  # the request has come to the server, which closed
             assert not task.done()
-            proxy.let_go()
+            proxy.resume()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert the_pool().stats()["size"] == 1  # the connection is whole
@@ -516,11 +518,11 @@ def test_a_server_that_does_not_end_the_statement_loses_its_connection(
     postgresql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        async with server() as pg, Proxy(dict(postgresql)) as proxy:
+        async with server() as pg, proxy_before(dict(postgresql)) as proxy:
             postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
             task = asyncio.create_task(fetch("SELECT pg_sleep(60)"))
             await pg.until_running("pg_sleep")
-            proxy.swallow()
+            proxy.stall()
             await cancelled(task)
             assert the_pool().stats()["size"] == 0
             await pg.execute(
@@ -720,7 +722,7 @@ def test_a_lost_connection_is_an_operational_error(postgresql: dict[str, Any], r
     """As the control of the tests with a proxy: cut, the statement fails at once."""
 
     async def main() -> None:
-        async with server() as pg, Proxy(dict(postgresql)) as proxy:
+        async with server() as pg, proxy_before(dict(postgresql)) as proxy:
             postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
             async with detached():
                 task = asyncio.create_task(fetch("SELECT pg_sleep(60)"))

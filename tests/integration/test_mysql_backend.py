@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 import socket
 import subprocess
@@ -33,6 +32,7 @@ from tests.integration.pool_tools import (
     fetch,
     free_port,
     options,
+    proxy_before,
     the_pool,
 )
 from tests.integration.scope_tools import names, statements, until
@@ -451,32 +451,38 @@ def test_a_read_timeout_closes_the_connection(mysql: dict[str, Any], run: Run) -
 
 
 def test_a_server_that_is_away_is_waited_for(mysql: dict[str, Any], run: Run) -> None:
-    port, host, real = free_port(), mysql["HOST"], mysql["PORT"]
-    mysql["PORT"] = str(port)
-
     async def main() -> None:
+        proxy = proxy_before(dict(mysql), listen=free_port())
+        mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
         with pytest.raises(OperationalError, match="2003"):
             await fetch("SELECT 1")
         the_pool().close()
         options(reconnect_timeout=30)
         task = asyncio.create_task(fetch("SELECT 1"))
         await asyncio.sleep(0.05)
-
-        async def serve(reader: Any, writer: Any) -> None:
-            upstream = await asyncio.open_connection(host, int(real))
-
-            async def pump(source: Any, target: Any) -> None:
-                with contextlib.suppress(OSError):
-                    while data := await source.read(65536):
-                        target.write(data)
-                target.close()
-
-            await asyncio.gather(pump(reader, upstream[1]), pump(upstream[0], writer))
-
-        async with await asyncio.start_server(serve, "127.0.0.1", port):
+        async with proxy:
             assert await task == 1
             the_pool().close()
-            await asyncio.sleep(0.05)
+
+    run(main)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_login_that_breaks_off_is_tried_again(
+    mysql: dict[str, Any], run: Run, reset: bool
+) -> None:
+    options(reconnect_timeout=30)
+
+    async def main() -> None:
+        async with proxy_before(dict(mysql)) as proxy:
+            mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.stall("to_client")
+            task = asyncio.create_task(fetch("SELECT 1"))
+            await proxy.until_kept()
+            proxy.cut(reset=reset)
+            proxy.resume()
+            assert await task == 1
+            the_pool().close()
 
     run(main)
 

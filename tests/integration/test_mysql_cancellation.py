@@ -14,14 +14,15 @@ from nuages.db import aatomic, acursor, aon_commit, hold_connection
 from nuages.db.backends.mysql import connection as mysql_connection
 from nuages.db.backends.mysql.killing import Killer
 from nuages.exceptions import OutcomeUnknown
+from nuages.test import FaultProxy
 from tests.integration.conftest import Run
 from tests.integration.mysql_tools import OURS, server
 from tests.integration.pool_tools import (
-    Proxy,
     assert_whole,
     cancelled,
     fetch,
     options,
+    proxy_before,
     the_pool,
 )
 from tests.integration.scope_tools import names, until
@@ -232,7 +233,7 @@ def test_cancelled_during_rollback(mysql: dict[str, Any], run: Run) -> None:
 class Site:
     """A transaction whose COMMIT stays in a proxy until it is let go, or cut off."""
 
-    def __init__(self, entry: dict[str, Any], proxy: Proxy) -> None:
+    def __init__(self, entry: dict[str, Any], proxy: FaultProxy) -> None:
         self.proxy = proxy
         self.done: list[str] = []
         self.at_commit = asyncio.Event()
@@ -242,7 +243,7 @@ class Site:
         async with aatomic():
             await Author.objects.acreate(name="Ursula")
             await aon_commit(lambda: self.done.append("hook"))
-            self.proxy.hold()
+            self.proxy.stall("to_server", new=False)
             self.at_commit.set()
 
 
@@ -250,7 +251,7 @@ def test_a_commit_is_awaited_although_its_task_is_cancelled(
     mysql: dict[str, Any], run: Run
 ) -> None:
     async def main() -> None:
-        async with Proxy(dict(mysql)) as proxy:
+        async with proxy_before(dict(mysql)) as proxy:
             site = Site(mysql, proxy)
             task = asyncio.create_task(site.work())
             await site.at_commit.wait()
@@ -259,7 +260,7 @@ def test_a_commit_is_awaited_although_its_task_is_cancelled(
                 task.cancel()
             await asyncio.sleep(0)
             assert not task.done()
-            proxy.let_go()
+            proxy.resume()
             with pytest.raises(asyncio.CancelledError):
                 await task
             assert site.done == ["hook"], "it was committed"
@@ -276,14 +277,14 @@ def test_the_outcome_of_a_commit_may_be_unknown(
     mysql: dict[str, Any], run: Run, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
-        async with Proxy(dict(mysql)) as proxy:
+        async with proxy_before(dict(mysql)) as proxy:
             site = Site(mysql, proxy)
             task = asyncio.create_task(site.work())
             await site.at_commit.wait()
             await asyncio.sleep(0)
             if how == "cut":
                 proxy.cut()
-                proxy.let_go()
+                proxy.resume()
                 with pytest.raises(OutcomeUnknown):
                     await task
             else:
@@ -291,7 +292,7 @@ def test_the_outcome_of_a_commit_may_be_unknown(
                     task.cancel()
                     with pytest.raises(asyncio.CancelledError) as caught:
                         await task
-                proxy.let_go()
+                proxy.resume()
                 assert isinstance(caught.value.__cause__, OutcomeUnknown)
                 assert OutcomeUnknown.code in caplog.text
             assert site.done == []
@@ -299,6 +300,35 @@ def test_the_outcome_of_a_commit_may_be_unknown(
 
     with override_settings(NUAGES={"COMMIT_TIMEOUT": 0.1}):
         run(main)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_connection_lost_after_the_answer_to_commit_is_no_error(
+    mysql: dict[str, Any], run: Run, reset: bool
+) -> None:
+    """`SET AUTOCOMMIT = 1` comes behind it. Whoever got its error would repeat what is done."""
+    done: list[str] = []
+
+    async def work() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="Ursula")
+            await aon_commit(lambda: done.append("hook"))
+
+    async def main() -> None:
+        async with proxy_before(dict(mysql)) as proxy:
+            mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.stall("to_server", at=b"SET AUTOCOMMIT = 1")
+            task = asyncio.create_task(work())
+            await proxy.until_kept()
+            proxy.cut(reset=reset)
+            await task
+            assert done == ["hook"]
+            assert_whole(the_pool())
+            proxy.resume()
+            assert await names() == ["Ursula"]
+            the_pool().close()
+
+    run(main)
 
 
 # What cannot be brought to its end
@@ -309,11 +339,12 @@ def test_a_second_cancellation_shortens_the_cleanup_to_closing_the_socket(
 ) -> None:
     async def main() -> None:
         with server() as observer:
-            async with Proxy(dict(mysql)) as proxy:
+            async with proxy_before(dict(mysql)) as proxy:
                 mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
                 task = asyncio.create_task(fetch(SLEEP))
                 await observer.until_running("SLEEP")
-                proxy.swallow()
+                proxy.stall()
+                proxy.accepted.clear()
                 task.cancel()
                 await proxy.accepted.wait()  # the side connection, which gets no answer
                 assert not task.done()
@@ -331,11 +362,11 @@ def test_a_server_that_does_not_answer_loses_its_connection(
 ) -> None:
     async def main() -> None:
         with server() as observer:
-            async with Proxy(dict(mysql)) as proxy:
+            async with proxy_before(dict(mysql)) as proxy:
                 mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
                 task = asyncio.create_task(fetch(SLEEP))
                 await observer.until_running("SLEEP")
-                proxy.swallow()
+                proxy.stall()
                 await cancelled(task)
                 assert the_pool().stats()["size"] == 0
             await observer.end_all()
@@ -389,9 +420,10 @@ def test_a_coroutine_closed_by_hand_drops_its_connection_without_io(
 
 def test_connecting_is_cancelled(mysql: dict[str, Any], run: Run) -> None:
     async def main() -> None:
-        async with Proxy(dict(mysql)) as proxy:
+        async with proxy_before(dict(mysql)) as proxy:
             mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
-            proxy.swallow()
+            proxy.stall()
+            proxy.accepted.clear()
             task = asyncio.create_task(fetch("SELECT 1"))
             await proxy.accepted.wait()
             await cancelled(task)
@@ -404,10 +436,10 @@ def test_a_half_sent_statement_closes_its_connection(mysql: dict[str, Any], run:
     """The server has not got it, so there is nothing to cancel, and no way back."""
 
     async def main() -> None:
-        async with Proxy(dict(mysql)) as proxy:
+        async with proxy_before(dict(mysql)) as proxy:
             mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
             await session()
-            proxy.hold()
+            proxy.stall("to_server", new=False)
             waiting: list[Any] = []
             wait = mysql_connection.Connection._wait
 
@@ -421,7 +453,7 @@ def test_a_half_sent_statement_closes_its_connection(mysql: dict[str, Any], run:
                 await until(lambda: True in waiting)
                 await cancelled(task)
             assert the_pool().stats()["size"] == 0
-            proxy.let_go()
+            proxy.resume()
 
     run(main)
 

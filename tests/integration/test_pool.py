@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
+import os
 import random
+import socket
 import sqlite3
 from typing import Any
 
+import psycopg
+import pymysql  # type: ignore[import-untyped]
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connections
+from django.db import OperationalError, connection, connections, transaction
 
+from nuages import on_loop
 from nuages.db import aatomic, acursor, detached, hold_connection
 from nuages.db.backends.sqlite3.connection import gate_of
 from nuages.db.pool import open_pools
 from nuages.db.warm import warm_pools
-from nuages.exceptions import PoolTimeout, TooManyWaiting
+from nuages.exceptions import OutcomeUnknown, PoolTimeout, TooManyWaiting
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (
     Heartbeat,
-    Proxy,
     assert_whole,
     backend,
     cancelled,
     fetch,
     free_port,
     options,
+    proxy_before,
     server,
     the_pool,
 )
@@ -88,7 +95,7 @@ def test_tasks_are_served_in_the_order_in_which_they_came(
 def test_500_tasks_cancelled_at_random_points_leave_a_whole_pool(
     postgresql: dict[str, Any], run: Run, seed: int
 ) -> None:
-    options(max_size=5)
+    options(max_size=5, timeout=600)  # however slow the machine is
     chance = random.Random(seed)
 
     async def work(number: int) -> None:
@@ -632,6 +639,84 @@ def test_a_pool_is_made_anew_when_the_settings_change(
     run(main)
 
 
+@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
+def test_a_connection_that_dies_while_it_is_handed_over_is_replaced(
+    database: str, run: Run
+) -> None:
+    options(max_size=1)
+
+    async def main() -> None:
+        outside = contextvars.copy_context()
+        async with hold_connection() as held:
+            waiting = asyncio.create_task(fetch("SELECT 1"), context=outside)
+            await until(lambda: the_pool().waiting() == 1)
+            raw = held.connection
+        # The waiting task has it, and has not run yet.
+        assert the_pool().waiting() == 0
+        number = raw.pgconn.socket if database == "postgresql" else raw._sock.sock.fileno()
+        with socket.socket(fileno=os.dup(number)) as other:
+            other.shutdown(socket.SHUT_RDWR)
+        assert await waiting == 1
+        assert the_pool().opened == 2
+        assert_whole(the_pool())
+
+    run(main)
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
+def test_what_follows_on_a_lost_connection_is_an_operational_error(
+    database: str, run: Run
+) -> None:
+    def lost() -> None:
+        number = (
+            connection.connection.pgconn.socket
+            if database == "postgresql"
+            else connection.connection._sock.sock.fileno()
+        )
+        with socket.socket(fileno=os.dup(number)) as other:
+            other.shutdown(socket.SHUT_RDWR)
+        for _ in range(2):
+            with pytest.raises(OperationalError), connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+        with pytest.raises(OperationalError), transaction.atomic():
+            pass
+        with pytest.raises(OperationalError):
+            connection.set_autocommit(False)
+
+    async def main() -> None:
+        async with hold_connection():
+            await fetch("SELECT 1")
+            await on_loop(lost)()
+        assert await fetch("SELECT 1") == 1
+        assert_whole(the_pool())
+
+    run(main)
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
+def test_the_outcome_of_a_threads_commit_may_be_unknown(database: str, run: Run) -> None:
+    """A sync view's, say."""
+
+    def work() -> None:
+        with transaction.atomic():
+            Author.objects.create(name="Ursula")
+
+    async def main() -> None:
+        entry = connections.settings["default"]
+        async with proxy_before(dict(entry)) as proxy:
+            entry.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.stall("to_server", at=b"\3COMMIT" if database == "mysql" else b"COMMIT\0")
+            task = asyncio.create_task(sync_to_async(work)())
+            await proxy.until_kept()
+            proxy.cut()
+            with pytest.raises(OutcomeUnknown):
+                await task
+            await until(lambda: the_pool().size == 0)
+            assert_whole(the_pool())
+
+    run(main)
+
+
 # A server that is away
 
 
@@ -641,7 +726,7 @@ def test_opening_is_tried_again_while_the_server_refuses(
     options(reconnect_timeout=30, max_size=1)
 
     async def main() -> None:
-        proxy = Proxy(dict(postgresql), port=free_port())
+        proxy = proxy_before(dict(postgresql), listen=free_port())
         postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
         with caplog.at_level(logging.INFO, "nuages.pool"):
             task = asyncio.create_task(fetch("SELECT 1"))
@@ -652,6 +737,27 @@ def test_opening_is_tried_again_while_the_server_refuses(
                 assert await second == 2
                 assert_whole(the_pool())
                 the_pool().close()
+
+    run(main)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_login_that_breaks_off_is_tried_again(
+    postgresql: dict[str, Any], run: Run, reset: bool
+) -> None:
+    """As behind a load balancer whose server is away."""
+    options(reconnect_timeout=30)
+
+    async def main() -> None:
+        async with proxy_before(dict(postgresql)) as proxy:
+            postgresql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.stall("to_client")
+            task = asyncio.create_task(fetch("SELECT 1"))
+            await proxy.until_kept()
+            proxy.cut(reset=reset)
+            proxy.resume()
+            assert await task == 1
+            the_pool().close()
 
     run(main)
 
@@ -706,11 +812,36 @@ def test_a_server_that_says_no_is_not_asked_again(postgresql: dict[str, Any], ru
         ('server on socket "/tmp/.s.PGSQL.5432" failed: No such file or directory', True),
         ('FATAL:  password authentication failed for user "joe"', False),
         ('could not read certificate file "x": No such file or directory', False),
-        ("FATAL:  sorry, too many clients already", False),
+        ("FATAL:  sorry, too many clients already", True),
+        ('FATAL:  too many connections for role "joe"', True),
+        ("failed: server closed the connection unexpectedly", True),
+        ("failed to resolve host 'db': [Errno -3] Temporary failure in name resolution", True),
+        ("failed to resolve host 'db': [Errno -2] Name or service not known", False),
+        ('FATAL:  database "x" does not exist', False),
     ],
 )
 def test_which_failures_are_tried_again(postgresql: dict[str, Any], text: str, away: bool) -> None:
     assert connections["default"].is_away(OperationalError(text)) is away
+
+
+@pytest.mark.parametrize(
+    ("database", "cause", "ends"),
+    [
+        ("postgresql", psycopg.errors.AdminShutdown(), True),
+        ("postgresql", psycopg.errors.CrashShutdown(), True),
+        ("postgresql", psycopg.errors.ConnectionFailure(), True),
+        ("postgresql", psycopg.errors.SerializationFailure(), False),
+        ("mysql", pymysql.err.OperationalError(1927, "Connection was killed"), True),
+        ("mysql", pymysql.err.OperationalError(1053, "Server shutdown in progress"), True),
+        ("mysql", pymysql.err.OperationalError(1213, "Deadlock found"), False),
+    ],
+    indirect=["database"],
+)
+def test_which_failures_end_the_session(database: str, cause: Exception, ends: bool) -> None:
+    """Told before the connection is seen to be closed, with COMMIT they leave the outcome open."""
+    with pytest.raises(OperationalError) as caught, connections["default"].wrap_database_errors:
+        raise cause
+    assert connections["default"].ends_session(caught.value) is ends
 
 
 # Statement timeout

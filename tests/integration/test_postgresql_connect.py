@@ -19,8 +19,9 @@ from psycopg.conninfo import conninfo_to_dict
 
 from nuages import on_loop
 from nuages.db import acursor
+from nuages.test import FaultProxy
 from tests.integration.conftest import Run, use
-from tests.integration.pool_tools import Proxy, backend, cancelled, fetch, server
+from tests.integration.pool_tools import backend, cancelled, fetch, server
 from tests.library.models import Tag
 from tests.services import FullPostgresServer, PostgresServer, fresh_database
 
@@ -488,14 +489,14 @@ def test_a_login_without_tls_is_refused_where_tls_is_demanded(
     run(main)
 
 
-class Overhearing(Proxy):
+class Overhearing(FaultProxy):
     """A proxy that remembers what the client said on each of its connections."""
 
     def __init__(self, entry: dict[str, Any]) -> None:
-        super().__init__(entry)
+        super().__init__(entry["HOST"], int(entry["PORT"]))
         self.said: list[bytearray] = []
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         said, read = bytearray(), reader.read
         self.said.append(said)
 
@@ -505,7 +506,7 @@ class Overhearing(Proxy):
             return data
 
         reader.read = noted  # type: ignore[method-assign]
-        await super()._serve(reader, writer)
+        super()._serve(reader, writer)
 
 
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")

@@ -17,15 +17,16 @@ import redis
 from nuages import on_loop
 from nuages.cache.loops import _clients, open_clients
 from nuages.exceptions import CachePoolTimeout
+from nuages.test import FaultProxy
 from tests import services
 from tests.integration.cache_tools import ours, prefix, the_pool
 from tests.integration.conftest import Counts, Run
-from tests.integration.pool_tools import Heartbeat, Proxy, cancelled, free_port
+from tests.integration.pool_tools import Heartbeat, cancelled, free_port
 
 
-def proxy_for(url: str) -> Proxy:
+def proxy_for(url: str) -> FaultProxy:
     parts = urlsplit(url)
-    return Proxy({"HOST": parts.hostname, "PORT": parts.port})
+    return FaultProxy(str(parts.hostname), int(parts.port or 6379))
 
 
 async def until_waiting(count: int) -> None:
@@ -64,12 +65,12 @@ def test_who_waits_too_long_is_told(valkey_url: str, run: Run) -> None:
             url = f"redis://127.0.0.1:{proxy.port}"
             cache = ours(url, max_connections=1, pool_timeout=0.05)
             await cache.aget("a")
-            proxy.hold()
+            proxy.stall("to_server", new=False)
             busy = asyncio.create_task(cache.aget("a"))
             await until_used(1)
             with pytest.raises(CachePoolTimeout, match="all 1 are in use"):
                 await cache.aget("a")
-            proxy.let_go()
+            proxy.resume()
             assert await busy is None
             assert the_pool().stats() == {"idle": 1, "used": 0, "waiting": 0}
             assert await cache.aget("a") is None
@@ -80,12 +81,6 @@ def test_who_waits_too_long_is_told(valkey_url: str, run: Run) -> None:
 
 async def until_used(count: int) -> None:
     while not open_clients() or the_pool().stats()["used"] != count:  # noqa: ASYNC110
-        await asyncio.sleep(0)
-
-
-async def until_held(proxy: Proxy) -> None:
-    """Wait until a command is with the proxy."""
-    while not proxy.held_back:  # noqa: ASYNC110
         await asyncio.sleep(0)
 
 
@@ -110,14 +105,14 @@ def test_nobody_gets_the_answer_of_a_cancelled_command(
             cache = ours(f"redis://127.0.0.1:{proxy.port}", max_connections=1)
             await cache.aset_many({"a": "mine", "other": "not mine", "number": 5})
             assert the_pool().stats()["idle"] == 1
-            proxy.hold()
+            proxy.stall("to_server", new=False)
             task = asyncio.create_task(operation(cache))
             await until_used(1)
-            await until_held(proxy)
+            await proxy.until_kept()
             waiting = asyncio.create_task(cache.aget("a"))
             await until_waiting(1)
             await cancelled(task)
-            proxy.let_go()
+            proxy.resume()
             # The same place in the pool, with a connection that has nothing to say.
             assert await waiting == "mine"
             for _ in range(3):
@@ -163,12 +158,12 @@ def test_the_loop_goes_on_while_a_command_waits(
         async with proxy_for(valkey_url) as proxy:
             cache = ours(f"redis://127.0.0.1:{proxy.port}", max_connections=1)
             await cache.aset("a", 1)
-            proxy.hold()
+            proxy.stall("to_server", new=False)
             task = asyncio.create_task(on_loop(cache.get)("a"))
             async with Heartbeat() as heart:
                 await heart.more(200)
             assert not task.done()
-            proxy.let_go()
+            proxy.resume()
             assert await task == 1
             await cache.aclose()
 
@@ -230,17 +225,17 @@ def test_what_may_be_sent_twice_is_sent_again(valkey_url: str, run: Run) -> None
             cache = ours(f"redis://127.0.0.1:{proxy.port}", max_connections=1)
             await cache.aset_many({"a": "text", "n": 1})
             for operation, expected in ((cache.aget("a"), "text"), (cache.aincr("n"), None)):
-                proxy.hold()
+                proxy.stall("to_server", new=False)
                 task = asyncio.create_task(operation)
                 await until_used(1)
-                await until_held(proxy)
+                await proxy.until_kept()
                 proxy.cut()
                 if expected is None:
                     with pytest.raises(redis.ConnectionError):
                         await task
                 else:
                     assert await task == expected
-                proxy.let_go()
+                proxy.resume()
             assert await cache.aget("n") in {1, 2}
             await cache.aclose()
 

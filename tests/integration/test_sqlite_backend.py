@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import shutil
 import sqlite3
 import threading
 from collections.abc import Callable, Iterator
@@ -758,3 +759,33 @@ def test_a_file_that_another_process_keeps_from_wal_is_used_as_it_is(
         reader.execute("SELECT count(*) FROM library_author").fetchall()
         run(main)
         assert reader.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+@pytest.mark.parametrize("how", ["replaced", "removed"])
+def test_a_file_that_is_replaced_is_noticed(
+    sqlite: dict[str, Any], run: Run, tmp_path: Path, how: str
+) -> None:
+    """SQLite itself would go on with the old one, and what is written there is lost."""
+    entry, path = dict(sqlite), tmp_path / "moved.sqlite3"
+    shutil.copy(entry["NAME"], path)
+    use(entry | {"NAME": str(path)})
+
+    def move() -> None:
+        for suffix in ("", "-wal", "-shm"):
+            Path(f"{path}{suffix}").unlink(missing_ok=True)
+        if how == "replaced":
+            shutil.copy(entry["NAME"], path)
+
+    async def main() -> None:
+        await Author.objects.acreate(name="Ursula")
+        await asyncio.gather(*(Author.objects.acount() for _ in range(3)))
+        move()
+        with pytest.raises(OperationalError, match="replaced or removed"):
+            await Author.objects.acreate(name="Octavia")
+        if how == "replaced":
+            assert await Author.objects.acount() == 0
+            await Author.objects.acreate(name="Octavia")
+            assert await Author.objects.acount() == 1
+
+    run(main)
+    use(entry)

@@ -21,6 +21,7 @@ PUBLIC = {
         "AsyncLiveServerTransactionTestCase",
         "AsyncTestCase",
         "AsyncTransactionTestCase",
+        "FaultProxy",
         "LiveServer",
         "forbid_blocking",
         "forbid_threads",

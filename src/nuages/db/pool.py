@@ -165,10 +165,18 @@ class Pool:
             return session
         future = self.enqueue()
         try:
-            return await future
+            return self.handed_over(await future)
         except asyncio.CancelledError:
             self.withdraw(future)
             raise
+
+    def handed_over(self, session: Session) -> Session:
+        """What a waiting task got, by the time it runs: a connection may have died since."""
+        raw = session.raw
+        if raw is not None and not raw.is_alive():
+            session.raw, session.generation = None, self.generation
+            raw.terminate()
+        return session
 
     # Return
 

@@ -31,8 +31,8 @@ class PoolOptions:
     max_idle: float = 600.0
     """How long an unused connection above min_size stays open."""
     reconnect_timeout: float = 0.0
-    """How long opening is tried again, with growing pauses, while the server refuses connections
-    or starts up. 0: the first failure is raised."""
+    """How long opening is tried again, with growing pauses, while the server is unreachable,
+    starts up or has no room for one more. 0: the first failure is raised."""
 
     @classmethod
     def parse(cls, alias: str, settings_dict: dict[str, Any]) -> PoolOptions:

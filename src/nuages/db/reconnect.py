@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -11,6 +12,16 @@ from nuages.bridge import current_bridge
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 5.0
+
+UNREACHABLE = (
+    errno.ECONNREFUSED,
+    errno.ECONNRESET,
+    errno.EHOSTUNREACH,
+    errno.ENETUNREACH,
+    errno.ENOENT,
+    errno.ETIMEDOUT,
+)
+"""What the system says of a server that is away, so that trying again may help."""
 
 
 def pauses(timeout: float, clock: Callable[[], float] = time.monotonic) -> Iterator[float]:

@@ -12,6 +12,7 @@ _WHERE = {
     "AsyncLiveServerTestCase": "live",
     "AsyncLiveServerTransactionTestCase": "live",
     "LiveServer": "live",
+    "FaultProxy": "proxy",
 }
 
 __all__ = [
@@ -19,6 +20,7 @@ __all__ = [
     "AsyncLiveServerTransactionTestCase",
     "AsyncTestCase",
     "AsyncTransactionTestCase",
+    "FaultProxy",
     "LiveServer",
     "forbid_blocking",
     "forbid_threads",
@@ -26,7 +28,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # The guards need neither Django nor its settings; the cases need both.
+    # The guards and the proxy need neither Django nor its settings; the cases need both.
     if name in _WHERE:
         from importlib import import_module
 

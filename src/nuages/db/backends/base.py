@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
+from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from nuages.bridge import current_bridge
@@ -340,7 +341,17 @@ class LoopWrapper(QueryCapture, _Base):
             if self._is_dead():
                 self._end_without_connection()
                 return
-        super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        try:
+            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        except Error as error:
+            ended = autocommit and self.ending is not None and not self.autocommit
+            if not (ended and self.is_lost(error)):
+                raise
+            # The transaction has ended before, whether committed or rolled back: only that the
+            # connection goes on has failed.
+            self._terminate()
+            self._end_without_connection()
+            return
         if not self.opening_block and self.ending is None:
             blocks.manual_mode(self, on=not autocommit)
 
@@ -357,6 +368,14 @@ class LoopWrapper(QueryCapture, _Base):
 
     def _is_dead(self) -> bool:
         return self.connection is None or not self.connection.is_alive()
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether a statement failed with the connection, which may not have noticed yet."""
+        return self._is_dead() or self.ends_session(error)
+
+    def ends_session(self, error: Exception) -> bool:
+        """Whether the server says with this error that it ends the session."""
+        return False
 
     def run_and_clear_commit_hooks(self) -> None:
         """As in Django; the hooks run after the scope, in autocommit."""

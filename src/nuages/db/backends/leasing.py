@@ -27,7 +27,7 @@ def acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
     if session is None:
         future = pool.enqueue()
         try:
-            session = bridge.wait(future)
+            session = pool.handed_over(bridge.wait(future))
         except BaseException:
             pool.withdraw(future)
             raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from django.db.utils import OperationalError
@@ -18,14 +19,16 @@ class KnownOutcome:
         connection: Any
         vendor: str
 
-        def _is_dead(self) -> bool: ...
+        is_lost: Callable[[Exception], bool]
+        _terminate: Callable[[], None]
 
     def _commit(self) -> None:
-        alive = self.connection is not None and current_bridge() and self.connection.is_alive()
+        alive = self.connection is not None and self.connection.is_alive()
         try:
             super()._commit()  # type: ignore[misc]
         except OperationalError as error:
-            if alive and self._is_dead() and not isinstance(error, OutcomeUnknown):
+            if alive and not isinstance(error, OutcomeUnknown) and self.is_lost(error):
+                self._terminate()
                 unknown = OutcomeUnknown()
                 bridge = current_bridge()
                 if bridge is not None and bridge.deferred_cancel is not None:

@@ -7,8 +7,8 @@ depends on the driver is overridden here, so a process may have both.
 
 from __future__ import annotations
 
-import errno
 import inspect
+import socket
 import types
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -32,7 +32,7 @@ if pymysql.VERSION[:2] < (1, 1):
 from django.db import IntegrityError
 from django.db.backends.utils import typecast_time
 from pymysql import converters, err
-from pymysql.constants import FIELD_TYPE  # type: ignore[import-untyped]
+from pymysql.constants import CR, ER, FIELD_TYPE  # type: ignore[import-untyped]
 
 from nuages.bridge import current_bridge
 from nuages.db import session_state
@@ -40,6 +40,7 @@ from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.mysql.connection import Connection
 from nuages.db.backends.outcome import KnownOutcome
+from nuages.db.reconnect import UNREACHABLE
 from nuages.seams.mysqldb import mysqldb
 
 with mysqldb():
@@ -56,8 +57,23 @@ CONVERSIONS = {**converters.conversions, FIELD_TYPE.TIME: typecast_time}
 """PyMySQL's, and TIME as Django wants it: a time, not a timedelta."""
 
 _PARAMETERS = {*inspect.signature(pymysql.connections.Connection).parameters} - {"defer_connect"}
-_AWAY = (errno.ECONNREFUSED, errno.ENOENT)
-_SHUTTING_DOWN = 1053
+_AWAY = (
+    ER.CON_COUNT_ERROR,  # too many connections
+    ER.TOO_MANY_USER_CONNECTIONS,
+    ER.SERVER_SHUTDOWN,
+    # The connection broke before it was one.
+    CR.CR_SERVER_GONE_ERROR,
+    CR.CR_SERVER_LOST,
+)
+_CONNECTION_KILLED = 1927
+"""MariaDB's ER_CONNECTION_KILLED, which PyMySQL does not name."""
+_ENDS_SESSION = (
+    ER.SERVER_SHUTDOWN,
+    ER.NORMAL_SHUTDOWN,
+    _CONNECTION_KILLED,
+    CR.CR_SERVER_GONE_ERROR,
+    CR.CR_SERVER_LOST,
+)
 _MYSQLCLIENT_ONLY = {
     "passwd": "password",
     "db": "database",
@@ -171,11 +187,19 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return super()._reuse(session)
 
     def is_away(self, error: Exception) -> bool:
-        """Whether the server refuses connections, or is shutting down."""
-        if error.args[:1] == (_SHUTTING_DOWN,):
+        """Whether the server is unreachable, shutting down, or has no room."""
+        if error.args[:1] and error.args[0] in _AWAY:
             return True
         cause = getattr(error, "original_exception", None)
-        return isinstance(cause, OSError) and cause.errno in _AWAY
+        if isinstance(cause, socket.gaierror):
+            return cause.errno == socket.EAI_AGAIN
+        return isinstance(cause, TimeoutError) or (
+            isinstance(cause, OSError) and cause.errno in UNREACHABLE
+        )
+
+    def ends_session(self, error: Exception) -> bool:
+        """Whether the server shuts down, or the session was killed."""
+        return bool(error.args) and error.args[0] in _ENDS_SESSION
 
     def is_usable(self) -> bool:
         """As in Django."""

@@ -52,8 +52,11 @@ async def _open_on_loop(
         found = socket.getaddrinfo(host, port, type=kind, flags=_NUMERIC)
     except socket.gaierror:
         loop = asyncio.get_running_loop()
-        async with asyncio.timeout(timeout):
-            found = await loop.getaddrinfo(host, port, type=kind)
+        try:
+            async with asyncio.timeout(timeout):
+                found = await loop.getaddrinfo(host, port, type=kind)
+        except TimeoutError:
+            raise TimeoutError("timed out while the name was looked up") from None
     failures: list[OSError] = []
     for family, _, _, _, address in found:
         try:

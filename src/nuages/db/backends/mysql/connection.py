@@ -237,7 +237,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def _write_bytes(self, data: bytes) -> None:
         transport = self._sock
         if transport is None:
-            raise err.InterfaceError(0, "")
+            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, _CLOSED)
         rest = memoryview(data)
         try:
             while rest:
@@ -451,6 +451,9 @@ class Connection(connections.Connection):  # type: ignore[misc]
             wrapper.needs_rollback = True
 
     def _execute_command(self, command: int, sql: Any) -> None:
+        if self._sock is None:
+            # As mysqlclient. PyMySQL has an InterfaceError, whether it was closed or lost.
+            raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, _CLOSED)
         abandoned, self.abandoned = self.abandoned, None
         if abandoned is not None and abandoned is self._result and abandoned.unbuffered_active:
             abandoned._finish_unbuffered_query()
@@ -690,6 +693,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
 
 
 _LOST = "Lost connection to MySQL server during query"
+_CLOSED = "MySQL server has gone away (the connection is closed)"
 
 
 class _Context:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import socket
 import types
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.outcome import KnownOutcome
 from nuages.db.backends.postgresql.connection import Connection
+from nuages.db.reconnect import UNREACHABLE
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
 Database: Any = types.ModuleType("psycopg")
@@ -49,14 +51,24 @@ Database.Connection = Connection
 
 _AWAY = (
     # libpq has no code for these: its own words of the system's error, and the server's.
-    f"failed: {os.strerror(errno.ECONNREFUSED)}",
-    f"failed: {os.strerror(errno.ENOENT)}",
+    *(f"failed: {os.strerror(code)}" for code in UNREACHABLE),
+    "server closed the connection unexpectedly",
+    f"could not receive data from server: {os.strerror(errno.ECONNRESET)}",
+    "connection timeout expired",
+    f"[Errno {socket.EAI_AGAIN}]",
+    "sorry, too many clients already",
+    "remaining connection slots are reserved",
+    "too many connections for ",
     "the database system is starting up",
     "the database system is shutting down",
     "the database system is in recovery mode",
     "the database system is not yet accepting connections",
     "the database system is not accepting connections",
 )
+
+# admin_shutdown, crash_shutdown, database_dropped, idle_session_timeout; and
+# statement_completion_unknown.
+_ENDS_SESSION = ("57P01", "57P02", "57P04", "57P05", "40003")
 
 if TYPE_CHECKING:
     _NamedCursor = psycopg.ServerCursor[Any]
@@ -185,9 +197,17 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         super().release()
 
     def is_away(self, error: Exception) -> bool:
-        """Whether the server refuses connections, or is starting up or shutting down."""
+        """Whether the server is unreachable, starting up, shutting down, or has no room."""
         text = str(error)
         return any(sign in text for sign in _AWAY)
+
+    def ends_session(self, error: Exception) -> bool:
+        """Whether it is of class 08 (connection exception), or the session was terminated.
+
+        A COMMIT that waits for a standby is committed already when its session is terminated.
+        """
+        state = getattr(error.__cause__, "sqlstate", None) or ""
+        return state.startswith("08") or state in _ENDS_SESSION
 
     def create_cursor(self, name: str | None = None) -> Any:
         """As in Django; a named cursor is known to its connection until it is closed."""

@@ -42,7 +42,7 @@ async def connect_on_loop(
     timeout = timeout_from_conninfo(params)
     connection: T | None = None
     failures: list[tuple[e.Error, str]] = []
-    for attempt in await conninfo_attempts_async(params):
+    for attempt in await _attempts(params, timeout):
         where = ", ".join(f"{k}: {attempt.get(k)!r}" for k in ("host", "port", "hostaddr"))
         steps = begun = kind._connect_gen(make_conninfo("", **attempt))
         try:
@@ -76,6 +76,18 @@ async def connect_on_loop(
     if context:
         connection._adapters = AdaptersMap(context.adapters)
     return connection
+
+
+async def _attempts(params: Any, timeout: float) -> list[Any]:
+    """Look the hosts' names up, in `timeout` seconds each; libpq would wait for the resolver."""
+    hosts = str(params.get("host") or "").count(",") + 1
+    try:
+        async with asyncio.timeout(timeout * hosts):
+            return await conninfo_attempts_async(params)
+    except TimeoutError:
+        raise e.ConnectionTimeout(
+            f"connection timeout expired while {params.get('host')!r} was looked up"
+        ) from None
 
 
 def _libpq_resolves(attempt: Any) -> bool:

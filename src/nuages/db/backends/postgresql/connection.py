@@ -335,6 +335,11 @@ class Connection(psycopg.Connection[Any]):
             raise TypeError(f"a client-side cursor takes no {', '.join(sorted(kwargs))}")
         return cursor
 
+    def _check_intrans_gen(self, attribute: str) -> Any:
+        # Of a lost connection psycopg says that a transaction is in the way.
+        self._check_connection_ok()
+        return super()._check_intrans_gen(attribute)
+
     # What the pool asks
 
     def terminate(self) -> None:

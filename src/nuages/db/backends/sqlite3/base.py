@@ -136,6 +136,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     def _reuse(self, session: Any) -> bool:
         self.transaction_mode = self._transaction_mode()
+        session.raw.unverified = True
         return super()._reuse(session)
 
     def create_cursor(self, name: str | None = None) -> Any:

@@ -29,6 +29,7 @@ from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 from nuages.bridge import current_bridge
 from nuages.db.backends.contracts import RawConnection, Verdict
+from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.sqlite3.cursor import Cursor, PlainCursor
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.turns import Turns
@@ -61,6 +62,10 @@ _switching = threading.Lock()
 gates: dict[str, Turns] = {}
 
 
+class FileReplaced(sqlite3.OperationalError):
+    """The name of a connection's file is that of another one, or of none."""
+
+
 def gate_of(database: str) -> Turns:
     """Return the queue of this process's writers of a database file."""
     return gates.setdefault(database, Turns())
@@ -76,6 +81,9 @@ class Connection(sqlite3.Connection):
     """The first statement that left state behind in the session; empty for none."""
     statement_timeout: float | None = None
     """`OPTIONS["statement_timeout"]`, seconds; waiting for locks, `timeout`, does not count."""
+    unverified = False
+    """Whether a new user has it, and nobody has looked yet whether its file is still there."""
+    _file: tuple[int, int] | None = None
     kept = False
     """Whether it is a whole database, in memory: it outlives pools and loops."""
 
@@ -110,7 +118,21 @@ class Connection(sqlite3.Connection):
     def serve_loop(self, worker: Worker) -> None:
         """From now on use `worker`; waiting for locks is ours, not SQLite's."""
         self.worker = worker
+        self._file = _file_at(self.database)
         super().execute("PRAGMA busy_timeout = 0")
+
+    def _verify(self) -> None:
+        """In the worker: see that the file's name is still its own.
+
+        SQLite would go on with a file that was replaced (a backup, put back) or removed, and what
+        is committed there is lost.
+        """
+        self.unverified = False
+        if self._file is not None and _file_at(self.database) != self._file:
+            raise FileReplaced(
+                f"{self.database!r} was replaced or removed while it was open; its connections "
+                "are closed, and the next one opens what is there now"
+            )
 
     def begin_sharing(self) -> bool:
         """Use a worker from now on, outside loops too; False where there is one already."""
@@ -174,6 +196,11 @@ class Connection(sqlite3.Connection):
         turn = None if wrapper is None or wrapper.node is None else wrapper.take_turn()
         try:
             return self.worker.call(functools.partial(self.timed, function), self)
+        except FileReplaced:
+            if self.pool is not None:
+                on_loop_of(self.pool, self.pool.clear)
+            self.terminate()
+            raise
         except sqlite3.Error:
             self._check_transaction()
             raise
@@ -224,6 +251,8 @@ class Connection(sqlite3.Connection):
 
     def timed(self, function: Callable[[], Any]) -> Any:
         """In the thread that may: call `function`, interrupted at the statement's timeout."""
+        if self.unverified:
+            self._verify()
         if not self.statement_timeout or self._deadline is not None:
             return function()
         deadline = self._deadline = time.monotonic() + self.statement_timeout
@@ -473,6 +502,17 @@ def _identity(database: Any) -> str | None:
     if name.startswith("file:"):
         name = name[5:].partition("?")[0]
     return os.path.realpath(name)
+
+
+def _file_at(database: str | None) -> tuple[int, int] | None:
+    """Which file it is; None for one in memory, and where there is none."""
+    if database is None:
+        return None
+    try:
+        found = os.stat(database)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 _: type[RawConnection] = Connection  # mypy sees that the contract is kept
