@@ -17,7 +17,7 @@ import _thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Thread, current_thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -26,6 +26,7 @@ from nuages.bridge import current_bridge
 from nuages.db import app, blocks, reconnect
 from nuages.db.backends.capture import QueryCapture
 from nuages.db.backends.contracts import Verdict, may_do_io
+from nuages.db.backends.hooks import call_hook
 from nuages.db.backends.leasing import acquire, on_loop_of, take_back
 from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, Session, logger
@@ -383,6 +384,8 @@ class LoopWrapper(QueryCapture, _Base):
 
     @needs_rollback.setter
     def needs_rollback(self, value: bool) -> None:
+        if self._is_beside_transaction():
+            return
         block = self._block_around_others()
         if block is None:
             self._needs_rollback = value
@@ -391,11 +394,29 @@ class LoopWrapper(QueryCapture, _Base):
 
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
         """As in Django; a hook belongs to the caller's block, not to one of another task."""
+        if self._is_beside_transaction():
+            call_hook(func, robust)
+            return
         super().on_commit(func, robust)
         block = self._block_around_others()
         if block is not None:
             own = set(self.savepoint_ids[: block.depth[1]])
             self.run_on_commit[-1] = (own, *self.run_on_commit[-1][1:])
+
+    def _is_beside_transaction(self) -> bool:
+        """Whether the calling code is in a hold, outside the transaction a task has open in it."""
+        root = self.node
+        if root is None or not self.blocks or root.kind not in (Kind.HOLD, Kind.REQUEST):
+            return False
+        if self.ending is not None and self.ending is (current_chain() or current_thread()):
+            return False
+        try:
+            node = current_node(self.alias)
+        except ScopeEnded:
+            return False
+        while node is not None and node not in self.blocks:
+            node = node.parent
+        return node is None
 
     def _block_around_others(self) -> Node | None:
         """The calling code's block, where another task has a block open within it; else None."""
