@@ -68,10 +68,21 @@ class Stage:
         self.actors: dict[str, Actor] = {}
         self.hooks = Hooks()
         self.reported = 0
+        self.closed = False
 
     def start(self, name: str, starter: Actor | None, *, grouped: bool) -> None:
         """Start an actor in the calling task, whose context is its own."""
         self.actors[name] = Actor(self, name, starter, grouped=grouped)
+
+    async def close(self) -> None:
+        """Have all actors leave all that they are in, whatever comes of it."""
+        self.closed = True
+        for actor in self.actors.values():
+            actor.tell(Command("leave"))
+        if self.actors:
+            tasks = [actor.task for actor in self.actors.values()]
+            _, left = await asyncio.wait(tasks, timeout=PATIENCE)
+            assert not left, f"actors are stuck: {left}"
 
 
 class Actor:
@@ -110,8 +121,7 @@ class Actor:
         """Have the actor run a command."""
         if self._in_thread:
             self._told_in_thread.put(command)
-        else:
-            assert self._told is not None
+        elif self._told is not None and not self._told.done():
             self._told.set_result(command)
 
     # Waiting for commands
@@ -120,7 +130,7 @@ class Actor:
         self._in_thread = False
         self._told = self._loop.create_future()
         self._report(self.outcome, False)
-        return await self._told
+        return Command("leave") if self.stage.closed else await self._told
 
     def _next_in_thread(self) -> Command:
         outcome = self.outcome
@@ -128,6 +138,8 @@ class Actor:
         def wait() -> None:
             self._in_thread = True
             self._report(outcome, False)
+            if self.stage.closed:
+                self.tell(Command("leave"))
 
         self._loop.call_soon_threadsafe(wait)
         return self._told_in_thread.get()

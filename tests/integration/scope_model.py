@@ -32,6 +32,8 @@ from tests.integration.scope_tools import Failure
 MOST_CONNECTIONS = 8
 MOST_FRAMES = 6
 
+AT_ONCE = frozenset(["write", "bad", "read"])
+"""Operations that are one statement."""
 UNSCOPED = frozenset(["detached", "group", "bridged", "portal", "thread", "back"])
 """Frames that say nothing to the scope they are entered in."""
 
@@ -74,10 +76,14 @@ class Model:
         if kind in PLACES and actor.place not in PLACES[kind][0]:
             raise NotCovered
         self._check_resources(actor, kind, arguments)
+        scope = actor.scope
+        if scope is not None and scope.doomed and not scope.is_over and kind in AT_ONCE:
+            # Refused before it takes its turn.
+            self._report(name, Error)
+            return
         if not self._needs_turn(actor, kind) or self._has_turn(actor):
             self._perform(name, kind, arguments)
             return
-        scope = actor.scope
         if scope is not None and scope.is_over:
             self._report(name, ScopeEnded)
             return
@@ -328,6 +334,9 @@ class Model:
         actor = self.actors[name]
         assert actor.frames[-1] is frame
         actor.frames.pop()
+        if error is not None and self.waiting() and (frame.kind == "thread" or frame.children):
+            # It takes time, in which those that wait for a block that has ended may go on.
+            raise NotCovered
         if frame.kind == "thread" and frame.outer is not None and frame.outer.caller is frame:
             frame.outer.caller = None
         if frame.kind == "group" and error is not None:

@@ -19,8 +19,10 @@ from tests.integration.scope_tools import (
     Failure,
     names,
     pool_stats,
+    queued,
     rolled_back,
     statements,
+    until,
 )
 from tests.library.models import Author
 
@@ -256,6 +258,34 @@ def test_a_failure_beside_a_tasks_transaction_does_not_roll_that_back(
             child.leave.set()
             await task
         assert await names() == ["child"]
+
+    run(main)
+
+
+@shared
+def test_a_query_beside_a_broken_transaction_is_not_refused(
+    database: str, run: Run, share: Any
+) -> None:
+    """It waits for the connection, and then is outside of what was broken."""
+
+    async def main() -> None:
+        broken, leave = asyncio.Event(), asyncio.Event()
+
+        async def break_it() -> None:
+            async with aatomic():
+                with pytest.raises(ValueError, match="expected a number"):
+                    await Author.objects.acreate(pk="no number", name="bad")
+                broken.set()
+                await leave.wait()
+
+        async with share():
+            task = asyncio.create_task(break_it())
+            await broken.wait()
+            waiting = asyncio.create_task(Author.objects.acreate(name="beside"))
+            await until(lambda: queued() == 1)
+            leave.set()
+            await asyncio.gather(task, waiting)
+        assert await names() == ["beside"]
 
     run(main)
 

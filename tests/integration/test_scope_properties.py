@@ -290,6 +290,8 @@ class Programs(RuleBasedStateMachine):
             self._leave_all()
             self.runner.run(self._end())
         finally:
+            if not self.stage.closed:
+                self.runner.run(self.stage.close())
             waiters.clear()
             self.runner.close()
         assert not bridge._bridges
@@ -305,23 +307,12 @@ class Programs(RuleBasedStateMachine):
     async def _end(self) -> None:
         covered = all(actor.state == "ended" for actor in self.model.actors.values())
         event(f"the model covers it to the end: {covered}")
-        await self._drain()
+        await self.stage.close()
         await settled()
         if covered:
             await self._look()
         for pool in open_pools():
             assert_whole(pool)
-
-    async def _drain(self) -> None:
-        """Have the actors leave all that they are in, whatever comes of it."""
-        actors = self.stage.actors.values()
-        async with asyncio.timeout(PATIENCE):
-            while not all(actor.task.done() for actor in actors):
-                for actor in actors:
-                    if actor.reports:
-                        actor.reports.clear()
-                        actor.tell(Command("leave"))
-                await asyncio.sleep(0)
 
 
 class OneWriterPrograms(Programs):
@@ -336,6 +327,7 @@ checked = settings(
     phases=[Phase.explicit, Phase.generate, Phase.shrink],
     suppress_health_check=list(HealthCheck),
     print_blob=True,
+    report_multiple_bugs=False,
 )
 
 

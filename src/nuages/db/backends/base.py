@@ -32,6 +32,7 @@ from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, Session, logger
 from nuages.db.pool_options import PoolOptions, check_seconds
 from nuages.db.scope import Kind, Node, current_node
+from nuages.db.turns import caller_label
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
 
 # Here, since the app that registers the other checks is what it misses.
@@ -69,6 +70,8 @@ class LoopWrapper(QueryCapture, _Base):
     """Of the innermost block; those around it note it on their nodes."""
     ending: Chain | Thread | None = None
     """The chain, or else thread, that is ending the scope's block: it needs no turn."""
+    seals = 0
+    """How often a block of this connection began to end: what waited meanwhile looks again."""
     opening_block = False
     """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
 
@@ -379,6 +382,8 @@ class LoopWrapper(QueryCapture, _Base):
     @property
     def needs_rollback(self) -> bool:
         """Whether the calling code's innermost block must be rolled back."""
+        if self._is_beside_transaction():
+            return False
         block = self._block_around_others()
         return self._needs_rollback if block is None else block.doomed
 
@@ -446,5 +451,22 @@ class LoopWrapper(QueryCapture, _Base):
                 super().validate_thread_sharing()
 
     def take_turn(self) -> Node | None:
-        """Wait until the calling code may send a statement (`connections.take_turn`)."""
-        return take_turn(self)
+        """Wait until the calling code may send a statement (`connections.take_turn`).
+
+        Raises TransactionManagementError where its block was broken while it waited.
+        """
+        was_sound = not self.needs_rollback
+        turn = take_turn(self)
+        if was_sound and self.needs_rollback:
+            if turn is not None:
+                turn.end()
+            self.validate_no_broken_transaction()
+        return turn
+
+    def require_scope(self) -> None:
+        """Raise `ScopeEnded` where the calling code's block has ended: it waited too long."""
+        if self.ending is not None and self.ending is (current_chain() or current_thread()):
+            return
+        node = current_node(self.alias)
+        if node is None or node.wrapper is not self:
+            raise ScopeEnded(task=caller_label())
