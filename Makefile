@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench cache-bench logins streams sweep faults backfill clean
+.PHONY: help demo test lint format django-suite bench cache-bench logins streams sweep faults soak backfill clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -15,6 +15,8 @@ JOBS ?= 2
 POINTS ?= 0
 # Seconds that `make faults` may take.
 LIMIT ?= 300
+# How long `make soak` loads its server; empty: 200,000 requests and ten minutes at least.
+MINUTES ?=
 # For `make django-suite`: postgresql, sqlite or mysql; test modules of Django, all by default; 1
 # runs stock Django anew.
 DB ?= sqlite
@@ -28,6 +30,7 @@ help: ## Show this list
 	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
 	@echo
 	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=2 (test),"
+	@echo "  MINUTES=2 (soak)"
 	@echo "  DB=postgresql|sqlite|mysql MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
 demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
@@ -68,6 +71,10 @@ backfill: ## Change a million rows in batches, killed half-way, and print what i
 	@scripts/env dev
 	NUAGES_BACKFILL_ROWS=1000000 \
 		.venv/bin/python -m pytest tests/acceptance/test_large_backfill.py -s -p no:logging
+
+soak: ## Load a server with mixed requests, leavings and faults; MINUTES=2 for a short run
+	@scripts/env dev
+	.venv/bin/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 	@scripts/env dev

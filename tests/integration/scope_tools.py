@@ -14,7 +14,7 @@ from django.dispatch import Signal
 
 from nuages.db import aatomic, detached
 from nuages.db.pool import open_pools
-from nuages.db.scope import context_node
+from nuages.db.scope import context_node, held_by_request
 from tests.library.models import Author
 
 
@@ -62,7 +62,8 @@ async def names() -> list[str]:
 
 def queued(alias: str = "default") -> int:
     """How many wait for a turn in the scope of the calling code."""
-    node = context_node(alias)
+    held = held_by_request(alias)
+    node = context_node(alias) or (None if held is None else held.get(alias))
     waiting = 0
     while node is not None:
         waiting += len(node.turns._queue)

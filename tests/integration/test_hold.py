@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -10,10 +11,19 @@ from django.db import connection, transaction
 
 from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
-from nuages.db.transaction import TransactionManagementError
+from nuages.db.transaction import TransactionManagementError, request_connections
 from nuages.exceptions import ScopeEnded
 from tests.integration.conftest import Run
-from tests.integration.scope_tools import Failure, names, pool_stats, rolled_back, statements
+from tests.integration.scope_tools import (
+    Child,
+    Failure,
+    names,
+    pool_stats,
+    queued,
+    rolled_back,
+    statements,
+    until,
+)
 from tests.library.models import Author
 
 
@@ -225,6 +235,90 @@ def test_a_hold_left_in_manual_mode_gives_nothing_on(database: str, run: Run) ->
         assert await names() == ["next"]
 
     run(main)
+
+
+# Beside another task's transaction
+
+shared = pytest.mark.parametrize("share", [hold_connection, request_connections])
+
+
+@shared
+def test_a_failure_beside_a_tasks_transaction_does_not_roll_that_back(
+    database: str, run: Run, share: Any
+) -> None:
+    """The connection is in that transaction, the code whose save fails is not."""
+
+    async def main() -> None:
+        child = Child()
+        async with share():
+            task = asyncio.create_task(child.run())
+            await child.entered.wait()
+            with pytest.raises(ValueError, match="expected a number"):
+                await Author.objects.acreate(pk="no number", name="bad")
+            child.leave.set()
+            await task
+        assert await names() == ["child"]
+
+    run(main)
+
+
+@shared
+def test_a_query_beside_a_broken_transaction_is_not_refused(
+    database: str, run: Run, share: Any
+) -> None:
+    """It waits for the connection, and then is outside of what was broken."""
+
+    async def main() -> None:
+        broken, leave = asyncio.Event(), asyncio.Event()
+
+        async def break_it() -> None:
+            async with aatomic():
+                with pytest.raises(ValueError, match="expected a number"):
+                    await Author.objects.acreate(pk="no number", name="bad")
+                broken.set()
+                await leave.wait()
+
+        async with share():
+            task = asyncio.create_task(break_it())
+            await broken.wait()
+            waiting = asyncio.create_task(Author.objects.acreate(name="beside"))
+            await until(lambda: queued() == 1)
+            leave.set()
+            await asyncio.gather(task, waiting)
+        assert await names() == ["beside"]
+
+    run(main)
+
+
+@shared
+@pytest.mark.parametrize("robust", [False, True])
+def test_a_hook_beside_a_tasks_transaction_runs_at_once(
+    database: str, run: Run, share: Any, robust: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It waits for no commit of another task, and is not lost with what that rolls back."""
+
+    async def main() -> None:
+        child = Child()
+        calls: list[str] = []
+
+        def fail() -> None:
+            raise Failure("of a hook")
+
+        async with share():
+            task = asyncio.create_task(child.run(fail=True))
+            await child.entered.wait()
+            await aon_commit(lambda: calls.append("awaited"), robust=robust)
+            connection.on_commit(lambda: calls.append("called"), robust=robust)
+            assert calls == ["awaited", "called"]
+            with nullcontext() if robust else pytest.raises(Failure):
+                await aon_commit(fail, robust=robust)
+            child.leave.set()
+            with pytest.raises(Failure):
+                await task
+        assert calls == ["awaited", "called"]
+
+    run(main)
+    assert ("of a hook" in caplog.text) == robust
 
 
 # Nesting and ends

@@ -165,6 +165,61 @@ def test_a_failed_nested_block_does_not_stop_others(database: str, run: Run) -> 
     run(main)
 
 
+def test_a_statement_that_waited_while_its_block_was_broken_is_refused(
+    database: str, run: Run
+) -> None:
+    """As if it had come after the failure: what it wrote would be rolled back."""
+
+    async def main() -> None:
+        leave = asyncio.Event()
+
+        async def fail() -> None:
+            async with aatomic(savepoint=False):
+                await leave.wait()
+                raise Failure
+
+        async with aatomic():
+            failing = asyncio.create_task(fail())
+            await until(lambda: len(connection.atomic_blocks) == 2)
+            waiting = asyncio.create_task(Author.objects.acreate(name="waiting"))
+            await until(lambda: queued() == 1)
+            leave.set()
+            with pytest.raises(Failure):
+                await failing
+            with pytest.raises(transaction.TransactionManagementError, match="end of the"):
+                await waiting
+        assert await names() == []
+
+    run(main)
+
+
+def test_a_broken_block_stays_broken_beside_a_block_of_another_task(
+    database: str, run: Run
+) -> None:
+    async def main() -> None:
+        child = Child()
+        async with aatomic():
+            with pytest.raises(ValueError, match="expected a number"):
+                await Author.objects.acreate(pk="no number", name="bad")
+
+            async def enter() -> None:
+                async with aatomic():
+                    child.entered.set()
+                    await child.leave.wait()
+
+            task = asyncio.create_task(enter())
+            await child.entered.wait()
+            assert connection.needs_rollback
+            with pytest.raises(transaction.TransactionManagementError):
+                await Author.objects.acreate(name="refused")
+            child.leave.set()
+            await task
+            assert connection.needs_rollback
+        assert await names() == []
+
+    run(main)
+
+
 def test_a_hook_is_not_lost_with_a_block_of_another_task(database: str, run: Run) -> None:
     """`on_commit` notes the open savepoints; only those of its own caller count."""
     called: list[str] = []

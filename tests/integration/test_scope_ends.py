@@ -280,6 +280,48 @@ def test_a_task_in_line_at_the_end_is_refused(database: str, run: Run) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_task_whose_turn_comes_as_its_block_ends_is_refused(
+    database: str, run: Run, failed: bool
+) -> None:
+    """The inner block's end gives it the turn; before it wakes, the outer block ends too."""
+
+    async def main() -> None:
+        async with rolled_back() if failed else aatomic():
+            waiting = asyncio.create_task(_write())
+            async with aatomic():
+                await Author.objects.acreate(name="inner")
+                await until(lambda: queued() == 1)
+        with pytest.raises(ScopeEnded):
+            await waiting
+        assert await names() == ([] if failed else ["inner"])
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_turn_that_comes_as_a_nested_block_ends_is_not_lost(
+    database: str, run: Run, failed: bool
+) -> None:
+    """It is neither a write into the block around, nor does that wait for it for ever."""
+
+    async def main() -> None:
+        async with aatomic():
+            async with rolled_back() if failed else aatomic():
+                waiting = asyncio.create_task(_write())
+                async with aatomic():
+                    await Author.objects.acreate(name="inner")
+                    await until(lambda: queued() == 1)
+            with pytest.raises(ScopeEnded):
+                await waiting
+            async with asyncio.timeout(10):
+                await asyncio.gather(*(Author.objects.acreate(name=f"{n}") for n in range(2)))
+        assert await names() == ["0", "1", *([] if failed else ["inner"])]
+
+    run(main)
+
+
 def test_the_end_waits_for_the_statement_in_flight(postgresql: dict[str, Any], run: Run) -> None:
     """A child's statement is on the server when its parent leaves: it ends, then the COMMIT."""
 

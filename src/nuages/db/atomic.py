@@ -55,8 +55,18 @@ def enter_atomic(atomic: Atomic) -> None:
             _scope.acquire_turn(here, node)
             _scope.enter(node)
             wrapper.opening_block = True
+            seals, savepoints = wrapper.seals, len(wrapper.savepoint_ids)
+            if wrapper.blocks:
+                # So that code beside the new block sees it; noted back when that ends.
+                wrapper.blocks[-1].doomed = wrapper._needs_rollback
             try:
                 django_enter(atomic)
+                if wrapper.seals != seals:
+                    try:
+                        wrapper.require_scope()
+                    except BaseException:
+                        _forget_entry(wrapper, atomic, savepoints)
+                        raise
             except BaseException:
                 node.end()
                 raise
@@ -69,6 +79,13 @@ def enter_atomic(atomic: Atomic) -> None:
     node.depth = (len(wrapper.atomic_blocks), len(wrapper.savepoint_ids))
     wrapper.blocks.append(node)
     atomic.__dict__.setdefault("_nuages_nodes", []).append(node)
+
+
+def _forget_entry(wrapper: LoopWrapper, atomic: Atomic, savepoints: int) -> None:
+    """Undo what Django noted for a block that was entered while the one around it ended."""
+    if wrapper.atomic_blocks and wrapper.atomic_blocks[-1] is atomic:
+        wrapper.atomic_blocks.pop()
+    del wrapper.savepoint_ids[savepoints:]
 
 
 def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:

@@ -156,11 +156,17 @@ class Node:
     def seal(self) -> None:
         """Close it to all but the calling task, which is about to end it."""
         self.sealed_by = _caller()
+        self.wrapper.seals += 1
         self.turns.refuse_waiting(ScopeEnded(task="a task"))
 
     def adopt(self) -> None:
         """Make the running task (or thread) its owner."""
         self._owner = weakref.ref(_caller())
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether it goes on: not one that was given a turn and has not woken up yet."""
+        return self.live and not self.ended
 
     def wait_for_children(self) -> None:
         """Wait until no child has the turn: before this node's own statements."""
@@ -181,7 +187,7 @@ class Node:
         self.ended = True
         self.sealed_by = None
         heir = self.turns.holder
-        if self.live and self.parent is not None and isinstance(heir, Node) and not heir.ended:
+        if self.live and self.parent is not None and isinstance(heir, Node) and heir.has_turn:
             # A block opened in a call outlives it (`async with aatomic()`): it takes the call's
             # place, so that nothing slips in between.
             heir.parent = self.parent
@@ -259,6 +265,7 @@ def acquire_turn(node: Node, child: Node) -> None:
 
     Raises `ScopeDeadlock` past NUAGES["SCOPE_TIMEOUT"], `ScopeEnded` where the scope is over.
     """
+    child.live = False
     child.parent = _acquire(node, child)
     child.live = True
 
@@ -267,6 +274,7 @@ def _acquire(node: Node, child: Node) -> Node:
     timeout = float(setting("SCOPE_TIMEOUT"))
     while True:
         live = live_ancestor(node)
+        seals = live.wrapper.seals
         try:
             taken = live.turns.acquire(child, timeout)
         except _Requeue:
@@ -276,9 +284,23 @@ def _acquire(node: Node, child: Node) -> Node:
             raise ScopeDeadlock(
                 waiter=child.label, holder=holder.label if holder else "nobody", timeout=timeout
             )
+        if seals != live.wrapper.seals and _is_over(node):
+            # Its block began to end between the turn's arrival and now.
+            live.turns.release()
+            raise ScopeEnded(task=caller_label())
         if not live.ended and live.live:
             return live
         live.turns.release()
+
+
+def _is_over(node: Node | None) -> bool:
+    """Whether a block around the caller has ended, or is being ended by another task."""
+    while node is not None:
+        ended = node.ended and node.kind is not Kind.CALL
+        if ended or (node.sealed_by is not None and node.sealed_by is not _caller()):
+            return True
+        node = node.parent
+    return False
 
 
 def live_ancestor(node: Node) -> Node:

@@ -17,7 +17,7 @@ import _thread
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Thread
+from threading import Thread, current_thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import Error
@@ -27,11 +27,13 @@ from nuages.bridge import current_bridge
 from nuages.db import app, blocks, reconnect
 from nuages.db.backends.capture import QueryCapture
 from nuages.db.backends.contracts import Verdict, may_do_io
+from nuages.db.backends.hooks import call_hook
 from nuages.db.backends.leasing import acquire, on_loop_of, take_back
 from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, Session, logger
 from nuages.db.pool_options import PoolOptions, check_seconds
 from nuages.db.scope import Kind, Node, current_node
+from nuages.db.turns import caller_label
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
 
 # Here, since the app that registers the other checks is what it misses.
@@ -69,6 +71,8 @@ class LoopWrapper(QueryCapture, _Base):
     """Of the innermost block; those around it note it on their nodes."""
     ending: Chain | Thread | None = None
     """The chain, or else thread, that is ending the scope's block: it needs no turn."""
+    seals = 0
+    """How often a block of this connection began to end: what waited meanwhile looks again."""
     opening_block = False
     """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
 
@@ -397,11 +401,15 @@ class LoopWrapper(QueryCapture, _Base):
     @property
     def needs_rollback(self) -> bool:
         """Whether the calling code's innermost block must be rolled back."""
+        if self._is_beside_transaction():
+            return False
         block = self._block_around_others()
         return self._needs_rollback if block is None else block.doomed
 
     @needs_rollback.setter
     def needs_rollback(self, value: bool) -> None:
+        if self._is_beside_transaction():
+            return
         block = self._block_around_others()
         if block is None:
             self._needs_rollback = value
@@ -410,11 +418,29 @@ class LoopWrapper(QueryCapture, _Base):
 
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
         """As in Django; a hook belongs to the caller's block, not to one of another task."""
+        if self._is_beside_transaction():
+            call_hook(func, robust)
+            return
         super().on_commit(func, robust)
         block = self._block_around_others()
         if block is not None:
             own = set(self.savepoint_ids[: block.depth[1]])
             self.run_on_commit[-1] = (own, *self.run_on_commit[-1][1:])
+
+    def _is_beside_transaction(self) -> bool:
+        """Whether the calling code is in a hold, outside the transaction a task has open in it."""
+        root = self.node
+        if root is None or not self.blocks or root.kind not in (Kind.HOLD, Kind.REQUEST):
+            return False
+        if self.ending is not None and self.ending is (current_chain() or current_thread()):
+            return False
+        try:
+            node = current_node(self.alias)
+        except ScopeEnded:
+            return False
+        while node is not None and node not in self.blocks:
+            node = node.parent
+        return node is None
 
     def _block_around_others(self) -> Node | None:
         """The calling code's block, where another task has a block open within it; else None."""
@@ -444,5 +470,22 @@ class LoopWrapper(QueryCapture, _Base):
                 super().validate_thread_sharing()
 
     def take_turn(self) -> Node | None:
-        """Wait until the calling code may send a statement (`connections.take_turn`)."""
-        return take_turn(self)
+        """Wait until the calling code may send a statement (`connections.take_turn`).
+
+        Raises TransactionManagementError where its block was broken while it waited.
+        """
+        was_sound = not self.needs_rollback
+        turn = take_turn(self)
+        if was_sound and self.needs_rollback:
+            if turn is not None:
+                turn.end()
+            self.validate_no_broken_transaction()
+        return turn
+
+    def require_scope(self) -> None:
+        """Raise `ScopeEnded` where the calling code's block has ended: it waited too long."""
+        if self.ending is not None and self.ending is (current_chain() or current_thread()):
+            return
+        node = current_node(self.alias)
+        if node is None or node.wrapper is not self:
+            raise ScopeEnded(task=caller_label())

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from nuages.db.turns import Turns
 
 if TYPE_CHECKING:
+    from nuages.db.backends.base import LoopWrapper
     from nuages.db.backends.contracts import RawConnection
 
 
@@ -22,15 +23,30 @@ class ConnectionLock(Turns):
 
     def __enter__(self) -> bool:
         wrapper = self._connection.wrapper
-        turn = None if wrapper is None or wrapper.node is None else wrapper.take_turn()
+        if wrapper is None or wrapper.node is None:
+            taken = super().__enter__()
+            self._turn = None
+            return taken
+        seals = wrapper.seals
+        turn = wrapper.take_turn()
         try:
             taken = super().__enter__()
+            if wrapper.seals != seals:
+                self._require_scope(wrapper)
         except BaseException:
             if turn is not None:
                 turn.end()
             raise
         self._turn = turn
         return taken
+
+    def _require_scope(self, wrapper: LoopWrapper) -> None:
+        """Let the lock go again where the caller's block began to end while this waited."""
+        try:
+            wrapper.require_scope()
+        except BaseException:
+            super().__exit__()
+            raise
 
     def __exit__(self, *exc_info: object) -> None:
         turn, self._turn = self._turn, None

@@ -56,6 +56,11 @@ _WRITE = re.compile(
     r"\s*(INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|VACUUM|ANALYZE)\b", re.IGNORECASE
 )
 
+
+class _BlockEnded(Exception):
+    """A block of the connection began to end while a statement was on its way."""
+
+
 _switching = threading.Lock()
 """Held by the worker that switches a file to WAL."""
 
@@ -191,11 +196,38 @@ class Connection(sqlite3.Connection):
 
     def in_worker(self, function: Callable[[], Any]) -> Any:
         """Run `function` in the worker and wait for it, in turn with the others of a scope."""
+        wrapper = self.wrapper
+        if wrapper is None or wrapper.node is None:
+            return self._call_worker(functools.partial(self.timed, function))
+        while True:
+            seals = wrapper.seals
+            turn = wrapper.take_turn()
+            try:
+                if current_bridge() is None:
+                    # A block may begin to end, in another thread, before the worker hears of this.
+                    return self._call_worker(functools.partial(self._in_scope, function, seals))
+                if wrapper.seals != seals:
+                    wrapper.require_scope()
+                return self._call_worker(functools.partial(self.timed, function))
+            except _BlockEnded:
+                # Of this code, which is refused, or one beside it.
+                wrapper.require_scope()
+            finally:
+                if turn is not None:
+                    turn.end()
+
+    def _in_scope(self, function: Callable[[], Any], seals: int) -> Any:
+        """In the worker: call `function`, unless a block has begun to end since it was told to."""
+        wrapper = self.wrapper
+        if wrapper is not None and wrapper.seals != seals:
+            raise _BlockEnded
+        return self.timed(function)
+
+    def _call_worker(self, function: Callable[[], Any]) -> Any:
         assert self.worker is not None
         wrapper = self.wrapper
-        turn = None if wrapper is None or wrapper.node is None else wrapper.take_turn()
         try:
-            return self.worker.call(functools.partial(self.timed, function), self)
+            return self.worker.call(function, self)
         except FileReplaced:
             if self.pool is not None:
                 on_loop_of(self.pool, self.pool.clear)
@@ -209,9 +241,6 @@ class Connection(sqlite3.Connection):
             if wrapper is not None and wrapper.in_atomic_block:
                 wrapper.needs_rollback = True
             raise
-        finally:
-            if turn is not None:
-                turn.end()
 
     def patiently(self, function: Callable[[], Any]) -> Any:
         """In the worker: call what runs several statements, SQLite waiting for its locks itself.
