@@ -16,6 +16,10 @@ from tests.faults.matrix import DOCS, Matrix
 from tests.faults.world import LOOPS, prepare
 from tests.services import NotInstalled
 
+ORDER = [
+    *("killed", "network", "sessions", "conflicts", "disk"),
+    *("connecting", "resolving", "sqlite", "cache"),
+]
 MATRIX = pytest.StashKey[Matrix]()
 
 
@@ -33,6 +37,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "loop" in metafunc.fixturenames:
         chosen = metafunc.config.getoption("--loops")
         metafunc.parametrize("loop", list(LOOPS) if chosen == "both" else [chosen])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order of the docs."""
+    items.sort(key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")))
 
 
 def pytest_terminal_summary(
