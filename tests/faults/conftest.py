@@ -52,6 +52,8 @@ def pytest_terminal_summary(
     for line in matrix.table():
         terminalreporter.write_line(line)
     if config.getoption("--write-docs"):
+        if terminalreporter.stats.keys() & {"failed", "error", "skipped", "deselected"}:
+            raise pytest.UsageError("--write-docs: the docs show a whole run, and this was none")
         matrix.write_docs()
         terminalreporter.write_line(f"written into {DOCS.name}")
 
