@@ -16,6 +16,10 @@ from tests.faults.matrix import DOCS, Matrix
 from tests.faults.world import LOOPS, prepare
 from tests.services import NotInstalled
 
+ORDER = [
+    *("killed", "network", "sessions", "conflicts", "disk"),
+    *("connecting", "resolving", "sqlite", "cache"),
+]
 MATRIX = pytest.StashKey[Matrix]()
 
 
@@ -35,6 +39,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("loop", list(LOOPS) if chosen == "both" else [chosen])
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """In the order of the docs."""
+    items.sort(key=lambda item: ORDER.index(item.path.stem.removeprefix("test_")))
+
+
 def pytest_terminal_summary(
     terminalreporter: pytest.TerminalReporter, exitstatus: int, config: pytest.Config
 ) -> None:
@@ -43,6 +52,8 @@ def pytest_terminal_summary(
     for line in matrix.table():
         terminalreporter.write_line(line)
     if config.getoption("--write-docs"):
+        if terminalreporter.stats.keys() & {"failed", "error", "skipped", "deselected"}:
+            raise pytest.UsageError("--write-docs: the docs show a whole run, and this was none")
         matrix.write_docs()
         terminalreporter.write_line(f"written into {DOCS.name}")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 DOCS = Path(__file__).parents[2] / "docs" / "faults.md"
 BEGIN = "<!-- written by `make faults ARGS=--write-docs`: begin -->"
 END = "<!-- end -->"
-HEAD = ("fault", "database", "outcome", "seconds", "deadline")
+HEAD: tuple[str, ...] = ("fault", "database", "outcome", "seconds", "deadline")
 NAMES = {"postgresql": "PostgreSQL", "mysql": "MariaDB", "sqlite": "SQLite", "redis": "Valkey"}
 
 
@@ -87,11 +87,14 @@ class Matrix:
         ]
 
     def markdown(self) -> str:
-        lines = [
-            HEAD,
-            ("---", "---", "---", "---:", "---:"),
-            *(row.cells() for row in self.rows()),
-        ]
+        """A table for the docs: databases on which a fault ends alike share a line."""
+        alike: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+        for cells in (row.cells() for row in self.rows()):
+            alike.setdefault((cells[0], cells[2], cells[4]), []).append(cells)
+        lines = [HEAD, ("---", "---", "---", "---:", "---:")]
+        for (fault, outcome, deadline), rows in alike.items():
+            databases = ", ".join(row[1] for row in rows)
+            lines.append((fault, databases, outcome, ", ".join(row[3] for row in rows), deadline))
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
     def write_docs(self, path: Path = DOCS) -> None:

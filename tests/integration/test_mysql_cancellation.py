@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 from typing import Any
 
 import pytest
-from django.db import transaction
+from django.db import connection, transaction
 from django.test import override_settings
 
 from nuages.db import aatomic, acursor, aon_commit, hold_connection
@@ -327,6 +328,36 @@ def test_a_connection_lost_after_the_answer_to_commit_is_no_error(
             proxy.resume()
             assert await names() == ["Ursula"]
             the_pool().close()
+
+    run(main)
+
+
+def test_the_same_in_a_thread_without_a_loop(mysql: dict[str, Any], run: Run) -> None:
+    """As under WSGI, or in a script."""
+    done: list[Any] = []
+
+    def work() -> None:
+        try:
+            with transaction.atomic():
+                Author.objects.create(name="Ursula")
+                transaction.on_commit(lambda: done.append("hook"))
+            done.append(Author.objects.count())
+        except Exception as error:
+            done.append(error)
+        finally:
+            connection.close()
+
+    async def main() -> None:
+        async with proxy_before(dict(mysql)) as proxy:
+            mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            proxy.stall("to_server", at=b"SET AUTOCOMMIT = 1")
+            thread = threading.Thread(target=work)
+            thread.start()
+            await proxy.until_kept()
+            proxy.cut()
+            proxy.resume()
+            await asyncio.to_thread(thread.join)
+        assert done == ["hook", 1]
 
     run(main)
 

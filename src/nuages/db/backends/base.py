@@ -336,7 +336,7 @@ class LoopWrapper(QueryCapture, _Base):
         if not may_do_io():
             raise SyncInCoroutine()
         if self.role != "lease":
-            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+            self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
             return
         if autocommit and self.ending is not None:
             if not self._is_dead() and not self.connection.is_settled():
@@ -345,19 +345,22 @@ class LoopWrapper(QueryCapture, _Base):
             if self._is_dead():
                 self._end_without_connection()
                 return
+        self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        if not self.opening_block and self.ending is None:
+            blocks.manual_mode(self, on=not autocommit)
+
+    def _switch_autocommit(self, autocommit: bool, force_begin: bool) -> None:
+        committed = self.run_commit_hooks_on_set_autocommit_on
         try:
-            super().set_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+            super().set_autocommit(autocommit, force_begin)
         except Error as error:
-            ended = autocommit and self.ending is not None and not self.autocommit
-            if not (ended and self.is_lost(error)):
+            ended = autocommit and (committed or self.ending is not None)
+            if not ended or self.autocommit or not self.is_lost(error):
                 raise
             # The transaction has ended before, whether committed or rolled back: only that the
             # connection goes on has failed.
             self._terminate()
             self._end_without_connection()
-            return
-        if not self.opening_block and self.ending is None:
-            blocks.manual_mode(self, on=not autocommit)
 
     def _end_without_connection(self) -> None:
         """The end of a block on a connection that is gone: no I/O, and no new connection."""
