@@ -202,6 +202,8 @@ class LoopWrapper(QueryCapture, _Base):
             return
         raw.wrapper = None
         verdict: Verdict = "close" if not self.autocommit else raw.inspect()
+        if verdict == "reuse":
+            raw.state_is_meant = False
         on_loop_of(session.pool, take_back, session, verdict, type(self), self.settings_dict)
 
     def end_forgotten(self, when: str) -> None:

@@ -221,12 +221,13 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """COM_RESET_CONNECTION, and the settings of a new connection again."""
         connection = self.connection
         state, meant = connection.session_state, connection.state_is_meant
-        self._is_pools_doing = True
-        connection.reset()
-        self.init_connection_state()
-        connection.note_baseline()
         if state and not meant:
             session_state.warn(self.alias, state)
+        self._is_pools_doing = True
+        connection.reset()
+        if connection.is_alive():
+            self.init_connection_state()
+            connection.note_baseline()
 
     def close_pool(self) -> None:
         """Nothing: a MySQL session has no time zone of Django's."""

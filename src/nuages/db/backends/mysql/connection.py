@@ -21,7 +21,7 @@ import time
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pymysql import connections, err  # type: ignore[import-untyped]
-from pymysql.constants import COMMAND, CR, SERVER_STATUS  # type: ignore[import-untyped]
+from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS  # type: ignore[import-untyped]
 
 from nuages.background import current_task
 from nuages.bridge import Bridge, current_bridge
@@ -118,11 +118,15 @@ class Connection(connections.Connection):  # type: ignore[misc]
     """The result of an unbuffered cursor that is gone, if it was not read to its end."""
     identity: Identity = ()
     """Which server this is; empty where it does not say."""
+    _role: Any = ...
+    """The role of a fresh session, or None; Ellipsis where the server does not say."""
     isolation_of_wrapper: str | None = None
     _maybe_state = False
     _other_database = False
     """Whether the session may be in another database than it was opened in."""
     _checks_off = False
+    _takes_several = True
+    """Whether the server takes several statements in one text."""
     _killer: Killer | None = None
     _give_up = 0.0
     _connecting_until: float | None = None
@@ -142,6 +146,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self._sock: Transport | None
         self.server_status: int = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
         super().__init__(**params)
+        self._takes_several = bool(self.client_flag & CLIENT.MULTI_STATEMENTS)
         self.note_baseline()
 
     # Opening
@@ -423,7 +428,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """As PyMySQL's; notes what the statement leaves in the session."""
         if isinstance(sql, str):
             sql = sql.encode(self.encoding, "surrogateescape")
-        trace = trace_of(sql)
+        escapes = not self.server_status & SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+        trace = trace_of(sql, several=self._takes_several, escapes=escapes)
         if trace:
             self._note(trace, sql)
         with self.exchange:
@@ -521,7 +527,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def reset(self) -> None:
         """COM_RESET_CONNECTION, and what `connect()` does after authentication.
 
-        Raises OperationalError where the server does not know it.
+        A session that has another role than in the beginning is closed. Raises
+        OperationalError where the server does not know the command.
         """
         with self.exchange:
             if self._other_database and self.db is None:
@@ -539,6 +546,9 @@ class Connection(connections.Connection):  # type: ignore[misc]
                 cursor.execute(self.init_command)
         if self.autocommit_mode is not None:
             self.autocommit(True)
+        if self._role is not Ellipsis and self._current_role() != self._role:
+            # The server leaves it, and cannot be told to take the one of the beginning.
+            self.terminate()
         self.note_baseline()
 
     def cursor(self, cursor: Any = None) -> Any:
@@ -646,10 +656,15 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """
         try:
             self.identity = identity_of(self)
+            self._role = self._current_role()
         except err.DatabaseError as error:
             if self._sock is None:
                 raise
             logger.info("a server does not say which it is: %s", error)
+
+    def _current_role(self) -> Any:
+        self.query("SELECT CURRENT_ROLE()")
+        return self._result.rows[0][0]
 
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""
@@ -684,6 +699,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
             or self.session_state
             or self._maybe_state
             or self._checks_off
+            # What a function set in a hold left no trace.
+            or self.state_is_meant
         ):
             return "reset"
         return "reuse"

@@ -121,6 +121,10 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def _sets_journal_mode(self) -> bool:
         return "journal_mode" in self.settings_dict["OPTIONS"].get("init_command", "").lower()
 
+    def _open(self, session: Any) -> None:
+        super()._open(session)
+        self.connection.note_baseline()
+
     def _reuse(self, session: Any) -> bool:
         self.transaction_mode = self._transaction_mode()
         return super()._reuse(session)
@@ -165,9 +169,14 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         """Roll back what was left open; a session with state of its own is closed."""
         connection = self.connection
         connection.rollback()
-        state, connection.session_state = connection.session_state, ""
-        if state and not connection.kept:
-            if not connection.state_is_meant:
+        state, meant = connection.what_was_left(), connection.state_is_meant
+        connection.forget_state()
+        if state and connection.kept:
+            # The database would end with it. What Django switches is switched back.
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA legacy_alter_table = OFF")
+        elif state:
+            if not meant:
                 session_state.warn(self.alias, state)
             connection.terminate()
 
