@@ -33,7 +33,7 @@ logger = logging.getLogger("nuages.pool")
 class Session:
     """One place in the pool: a raw connection, or the right to open one."""
 
-    __slots__ = ("expires", "generation", "pool", "raw", "returned")
+    __slots__ = ("baseline", "expires", "generation", "pool", "raw", "returned")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -41,6 +41,8 @@ class Session:
         self.raw: Any = None
         self.expires: float | None = None
         self.returned = 0.0
+        self.baseline: Any = None
+        """What was set in the session when it was opened, where sessions are checked."""
 
     def opened(self, raw: Any) -> None:
         """Note the connection that was opened for this place."""

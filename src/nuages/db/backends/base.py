@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from nuages.bridge import current_bridge
-from nuages.db import app, blocks, reconnect
+from nuages.db import app, blocks, reconnect, session_check
 from nuages.db.backends.capture import QueryCapture
 from nuages.db.backends.contracts import Verdict, may_do_io
 from nuages.db.backends.leasing import acquire, on_loop_of, take_back
@@ -122,6 +122,8 @@ class LoopWrapper(QueryCapture, _Base):
         self._bound()
         if current_bridge() is not None:
             self.connection.attach(session.pool)
+        if session_check.is_on():
+            session_check.begin(self, session)
 
     def _connect_patiently(self, pool: Pool) -> None:
         pauses = reconnect.pauses(pool.options.reconnect_timeout)
@@ -284,6 +286,10 @@ class LoopWrapper(QueryCapture, _Base):
 
     def unshare(self) -> None:
         """The opposite, at the end of the test's transaction."""
+
+    def snapshot(self) -> session_check.Snapshot:
+        """Ask the server what is set in the session."""
+        raise NotImplementedError
 
     def reset_session(self) -> None:
         """Bring the session back to the state of a fresh one, before another user gets it."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nuages.bridge import current_bridge
 
@@ -35,6 +36,9 @@ class RawConnection(Protocol):
 
     state_is_meant: bool
     """Whether the session's state was set on purpose, in a hold: nobody need be warned."""
+
+    recent: deque[Any] | None
+    """The statements of its last user, where sessions are checked."""
 
     def settle(self) -> None:
         """Wait until the statement in flight, if there is one, has ended."""

@@ -39,7 +39,9 @@ from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.mysql.connection import Connection
+from nuages.db.backends.mysql.snapshot import snapshot
 from nuages.db.backends.outcome import KnownOutcome
+from nuages.db.session_check import Snapshot
 from nuages.seams.mysqldb import mysqldb
 
 with mysqldb():
@@ -216,6 +218,10 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """As in Django."""
         return CursorWrapper(self.connection.cursor())
+
+    def snapshot(self) -> Snapshot:
+        """Ask the server what is set in the session."""
+        return snapshot(self.connection, mariadb=self.mysql_is_mariadb)
 
     def reset_session(self) -> None:
         """COM_RESET_CONNECTION, and the settings of a new connection again."""

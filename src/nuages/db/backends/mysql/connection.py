@@ -18,6 +18,7 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pymysql import connections, err  # type: ignore[import-untyped]
@@ -108,6 +109,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     wrapper: LoopWrapper | None = None
     pool: Pool | None = None
     state_is_meant = False
+    recent: deque[Any] | None = None
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
     interruption: BaseException | None = None
@@ -432,6 +434,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
         trace = trace_of(sql, several=self._takes_several, escapes=escapes)
         if trace:
             self._note(trace, sql)
+        if self.recent is not None:
+            self.recent.append(sql[:1000])
         with self.exchange:
             try:
                 return super().query(bytes(sql), unbuffered)

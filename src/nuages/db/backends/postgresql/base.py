@@ -40,6 +40,8 @@ from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.outcome import KnownOutcome
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.db.backends.postgresql.session_state import Noting
+from nuages.db.backends.postgresql.snapshot import snapshot
+from nuages.db.session_check import Snapshot
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
 Database: Any = types.ModuleType("psycopg")
@@ -212,6 +214,10 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         if self.timezone != loader.timezone:
             register_tzloader(self.timezone, cursor)
         return cursor
+
+    def snapshot(self) -> Snapshot:
+        """Ask the server what is set in the session."""
+        return snapshot(self.connection)
 
     def reset_session(self) -> None:
         """ROLLBACK, DISCARD ALL, and Django's settings of a new connection again.

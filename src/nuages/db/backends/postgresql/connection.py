@@ -63,6 +63,9 @@ class Connection(psycopg.Connection[Any]):
     """Whether the state is such that the session must end."""
     is_noted = False
     """Whether the query that is about to start is one of a cursor that notes what it leaves."""
+    recent: deque[Any] | None = None
+    own_settings: list[str] | None = None
+    """Settings that the project's functions and policies name, where sessions are checked."""
     types_changed = False
     """Whether a statement made or dropped types, whose oids other connections have looked up."""
 

@@ -58,6 +58,8 @@ class Noting(_CursorBase):
     def _start_query(self, query: Any = None) -> Any:
         if not self.closed:
             self._conn.is_noted = True
+        if self._conn.recent is not None and query is not None:
+            self._conn.recent.append(query)
         return super()._start_query(query)
 
     def _execute_send(self, query: Any, **kwargs: Any) -> None:

@@ -22,9 +22,11 @@ from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.sqlite3.connection import Connection, gates
 from nuages.db.backends.sqlite3.cursor import Cursor
+from nuages.db.backends.sqlite3.snapshot import snapshot
 from nuages.db.backends.sqlite3.worker import Worker
 from nuages.db.connections import current_chain
 from nuages.db.pool_options import PoolOptions
+from nuages.db.session_check import Snapshot
 
 
 class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
@@ -164,6 +166,10 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     def close_pool(self) -> None:
         """Nothing: a SQLite session has no time zone."""
+
+    def snapshot(self) -> Snapshot:
+        """Ask what is set in the connection."""
+        return snapshot(self.connection)
 
     def reset_session(self) -> None:
         """Roll back what was left open; a session with state of its own is closed."""

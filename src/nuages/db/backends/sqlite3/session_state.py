@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,8 @@ class NotesState(sqlite3.Connection):
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
 
+    recent: deque[Any] | None = None
+
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""
         self._baseline = self._settings()
@@ -79,6 +82,8 @@ class NotesState(sqlite3.Connection):
 
     def note(self, query: str) -> None:
         """Note what a statement leaves in the session."""
+        if self.recent is not None:
+            self.recent.append(query[:1000])
         if _STATE.match(query):
             self._note_state(query)
         elif pragma := _PRAGMA.match(query):
