@@ -55,6 +55,8 @@ WAYS = {
 }
 NEW_SESSION = {"SET ROLE", "CALL, for a role"}
 """What a reset of MariaDB's leaves."""
+SILENT = {"CALL", "CALL, for a role", "EXECUTE IMMEDIATE", "BEGIN NOT ATOMIC", "IF"}
+"""What may have set nothing."""
 ONLY_AFTERWARDS = {"LOCK TABLES", "FLUSH FOR EXPORT", "USE"}
 """What ends a transaction, or hides from an observer that looks at its own database."""
 
@@ -169,7 +171,9 @@ def leaving(mysql: dict[str, Any]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_next_user_sees_nothing_of_it(leaving: None, run: Run, way: str) -> None:
+def test_the_next_user_sees_nothing_of_it(
+    leaving: None, run: Run, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
     ends = ENDS[:3] if way in ONLY_AFTERWARDS else ENDS
 
     async def main() -> None:
@@ -186,6 +190,9 @@ def test_the_next_user_sees_nothing_of_it(leaving: None, run: Run, way: str) -> 
             await Author.objects.acreate(name=end.__name__)
 
     run(main)
+    told = [r.getMessage() for r in caplog.records if WAYS[way].split()[-1] in r.getMessage()]
+    assert len(told) == (0 if way in SILENT else 1)
+    assert all("hold_connection()" in message for message in told)
 
 
 def test_several_statements_in_one_text(leaving: None, run: Run) -> None:

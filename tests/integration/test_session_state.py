@@ -192,7 +192,9 @@ def leaving(postgresql: dict[str, Any]) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_the_next_user_sees_nothing_of_it(leaving: None, run: Run, way: str) -> None:
+def test_the_next_user_sees_nothing_of_it(
+    leaving: None, run: Run, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         fresh, pid = await state(), await backend()
         for end in ENDS:
@@ -202,6 +204,10 @@ def test_the_next_user_sees_nothing_of_it(leaving: None, run: Run, way: str) -> 
             assert (pid != before) is (way in NEW_SESSION), end.__name__
 
     run(main)
+    told = [r.getMessage() for r in caplog.records if r.name == "nuages.pool"]
+    # A procedure may have set nothing.
+    assert len(told) == (0 if way == "CALL" else 1)
+    assert all("hold_connection()" in message for message in told)
 
 
 @pytest.mark.parametrize("way", ["setseed", "SET seed"])

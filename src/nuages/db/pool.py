@@ -50,7 +50,7 @@ class Session:
         lifetime = self.pool.options.max_lifetime
         if lifetime is not None:
             # Spread, so that connections opened together do not end together.
-            self.expires = time.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311
+            self.expires = time.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - spread
 
 
 class Pool:
@@ -61,7 +61,7 @@ class Pool:
         alias: str,
         loop: asyncio.AbstractEventLoop,
         options: PoolOptions,
-        fingerprint: tuple[Any, ...] = (),
+        fingerprint: int = 0,
     ) -> None:
         self.alias = alias
         self.loop = loop
@@ -316,8 +316,9 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = 
 )
 
 
-def _fingerprint(settings_dict: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(map(settings_dict.get, ("NAME", "HOST", "PORT", "USER", "PASSWORD")))
+def _fingerprint(settings_dict: dict[str, Any]) -> int:
+    # Hashed, since error reports show what functions have at hand.
+    return hash(tuple(map(settings_dict.get, ("NAME", "HOST", "PORT", "USER", "PASSWORD"))))
 
 
 def pool_for(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Pool:

@@ -25,13 +25,14 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from nuages.bridge import current_bridge
 from nuages.db import app, blocks, reconnect, session_check
 from nuages.db.backends.capture import QueryCapture
-from nuages.db.backends.contracts import Verdict, may_do_io
+from nuages.db.backends.contracts import KNOWING, Verdict, may_do_io
 from nuages.db.backends.leasing import acquire, on_loop_of, take_back
 from nuages.db.connections import Chain, current_chain, take_turn
 from nuages.db.pool import Pool, Session, logger
 from nuages.db.pool_options import PoolOptions, check_seconds
 from nuages.db.scope import Kind, Node, current_node
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
+from nuages.tracebacks import hide_frames
 
 # Here, since the app that registers the other checks is what it misses.
 app.register()
@@ -84,6 +85,13 @@ class LoopWrapper(QueryCapture, _Base):
     def connect(self) -> None:
         """Connect; a lease checks a connection out of the pool of its loop."""
         app.require_app(self.alias)
+        try:
+            self._connect()
+        except BaseException as error:
+            hide_frames(error, KNOWING)
+            raise
+
+    def _connect(self) -> None:
         chain = current_chain() if self.role == "lease" else None
         if self.node is not None:
             # A request's connection, which several tasks may be the first to use.

@@ -16,6 +16,18 @@ if TYPE_CHECKING:
 Verdict = Literal["reuse", "reset", "close"]
 
 
+KNOWING = (
+    "django.db.backends",
+    "django.utils.asyncio",  # whose wrapper has the arguments of what it guards
+    "nuages.db.backends",
+    "nuages.seams.backends",
+    "psycopg",
+    "psycopg_binary",
+    "pymysql",
+)
+"""Whose frames hold a password while they connect."""
+
+
 class RawConnection(Protocol):
     """What the pool and the wrapper ask of a driver connection."""
 

@@ -68,7 +68,7 @@ _MYSQLCLIENT_ONLY = {
     "named_pipe": "nothing: PyMySQL has no named pipes",
 }
 
-_server_data: dict[tuple[Any, ...], dict[str, Any]] = {}
+_server_data: dict[int, dict[str, Any]] = {}
 """What Django asks a server once for each wrapper; here wrappers come and go with every task."""
 
 
@@ -191,7 +191,9 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     def mysql_server_data(self) -> dict[str, Any]:
         """What Django asks a server about itself; once for a server and version."""
         settings = self.settings_dict
-        key = tuple(repr(settings[name]) for name in ("HOST", "PORT", "USER", "NAME", "OPTIONS"))
+        # Hashed, since error reports show what functions have at hand.
+        names = ("HOST", "PORT", "USER", "NAME", "OPTIONS")
+        key = hash(tuple(repr(settings[name]) for name in names))
         version = getattr(self.connection, "server_version", None)
         known = _server_data.get(key)
         if known is None or (version is not None and known["greeting"] != version):

@@ -27,7 +27,7 @@ from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS  # type: ignore
 from nuages.background import current_task
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
-from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
+from nuages.db.backends.contracts import KNOWING, RawConnection, Verdict, may_do_io
 from nuages.db.backends.locking import ConnectionLock
 from nuages.db.backends.mysql.connecting import open_socket, open_unix_socket
 from nuages.db.backends.mysql.killing import Identity, Killer, identity_of
@@ -37,6 +37,7 @@ from nuages.db.backends.mysql.tls import context_for
 from nuages.db.backends.mysql.transport import Transport
 from nuages.db.counters import statistics
 from nuages.exceptions import BridgeClosed, SyncInCoroutine
+from nuages.tracebacks import hide_frames
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
@@ -50,6 +51,8 @@ INTERRUPTED = 1317
 """ER_QUERY_INTERRUPTED: what a statement answers that was ended by KILL QUERY."""
 ROLLED_BACK = 1213
 """ER_LOCK_DEADLOCK: the server has rolled the whole transaction back."""
+_PLAIN = frozenset({"utf8", "cp1252", "latin1", "ascii"})
+"""Encodings in which no byte of ASCII is part of another character."""
 _QUIT = b"\1\0\0\0\1"
 
 
@@ -349,6 +352,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         try:
             self._killer.kill()
         except (err.Error, OSError) as error:
+            hide_frames(error, KNOWING)
             logger.warning("closed a connection whose statement could not be cancelled: %s", error)
             self._abort()
         except asyncio.CancelledError:
@@ -430,10 +434,14 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """As PyMySQL's; notes what the statement leaves in the session."""
         if isinstance(sql, str):
             sql = sql.encode(self.encoding, "surrogateescape")
+        text = sql
+        if self.encoding not in _PLAIN:
+            # A character's second byte may be a backslash there.
+            text = bytes(sql).decode(self.encoding, "replace").encode()
         escapes = not self.server_status & SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
-        trace = trace_of(sql, several=self._takes_several, escapes=escapes)
+        trace = trace_of(text, several=self._takes_several, escapes=escapes)
         if trace:
-            self._note(trace, sql)
+            self._note(trace, text)
         if self.recent is not None:
             self.recent.append(sql[:1000])
         with self.exchange:
