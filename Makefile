@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format django-suite bench cache-bench logins streams sweep faults soak backfill clean
+.PHONY: help demo test lint format lock audit django-suite bench cache-bench logins streams sweep faults soak backfill clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -53,6 +53,17 @@ format: ## Put imports and formatting right
 	@scripts/env dev
 	.venv/bin/python -m ruff check --fix-only .
 	.venv/bin/python -m ruff format .
+
+lock: ## Write requirements/dev.lock anew: the newest versions that pyproject.toml allows
+	@scripts/env lock
+	.venv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras \
+		--no-emit-index-url --no-emit-find-links --no-emit-package nuages \
+		--custom-compile-command "make lock" --output-file requirements/dev.lock pyproject.toml
+
+audit: ## Look for known vulnerabilities in requirements/dev.lock; ARGS="-s osv" asks another service
+	@scripts/env lock
+	.venv/bin/pip-audit --strict --disable-pip --no-deps --progress-spinner off \
+		--requirement requirements/dev.lock $(ARGS)
 
 streams: ## Open 2,000 event streams on one worker and print what they cost
 	@scripts/env dev

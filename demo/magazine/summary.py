@@ -42,7 +42,7 @@ async def summary(request: HttpRequest, slug: str) -> EventStream:
         ours = re.fullmatch("[0-9]{1,6}", last_event_id or "")
         seen = int(ours[0]) if ours else 0
         for number, token in enumerate(tokens[seen:], start=seen + 1):
-            await asyncio.sleep(random.uniform(*PAUSES))
+            await asyncio.sleep(random.uniform(*PAUSES))  # noqa: S311 - a pause
             yield Event({"text": token}, id=number, event="token")
         # Without it the browser would take the end for a lost connection and ask again.
         yield Event({"words": len(tokens)}, event="done")

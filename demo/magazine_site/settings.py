@@ -13,7 +13,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 
 # Fixed and public on purpose, so that the demo starts without any setup. Never serve a real site
 # with it: whoever knows the key can forge sessions.
-SECRET_KEY = "demo-only-nuages-magazine-key-that-everybody-can-read"
+SECRET_KEY = "demo-only-nuages-magazine-key-that-everybody-can-read"  # noqa: S105
 
 DEBUG = os.environ.get("DJANGO_DEBUG", "1") != "0"
 ALLOWED_HOSTS = ["localhost", "127.0.0.1"]

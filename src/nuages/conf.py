@@ -51,6 +51,12 @@ KEYS: dict[str, Key] = {
         "Warn once when a connection was given back with session state (SET, LISTEN, temporary "
         "tables) that had to be discarded.",
     ),
+    "CHECK_SESSIONS": Key(
+        None,
+        (bool, type(None)),
+        "Ask the server, each time a connection is given back, whether something was left in its "
+        "session that no statement told, and warn. None: where DEBUG is on.",
+    ),
     "SYNC_VIEWS": Key(
         "thread",
         (str,),

@@ -156,8 +156,8 @@ def sqlite(_sqlite_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 ON_MYSQL = """
     cancellation compiled_get cursor detached hold no_threads on_commit orm pool query_capture
-    related scope_conflicts scope_ends scope_properties scopes sessions sweep threads transactions
-    transactions_by_hand transactions_in_generators
+    related scope_conflicts scope_ends scope_properties scopes session_check sessions sweep
+    threads transactions transactions_by_hand transactions_in_generators
 """
 """The modules whose `database` is MySQL too: those that are about connections and what is done on
 them. What requests, streams and forms add is the same on every database."""

@@ -577,6 +577,7 @@ def test_a_connection_may_be_used_on_the_loop_and_in_a_thread_in_turn(
             for _ in range(3):
                 assert await sync_to_async(in_thread)() == first
                 assert await session() == first
+        await until(lambda: the_pool().stats()["used"] == 0)
         assert_whole(the_pool())
 
     run(main)

@@ -15,7 +15,6 @@ from psycopg.types.string import StrDumper
 from nuages import on_loop
 from nuages.db import aatomic, acursor, hold_connection, session_state
 from nuages.db.backends.postgresql import base
-from nuages.db.backends.postgresql.session_state import leaves_state
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import backend, fetch, options, server, the_pool
 from tests.integration.scope_tools import until
@@ -270,74 +269,3 @@ def test_a_reset_cancelled_with_its_loop_leaves_nothing(
         await execute("SET application_name = 'dirty'")
 
     asyncio.run(main())
-
-
-@pytest.mark.parametrize(
-    ("tag", "query", "expected"),
-    [
-        ("SELECT 1", "SELECT 1", False),
-        ("SELECT 1", "SELECT name FROM temp", False),
-        ("SELECT 1", "SELECT temperature INTO x FROM y", False),
-        ("SELECT 1", "SELECT 1 INTO TEMP t", True),
-        ("SELECT 1", "select 1 into temporary t", True),
-        ("SELECT 1", "CREATE TEMP TABLE t AS SELECT 1", True),
-        ("SELECT 1", "/* why */ create temp table t as select 1", True),
-        ("SELECT 1", "CREATE TABLE t AS SELECT 1", False),
-        ("SELECT 1", "CREATE TABLE pg_temp.t AS SELECT 1", True),
-        ("SELECT 1", "SELECT set_config('a.b', 'c', false)", True),
-        ("SELECT 1", "SELECT SET_CONFIG('a.b', 'c', false)", True),
-        ("SELECT 1", "SELECT set_config('a.b', 'c', true)", False),
-        ("SELECT 1", "SELECT set_config($1, $2, $3)", True),
-        ("SELECT 1", "SELECT pg_advisory_lock(1)", True),
-        ("SELECT 1", "SELECT pg_try_advisory_lock_shared(1)", True),
-        ("SELECT 1", "SELECT pg_advisory_xact_lock(1)", False),
-        ("INSERT 0 1", "INSERT INTO t VALUES ('SET x = 1')", False),
-        ("UPDATE 1", "UPDATE t SET a = 1", False),
-        ("DELETE 1", "DELETE FROM t", False),
-        ("SET", "SET x = 1", True),
-        ("SET", "set role admin", True),
-        ("SET", "SET SESSION x = 1", True),
-        ("SET", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", True),
-        ("SET", "SET SESSION AUTHORIZATION joe", True),
-        ("SET", "SET TIME ZONE 'UTC'", True),
-        ("SET", "SET/**/x = 1", True),
-        ("SET", "SET LOCAL x = 1", False),
-        ("SET", "set local role admin", False),
-        ("SET", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", False),
-        ("SET CONSTRAINTS", "SET CONSTRAINTS ALL IMMEDIATE", False),
-        ("SET", "SET LOCAL x = 1; SET y = 2", True),
-        ("RESET", "RESET x", True),
-        ("DISCARD ALL", "DISCARD ALL", True),
-        ("LISTEN", "LISTEN x", True),
-        ("UNLISTEN", "UNLISTEN x", False),
-        ("NOTIFY", "NOTIFY x", False),
-        ("PREPARE", "PREPARE x AS SELECT 1", True),
-        ("DEALLOCATE", "DEALLOCATE x", False),
-        ("LOAD", "LOAD 'x'", True),
-        ("DO", "DO $$ BEGIN PERFORM 1; END $$", True),
-        ("DECLARE CURSOR", "DECLARE x CURSOR WITH HOLD FOR SELECT 1", True),
-        ("DECLARE CURSOR", "DECLARE x CURSOR FOR SELECT 1", False),
-        ("CREATE TABLE", "CREATE TEMPORARY TABLE t (x int)", True),
-        ("CREATE TABLE", "CREATE TABLE t (x int)", False),
-        ("CREATE TABLE", "CREATE TABLE template (x int)", False),
-        ("CREATE VIEW", "CREATE TEMP VIEW v AS SELECT 1", True),
-        ("CREATE FUNCTION", "CREATE FUNCTION pg_temp.f() RETURNS int ...", True),
-        ("CREATE INDEX", "CREATE INDEX i ON t (x)", False),
-        ("ALTER TABLE", "ALTER TABLE t ADD y int", False),
-        ("DROP TABLE", "DROP TABLE t", False),
-        ("TRUNCATE TABLE", "TRUNCATE t", False),
-        ("COPY 3", "COPY t FROM STDIN", False),
-        ("BEGIN", "BEGIN", False),
-        ("COMMIT", "COMMIT", False),
-        ("ROLLBACK", "ROLLBACK", False),
-        ("SAVEPOINT", "SAVEPOINT s", False),
-        ("RELEASE", "RELEASE SAVEPOINT s", False),
-        ("FETCH 3", "FETCH 3 FROM c", False),
-        ("SHOW", "SHOW x", False),
-        ("EXPLAIN", "EXPLAIN SELECT 1", False),
-        ("VACUUM", "VACUUM", False),
-        ("LOCK TABLE", "LOCK TABLE t", False),
-    ],
-)
-def test_which_statements_leave_state(tag: str, query: str, expected: bool) -> None:
-    assert leaves_state(tag.encode(), query.encode()) is expected

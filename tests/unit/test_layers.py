@@ -15,7 +15,7 @@ ROOT = Path(nuages.__file__).parent
 # Upwards: what a module may import is what stands on its own line or above. A package stands
 # for all of its modules.
 LAYERS = [
-    {"nuages.exceptions", "nuages.conf", "nuages.progress"},
+    {"nuages.exceptions", "nuages.conf", "nuages.progress", "nuages.tracebacks"},
     {
         "nuages.background",
         "nuages.bridge",

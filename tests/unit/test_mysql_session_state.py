@@ -30,6 +30,21 @@ from nuages.db.backends.mysql.session_state import trace_of
         "SELECT @`a b` := 5",
         "SELECT name INTO @x FROM t",
         "UPDATE t SET a = (@x := a)",
+        "SELECT @x /* why */ := 5",
+        "SELECT @'a b' := 5",
+        "SELECT 1 INTO/**/@x",
+        "SELECT `get_lock`('a', 1)",
+        "SELECT get_lock/**/('a', 1)",
+        "DO GET_LOCK('a', 1)",
+        "SELECT 1 -- don't\n, GET_LOCK('a', 1), 'x'",
+        "CREATE/**/TEMPORARY TABLE t (a int)",
+        "CREATE /*!50000 TEMPORARY */ TABLE t (a int)",
+        "CREATE OR/**/REPLACE TEMPORARY TABLE t (a int)",
+        "FLUSH TABLES WITH/**/READ LOCK",
+        "GET DIAGNOSTICS @n = NUMBER",
+        "SET STATEMENT max_statement_time = 1 FOR SELECT GET_LOCK('a', 1)",
+        "SET STATEMENT max_statement_time = 1 FOR CREATE TEMPORARY TABLE t (a int)",
+        "SET GLOBAL max_connections = GET_LOCK('a', 1)",
     ],
 )
 def test_state(sql: str) -> None:
@@ -59,6 +74,10 @@ def test_state(sql: str) -> None:
         "START TRANSACTION",
         "COMMIT",
         "SAVEPOINT `s`",
+        "SET STATEMENT max_statement_time = 1 FOR SELECT 1",
+        "INSERT INTO t VALUES ('me@example.org:=')",
+        "INSERT INTO t VALUES ('a: b', '; SET @x = 1')",
+        "SELECT 1;",
         "",
     ],
 )
@@ -73,6 +92,9 @@ def test_nothing(sql: str) -> None:
         "BEGIN NOT ATOMIC SET @x = 1; END",
         "EXECUTE IMMEDIATE 'SET @x = 1'",
         "XA START 'a'",
+        "IF 1 THEN SET @x = 1; END IF",
+        "l: BEGIN NOT ATOMIC SET @x = 1; END",
+        "SET STATEMENT max_statement_time = 1 FOR CALL f()",
     ],
 )
 def test_maybe(sql: str) -> None:
@@ -88,3 +110,23 @@ def test_the_checks_that_django_switches() -> None:
     assert trace_of(b"SET foreign_key_checks=0") == "checks off"
     assert trace_of(b"SET foreign_key_checks = 1;") == "checks on"
     assert trace_of(b"SET foreign_key_checks = 1, sql_mode = ''") == "state"
+
+
+@pytest.mark.parametrize(
+    ("sql", "expected"),
+    [
+        ("SELECT 1; SELECT 2", "maybe"),
+        ("SELECT 1; SET @x = 1", "maybe"),
+        ("SELECT 1 ; ", ""),
+        ("INSERT INTO t VALUES ('a; b')", ""),
+        ("SET @x = 1; SELECT 1", "state"),
+    ],
+)
+def test_several_statements(sql: str, expected: str) -> None:
+    assert trace_of(sql.encode(), several=True) == expected
+
+
+@pytest.mark.parametrize(("escapes", "expected"), [(True, ""), (False, "state")])
+def test_the_mode_without_escapes(escapes: bool, expected: str) -> None:
+    sql = b"SELECT '\\', GET_LOCK('a', 1), ' '"
+    assert trace_of(sql, escapes=escapes) == expected

@@ -58,7 +58,7 @@ class LoopClient:
     def node(self, *, write: bool = False) -> Any:
         """Return redis-py's client for a command that writes, or one that does not."""
         count = self._count()
-        index = 0 if write or count == 1 else random.randint(1, count - 1)  # noqa: S311
+        index = 0 if write or count == 1 else random.randint(1, count - 1)  # noqa: S311 - a replica
         found = self._nodes.get(index)
         if found is None:
             found = self._nodes[index] = self._make(index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -37,17 +37,17 @@ class Config:
     """One cache's configuration; equal configurations have equal `key`s and share clients."""
 
     location: Location
-    connection: dict[str, Any]
+    connection: dict[str, Any] = field(repr=False)
     """Options that go to connections and their pool, those of a URL not among them."""
-    sync_only: dict[str, Any]
+    sync_only: dict[str, Any] = field(repr=False)
     """`pool_class` and `parser_class`, which are about redis-py's sync client."""
     serializer: serializing.Serializer
     max_connections: int
     pool_timeout: float
     read_from_replicas: bool
-    sentinel: dict[str, Any]
+    sentinel: dict[str, Any] = field(repr=False)
     stampede: Stampede | None
-    key: Any
+    key: Any = field(repr=False)
 
 
 def read(location: Any, options: dict[str, Any]) -> Config:

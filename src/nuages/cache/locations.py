@@ -36,11 +36,11 @@ class Location:
     """Where a cache is kept; `servers` has URLs, the other kinds have hosts and options."""
 
     kind: Literal["servers", "sentinel", "cluster"]
-    servers: tuple[str, ...]
+    servers: tuple[str, ...] = field(repr=False)
     hosts: tuple[tuple[str, int], ...] = ()
     service: str = ""
     tls: bool = False
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict, repr=False)
     """What the URL says about connections: db, username, password, and its query."""
 
 
@@ -87,13 +87,14 @@ def _check_server(url: str) -> None:
         _ = parts.port
         options = _parse_url(url)
     except ValueError as error:
-        raise _wrong(url, str(error)) from error
+        raise _wrong(url, _reason(error)) from None
     path = parts.path.strip("/")
     if parts.scheme == "unix":
         if not options.get("path"):
             raise _wrong(url, "it names no socket")
     elif path and not path.isdigit():
-        raise _wrong(url, f"the database is a number, not {path!r}")
+        shown = "" if "@" in path else f", not {path!r}"
+        raise _wrong(url, f"the database is a number{shown}")
 
 
 def _group(url: str) -> Location:
@@ -107,7 +108,7 @@ def _group(url: str) -> Location:
     try:
         options: dict[str, Any] = dict(_parse_url(f"redis://?{query}"))
     except ValueError as error:
-        raise _wrong(url, str(error)) from error
+        raise _wrong(url, _reason(error)) from None
     user, _, password = userinfo.partition(":")
     options |= {"username": unquote(user)} if user else {}
     options |= {"password": unquote(password)} if password else {}
@@ -119,7 +120,8 @@ def _group(url: str) -> Location:
         service, db = "", service
     if db:
         if not db.isdigit():
-            raise _wrong(url, f"the database is a number, not {db!r}")
+            shown = "" if "@" in db else f", not {db!r}"
+            raise _wrong(url, f"the database is a number{shown}")
         options["db"] = int(db)
     if kind == "cluster" and options.pop("db", 0):
         raise _wrong(url, "a cluster has database 0 only")
@@ -138,15 +140,27 @@ def _host(url: str, name: str, port: int) -> tuple[str, int]:
         parts = urlsplit(f"//{name}")
         host, given = parts.hostname, parts.port
     except ValueError as error:
-        raise _wrong(url, str(error)) from error
+        raise _wrong(url, _reason(error)) from None
     if not host or parts.path:
         raise _wrong(url, "a host is missing")
     return host, given or port
 
 
+def _reason(error: ValueError) -> str:
+    """Say what is wrong with a URL, without the part of it that the error names."""
+    if str(error).startswith("Port"):
+        return (
+            "the port is no number from 0 to 65535 (in a user's name or password / : ? # and @ "
+            "are written %2F %3A %3F %23 %40)"
+        )
+    return re.sub(r"(?<==)'.*'|'[^']*@.*'", "'...'", str(error))
+
+
 def without_password(url: str) -> str:
     """Return `url` as it may be shown."""
-    return re.sub(r"(://[^:@/?]*):[^@]*@", r"\1:***@", url)
+    url = re.sub(r"(password=)[^&]*", r"\1***", url)
+    # To the last @: in a password that was not escaped there may be others.
+    return re.sub(r"(://[^:@/?]*):.*@", r"\1:***@", url)
 
 
 def _wrong(location: Any, problem: str) -> ImproperlyConfigured:

@@ -22,6 +22,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from nuages.exceptions import CachePoolTimeout
+from nuages.tracebacks import hide_frames
 
 LOST: tuple[type[Exception], ...] = (RedisConnectionError,)
 """What says that a connection is gone; the next one may be well."""
@@ -32,7 +33,7 @@ PAUSES = (0.01, 0.1, 0.5)
 
 async def pause(seconds: float) -> None:
     """Wait before another try, spread so that tasks do not come back all at once."""
-    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311
+    await asyncio.sleep(seconds * random.uniform(0.5, 1.0))  # noqa: S311 - a pause
 
 
 def was_sent(error: Exception) -> bool:
@@ -157,11 +158,14 @@ class LoopPool(ConnectionPool):
                 await connection.connect()
                 return
             except LOST as error:
+                # redis-py has the password in its frames while it connects.
+                hide_frames(error, ("redis",))
                 if seconds is None or _is_refusal(error):
                     setattr(error, _NOT_SENT, True)
                     raise
                 await pause(seconds)
-            except (RedisError, asyncio.CancelledError):
+            except (RedisError, asyncio.CancelledError) as error:
+                hide_frames(error, ("redis",))
                 await connection.disconnect(nowait=True)
                 raise
 

@@ -33,7 +33,7 @@ logger = logging.getLogger("nuages.pool")
 class Session:
     """One place in the pool: a raw connection, or the right to open one."""
 
-    __slots__ = ("expires", "generation", "pool", "raw", "returned")
+    __slots__ = ("baseline", "expires", "generation", "pool", "raw", "returned")
 
     def __init__(self, pool: Pool) -> None:
         self.pool = pool
@@ -41,6 +41,8 @@ class Session:
         self.raw: Any = None
         self.expires: float | None = None
         self.returned = 0.0
+        self.baseline: Any = None
+        """What was set in the session when it was opened, where sessions are checked."""
 
     def opened(self, raw: Any) -> None:
         """Note the connection that was opened for this place."""
@@ -48,7 +50,7 @@ class Session:
         lifetime = self.pool.options.max_lifetime
         if lifetime is not None:
             # Spread, so that connections opened together do not end together.
-            self.expires = time.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311
+            self.expires = time.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - spread
 
 
 class Pool:
@@ -59,7 +61,7 @@ class Pool:
         alias: str,
         loop: asyncio.AbstractEventLoop,
         options: PoolOptions,
-        fingerprint: tuple[Any, ...] = (),
+        fingerprint: int = 0,
     ) -> None:
         self.alias = alias
         self.loop = loop
@@ -322,8 +324,9 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = 
 )
 
 
-def _fingerprint(settings_dict: dict[str, Any]) -> tuple[Any, ...]:
-    return tuple(map(settings_dict.get, ("NAME", "HOST", "PORT", "USER", "PASSWORD")))
+def _fingerprint(settings_dict: dict[str, Any]) -> int:
+    # Hashed, since error reports show what functions have at hand.
+    return hash(tuple(map(settings_dict.get, ("NAME", "HOST", "PORT", "USER", "PASSWORD"))))
 
 
 def pool_for(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Pool:

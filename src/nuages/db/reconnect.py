@@ -32,7 +32,7 @@ def pauses(timeout: float, clock: Callable[[], float] = time.monotonic) -> Itera
     end = clock() + timeout
     pause = FIRST_PAUSE
     while (rest := end - clock()) > 0:
-        yield min(pause * random.uniform(0.8, 1.2), rest)  # noqa: S311
+        yield min(pause * random.uniform(0.8, 1.2), rest)  # noqa: S311 - a pause
         pause = min(pause * 2, LONGEST_PAUSE)
 
 

@@ -12,7 +12,7 @@ from typing import Any, cast
 
 from django.core.handlers.wsgi import WSGIRequest
 from django.http import Http404, HttpRequest, HttpResponse
-from django.http.response import HttpResponseBase
+from django.http.response import BadHeaderError, HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header, http_date
 
@@ -67,6 +67,7 @@ async def afile_response(
         Http404: There is no such file, or it is a directory or something else than a file, as
             in `django.views.static.serve`.
         OSError: The file cannot be read, for lack of permission for example.
+        BadHeaderError: `content_type` or `filename` has a line end.
     """
     if chunk_size < 1:
         raise ValueError(f"chunk_size is a number of bytes from 1, not {chunk_size}.")
@@ -106,6 +107,9 @@ class _Names:
         if content_type is None:
             guessed, encoding = mimetypes.guess_type(name)
             content_type = _COMPRESSED.get(encoding or "", guessed or "application/octet-stream")
+        if "\r" in content_type or "\n" in content_type:
+            # In a multipart answer it is no header, which Django would check.
+            raise BadHeaderError(f"A content type is one line, not {content_type!r}.")
         headers = {"Content-Type": content_type}
         if disposition := content_disposition_header(self.as_attachment, name):
             headers["Content-Disposition"] = disposition

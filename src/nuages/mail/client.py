@@ -9,7 +9,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 from collections.abc import Coroutine
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 try:
     import aiosmtplib
@@ -22,6 +22,13 @@ from nuages.background import uncaught
 from nuages.bridge import await_
 
 T = TypeVar("T")
+
+
+class Account(Protocol):
+    """Who logs in."""
+
+    username: str
+    password: str
 
 
 class Client:
@@ -61,12 +68,15 @@ class Client:
             raise smtplib.SMTPNotSupportedError("STARTTLS extension not supported by server.")
         self._wait(self._smtp.starttls(tls_context=context))
 
-    def login(self, username: str, password: str) -> None:
-        """Log in (RFC 4954), or raise `smtplib.SMTPNotSupportedError`."""
+    def login(self, account: Account) -> None:
+        """Log in (RFC 4954), or raise `smtplib.SMTPNotSupportedError`.
+
+        Error reports show the variables of frames, so the password is in none.
+        """
         self._greet()
         if not self._smtp.supports_extension("auth"):
             raise smtplib.SMTPNotSupportedError("SMTP AUTH extension not supported by server.")
-        self._wait(self._smtp.login(username, password))
+        self._wait(self._smtp.login(account.username, account.password))
 
     def sendmail(self, sender: str, recipients: list[str], message: bytes) -> None:
         """Hand one message over; it is sent if one recipient at least was accepted."""

@@ -106,7 +106,7 @@ class EmailBackend(DjangoEmailBackend):
             if context is not None and not self.use_ssl:
                 client.starttls(context)
             if self.username and self.password:
-                client.login(self.username, self.password)
+                client.login(self)
         except OSError:
             client.drop()
             if not self.fail_silently:

@@ -57,7 +57,7 @@ def listen_unix(path: str, *, backlog: int = 2048) -> socket.socket:
     listener = socket.socket(socket.AF_UNIX)
     try:
         listener.bind(path)
-        os.chmod(path, 0o666)  # noqa: S103
+        os.chmod(path, 0o666)  # noqa: S103 - as said above
         listener.listen(backlog)
     except BaseException:
         listener.close()

@@ -47,7 +47,7 @@ def _supervise() -> NoReturn:
     code = 3
     while code == 3:
         arguments = autoreload.get_child_arguments()
-        process = subprocess.Popen(arguments, env=environment, close_fds=False)  # noqa: S603
+        process = subprocess.Popen(arguments, env=environment, close_fds=False)  # noqa: S603 - itself
         try:
             code = process.wait()
         except KeyboardInterrupt:

@@ -65,6 +65,9 @@ def log(scope: Scope, status: int, size: int) -> None:
         target += b"?" + query
     method = scope.get("method", "GET")
     line = f"{method} {target.decode('latin-1')} HTTP/{scope.get('http_version', '1.1')}"
+    if not line.isascii() or not line.isprintable():
+        # A terminal would obey what a client put there.
+        line = line.encode("unicode_escape").decode("ascii")
     extra = {
         "request": scope,
         "server_time": datetime.now().strftime("%d/%b/%Y %H:%M:%S"),

@@ -24,9 +24,9 @@ from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from nuages.bridge import current_bridge
-from nuages.db import app, blocks, reconnect
+from nuages.db import app, blocks, reconnect, session_check
 from nuages.db.backends.capture import QueryCapture
-from nuages.db.backends.contracts import Verdict, may_do_io
+from nuages.db.backends.contracts import KNOWING, Verdict, may_do_io
 from nuages.db.backends.hooks import call_hook
 from nuages.db.backends.leasing import acquire, on_loop_of, take_back
 from nuages.db.connections import Chain, current_chain, take_turn
@@ -35,6 +35,7 @@ from nuages.db.pool_options import PoolOptions, check_seconds
 from nuages.db.scope import Kind, Node, current_node
 from nuages.db.turns import caller_label
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
+from nuages.tracebacks import hide_frames
 
 # Here, since the app that registers the other checks is what it misses.
 app.register()
@@ -89,6 +90,13 @@ class LoopWrapper(QueryCapture, _Base):
     def connect(self) -> None:
         """Connect; a lease checks a connection out of the pool of its loop."""
         app.require_app(self.alias)
+        try:
+            self._connect()
+        except BaseException as error:
+            hide_frames(error, KNOWING)
+            raise
+
+    def _connect(self) -> None:
         chain = current_chain() if self.role == "lease" else None
         if self.node is not None:
             # A request's connection, which several tasks may be the first to use.
@@ -127,6 +135,8 @@ class LoopWrapper(QueryCapture, _Base):
         self._bound()
         if current_bridge() is not None:
             self.connection.attach(session.pool)
+        if session_check.is_on():
+            session_check.begin(self, session)
 
     def _connect_patiently(self, pool: Pool) -> None:
         pauses = reconnect.pauses(pool.options.reconnect_timeout)
@@ -207,6 +217,8 @@ class LoopWrapper(QueryCapture, _Base):
             return
         raw.wrapper = None
         verdict: Verdict = "close" if not self.autocommit else raw.inspect()
+        if verdict == "reuse":
+            raw.state_is_meant = False
         on_loop_of(session.pool, take_back, session, verdict, type(self), self.settings_dict)
 
     def end_forgotten(self, when: str) -> None:
@@ -287,6 +299,10 @@ class LoopWrapper(QueryCapture, _Base):
 
     def unshare(self) -> None:
         """The opposite, at the end of the test's transaction."""
+
+    def snapshot(self) -> session_check.Snapshot:
+        """Ask the server what is set in the session."""
+        raise NotImplementedError
 
     def reset_session(self) -> None:
         """Bring the session back to the state of a fresh one, before another user gets it."""

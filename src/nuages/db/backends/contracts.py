@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from typing import TYPE_CHECKING, Literal, Protocol
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from nuages.bridge import current_bridge
 
@@ -13,6 +14,18 @@ if TYPE_CHECKING:
     from nuages.db.pool import Pool
 
 Verdict = Literal["reuse", "reset", "close"]
+
+
+KNOWING = (
+    "django.db.backends",
+    "django.utils.asyncio",  # whose wrapper has the arguments of what it guards
+    "nuages.db.backends",
+    "nuages.seams.backends",
+    "psycopg",
+    "psycopg_binary",
+    "pymysql",
+)
+"""Whose frames hold a password while they connect."""
 
 
 class RawConnection(Protocol):
@@ -35,6 +48,9 @@ class RawConnection(Protocol):
 
     state_is_meant: bool
     """Whether the session's state was set on purpose, in a hold: nobody need be warned."""
+
+    recent: deque[Any] | None
+    """The statements of its last user, where sessions are checked."""
 
     def settle(self) -> None:
         """Wait until the statement in flight, if there is one, has ended."""

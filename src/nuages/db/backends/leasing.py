@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nuages.bridge import current_bridge, on_loop
+from nuages.db import session_check
 from nuages.db.backends.contracts import Verdict
 from nuages.db.connections import current_chain
 from nuages.db.pool import Pool, Session, logger, pool_for
@@ -55,20 +56,34 @@ def take_back(
 ) -> None:
     """Give a session back to its pool, on its loop's thread, after what `verdict` says."""
     pool = session.pool
-    if verdict == "reset" and not pool.closed and not pool.loop.is_closed():
-        pool.run_in_background(functools.partial(_reset, session, wrapper_class, settings_dict))
+    checked = verdict == "reuse" and session.baseline is not None
+    if (verdict == "reset" or checked) and not pool.closed and not pool.loop.is_closed():
+        work = session_check.compare if checked else _reset
+        pool.run_in_background(
+            functools.partial(_in_background, session, wrapper_class, settings_dict, work)
+        )
         return
     if verdict == "reuse" and not pool.closed:
         session.raw.attach(pool)
     pool.release(session, reusable=verdict == "reuse")
 
 
-async def _reset(
-    session: Session, wrapper_class: type[Any], settings_dict: dict[str, Any]
+def _reset(wrapper: LoopWrapper, session: Session) -> None:
+    wrapper.reset_session()
+    if session.baseline is not None and session.raw.is_alive():
+        session_check.begin(wrapper, session)
+
+
+async def _in_background(
+    session: Session,
+    wrapper_class: type[Any],
+    settings_dict: dict[str, Any],
+    work: Callable[[LoopWrapper, Session], None],
 ) -> None:
+    """Do `work` with a session that nobody uses, and give it back to its pool."""
     pool = session.pool
 
-    def reset() -> None:
+    def do() -> None:
         chain = current_chain()
         assert chain is not None
         wrapper = wrapper_class(settings_dict, pool.alias)
@@ -78,13 +93,13 @@ async def _reset(
         session.raw.attach(pool)
         wrapper._reuse(session)
         try:
-            wrapper.reset_session()
+            work(wrapper, session)
         finally:
             wrapper.connection = None
             session.raw.wrapper = None
 
     try:
-        await on_loop(reset)()
+        await on_loop(do)()
     except BaseException as error:
         pool.discard(session)
         if not isinstance(error, Exception):

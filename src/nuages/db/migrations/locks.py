@@ -49,7 +49,7 @@ class Patience:
         """Yield the seconds before each further try: growing, spread by half to either side."""
         for count in range(self.retries):
             pause = min(self.timeout * 2**count, LONGEST_PAUSE)
-            yield pause * random.uniform(0.5, 1.5)  # noqa: S311
+            yield pause * random.uniform(0.5, 1.5)  # noqa: S311 - a pause
 
     def again(self, function: Callable[[], T], migration: str) -> T:
         """Call `function` until it gets its locks; raises MigrationLockTimeout when tired."""

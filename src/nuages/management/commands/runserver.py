@@ -111,7 +111,7 @@ class Command(DjangoCommand):
         """Say where the server is."""
         quit_command = "CTRL-BREAK" if sys.platform == "win32" else "CONTROL-C"
         host = f"[{self.addr}]" if self._raw_ipv6 else self.addr
-        host = "0.0.0.0" if host == "0" else host  # noqa: S104
+        host = "0.0.0.0" if host == "0" else host  # noqa: S104 - only shown
         now = datetime.now().strftime("%B %d, %Y - %X")
         self.stdout.write(
             f"{now}\n"

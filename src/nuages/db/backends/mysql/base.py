@@ -39,8 +39,10 @@ from nuages.db import session_state
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.mysql.connection import Connection
+from nuages.db.backends.mysql.snapshot import snapshot
 from nuages.db.backends.outcome import KnownOutcome
 from nuages.db.reconnect import UNREACHABLE
+from nuages.db.session_check import Snapshot
 from nuages.seams.mysqldb import mysqldb
 
 with mysqldb():
@@ -82,7 +84,7 @@ _MYSQLCLIENT_ONLY = {
     "named_pipe": "nothing: PyMySQL has no named pipes",
 }
 
-_server_data: dict[tuple[Any, ...], dict[str, Any]] = {}
+_server_data: dict[int, dict[str, Any]] = {}
 """What Django asks a server once for each wrapper; here wrappers come and go with every task."""
 
 
@@ -213,7 +215,9 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     def mysql_server_data(self) -> dict[str, Any]:
         """What Django asks a server about itself; once for a server and version."""
         settings = self.settings_dict
-        key = tuple(repr(settings[name]) for name in ("HOST", "PORT", "USER", "NAME", "OPTIONS"))
+        # Hashed, since error reports show what functions have at hand.
+        names = ("HOST", "PORT", "USER", "NAME", "OPTIONS")
+        key = hash(tuple(repr(settings[name]) for name in names))
         version = getattr(self.connection, "server_version", None)
         known = _server_data.get(key)
         if known is None or (version is not None and known["greeting"] != version):
@@ -241,16 +245,21 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """As in Django."""
         return CursorWrapper(self.connection.cursor())
 
+    def snapshot(self) -> Snapshot:
+        """Ask the server what is set in the session."""
+        return snapshot(self.connection, mariadb=self.mysql_is_mariadb)
+
     def reset_session(self) -> None:
         """COM_RESET_CONNECTION, and the settings of a new connection again."""
         connection = self.connection
         state, meant = connection.session_state, connection.state_is_meant
-        self._is_pools_doing = True
-        connection.reset()
-        self.init_connection_state()
-        connection.note_baseline()
         if state and not meant:
             session_state.warn(self.alias, state)
+        self._is_pools_doing = True
+        connection.reset()
+        if connection.is_alive():
+            self.init_connection_state()
+            connection.note_baseline()
 
     def close_pool(self) -> None:
         """Nothing: a MySQL session has no time zone of Django's."""

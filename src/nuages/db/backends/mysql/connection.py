@@ -18,15 +18,16 @@ import logging
 import os
 import threading
 import time
+from collections import deque
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from pymysql import connections, err  # type: ignore[import-untyped]
-from pymysql.constants import COMMAND, CR, SERVER_STATUS  # type: ignore[import-untyped]
+from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS  # type: ignore[import-untyped]
 
 from nuages.background import current_task
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
-from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
+from nuages.db.backends.contracts import KNOWING, RawConnection, Verdict, may_do_io
 from nuages.db.backends.locking import ConnectionLock
 from nuages.db.backends.mysql.connecting import open_socket, open_unix_socket
 from nuages.db.backends.mysql.killing import Identity, Killer, identity_of
@@ -36,6 +37,7 @@ from nuages.db.backends.mysql.tls import context_for
 from nuages.db.backends.mysql.transport import Transport
 from nuages.db.counters import statistics
 from nuages.exceptions import BridgeClosed, SyncInCoroutine
+from nuages.tracebacks import hide_frames
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
@@ -49,6 +51,8 @@ INTERRUPTED = 1317
 """ER_QUERY_INTERRUPTED: what a statement answers that was ended by KILL QUERY."""
 ROLLED_BACK = 1213
 """ER_LOCK_DEADLOCK: the server has rolled the whole transaction back."""
+_PLAIN = frozenset({"utf8", "cp1252", "latin1", "ascii"})
+"""Encodings in which no byte of ASCII is part of another character."""
 _QUIT = b"\1\0\0\0\1"
 
 
@@ -108,6 +112,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     wrapper: LoopWrapper | None = None
     pool: Pool | None = None
     state_is_meant = False
+    recent: deque[Any] | None = None
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
     interruption: BaseException | None = None
@@ -118,11 +123,15 @@ class Connection(connections.Connection):  # type: ignore[misc]
     """The result of an unbuffered cursor that is gone, if it was not read to its end."""
     identity: Identity = ()
     """Which server this is; empty where it does not say."""
+    _role: Any = ...
+    """The role of a fresh session, or None; Ellipsis where the server does not say."""
     isolation_of_wrapper: str | None = None
     _maybe_state = False
     _other_database = False
     """Whether the session may be in another database than it was opened in."""
     _checks_off = False
+    _takes_several = True
+    """Whether the server takes several statements in one text."""
     _killer: Killer | None = None
     _give_up = 0.0
     _connecting_until: float | None = None
@@ -142,6 +151,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self._sock: Transport | None
         self.server_status: int = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
         super().__init__(**params)
+        self._takes_several = bool(self.client_flag & CLIENT.MULTI_STATEMENTS)
         self.note_baseline()
 
     # Opening
@@ -342,6 +352,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         try:
             self._killer.kill()
         except (err.Error, OSError) as error:
+            hide_frames(error, KNOWING)
             logger.warning("closed a connection whose statement could not be cancelled: %s", error)
             self._abort()
         except asyncio.CancelledError:
@@ -423,9 +434,16 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """As PyMySQL's; notes what the statement leaves in the session."""
         if isinstance(sql, str):
             sql = sql.encode(self.encoding, "surrogateescape")
-        trace = trace_of(sql)
+        text = sql
+        if self.encoding not in _PLAIN:
+            # A character's second byte may be a backslash there.
+            text = bytes(sql).decode(self.encoding, "replace").encode()
+        escapes = not self.server_status & SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
+        trace = trace_of(text, several=self._takes_several, escapes=escapes)
         if trace:
-            self._note(trace, sql)
+            self._note(trace, text)
+        if self.recent is not None:
+            self.recent.append(sql[:1000])
         with self.exchange:
             try:
                 return super().query(bytes(sql), unbuffered)
@@ -524,7 +542,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def reset(self) -> None:
         """COM_RESET_CONNECTION, and what `connect()` does after authentication.
 
-        Raises OperationalError where the server does not know it.
+        A session that has another role than in the beginning is closed. Raises
+        OperationalError where the server does not know the command.
         """
         with self.exchange:
             if self._other_database and self.db is None:
@@ -542,6 +561,9 @@ class Connection(connections.Connection):  # type: ignore[misc]
                 cursor.execute(self.init_command)
         if self.autocommit_mode is not None:
             self.autocommit(True)
+        if self._role is not Ellipsis and self._current_role() != self._role:
+            # The server leaves it, and cannot be told to take the one of the beginning.
+            self.terminate()
         self.note_baseline()
 
     def cursor(self, cursor: Any = None) -> Any:
@@ -649,10 +671,15 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """
         try:
             self.identity = identity_of(self)
+            self._role = self._current_role()
         except err.DatabaseError as error:
             if self._sock is None:
                 raise
             logger.info("a server does not say which it is: %s", error)
+
+    def _current_role(self) -> Any:
+        self.query("SELECT CURRENT_ROLE()")
+        return self._result.rows[0][0]
 
     def note_baseline(self) -> None:
         """Remember the settings of a fresh connection, to see later whether they changed."""
@@ -687,6 +714,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
             or self.session_state
             or self._maybe_state
             or self._checks_off
+            # What a function set in a hold left no trace.
+            or self.state_is_meant
         ):
             return "reset"
         return "reuse"

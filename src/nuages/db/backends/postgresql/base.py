@@ -40,7 +40,10 @@ from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.outcome import KnownOutcome
 from nuages.db.backends.postgresql.connection import Connection
+from nuages.db.backends.postgresql.session_state import Noting
+from nuages.db.backends.postgresql.snapshot import snapshot
 from nuages.db.reconnect import UNREACHABLE
+from nuages.db.session_check import Snapshot
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
 Database: Any = types.ModuleType("psycopg")
@@ -76,10 +79,15 @@ else:
     _NamedCursor = object
 
 
-class _Tracked(_NamedCursor):
+class _Tracked(Noting, _NamedCursor):
     """Named cursor mixin: the connection knows which cursors are open on the server."""
 
     _conn: Connection
+    _has_tags = False
+
+    def _note_text(self, text: bytes) -> None:
+        # Not the DECLARE: this cursor is known to its connection.
+        super()._note_text(text.partition(b" FOR ")[2])
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         self._conn.open_cursors.add(self.name)
@@ -227,10 +235,22 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             register_tzloader(self.timezone, cursor)
         return cursor
 
+    def snapshot(self) -> Snapshot:
+        """Ask the server what is set in the session."""
+        return snapshot(self.connection)
+
     def reset_session(self) -> None:
-        """ROLLBACK, DISCARD ALL, and Django's settings of a new connection again."""
+        """ROLLBACK, DISCARD ALL, and Django's settings of a new connection again.
+
+        A session with state that DISCARD ALL leaves is closed.
+        """
         connection = self.connection
         state = connection.session_state
+        if state and not connection.state_is_meant:
+            session_state.warn(self.alias, state)
+        if connection.lasting_state:
+            connection.terminate()
+            return
         connection.rollback()
         with connection.cursor() as cursor:
             cursor.execute("DISCARD ALL")
@@ -241,7 +261,4 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         connection.open_cursors.clear()
         connection.orphaned_cursors.clear()
         self.init_connection_state()
-        connection.session_state = ""
-        if state and not connection.state_is_meant:
-            session_state.warn(self.alias, state)
-        connection.state_is_meant = False
+        connection.forget_state()

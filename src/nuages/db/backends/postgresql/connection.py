@@ -19,6 +19,7 @@ import asyncio
 import logging
 import select
 import time
+from collections import deque
 from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,7 +32,7 @@ from nuages.conf import setting
 from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
 from nuages.db.backends.locking import ConnectionLock
 from nuages.db.backends.postgresql.connecting import CANCEL_AGAIN, INTERVAL, connect_on_loop
-from nuages.db.backends.postgresql.session_state import Adapters, noting
+from nuages.db.backends.postgresql.session_state import Adapters, Trace, noting
 from nuages.db.counters import statistics
 from nuages.exceptions import SyncInCoroutine
 
@@ -56,6 +57,15 @@ class Connection(psycopg.Connection[Any]):
     state_is_meant = False
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
+    maybe_state = False
+    """Whether a statement may have left state that nobody need be warned of."""
+    lasting_state = False
+    """Whether the state is such that the session must end."""
+    is_noted = False
+    """Whether the query that is about to start is one of a cursor that notes what it leaves."""
+    recent: deque[Any] | None = None
+    own_settings: list[str] | None = None
+    """Settings that the project's functions and policies name, where sessions are checked."""
     types_changed = False
     """Whether a statement made or dropped types, whose oids other connections have looked up."""
 
@@ -340,6 +350,32 @@ class Connection(psycopg.Connection[Any]):
         self._check_connection_ok()
         return super()._check_intrans_gen(attribute)
 
+    # What its statements leave
+
+    def _start_query(self) -> Generator[Any, Any, None]:
+        if self.is_noted:
+            self.is_noted = False
+        else:
+            # Of a cursor that `cursor()` did not make.
+            self.maybe_state = True
+        return super()._start_query()
+
+    def note(self, trace: Trace, query: bytes) -> None:
+        """Note what the statement `query` leaves in the session."""
+        if trace == "maybe":
+            self.maybe_state = True
+        elif trace:
+            self.lasting_state = self.lasting_state or trace == "lasting"
+            if not self.session_state:
+                self.session_state = query[:200].decode("utf-8", "replace")
+
+    def forget_state(self) -> None:
+        """Note that the session is as a fresh one."""
+        self.session_state = ""
+        self.maybe_state = self.lasting_state = self.state_is_meant = self.is_noted = False
+        # What came for the channels of another.
+        self._notifies_backlog = deque()
+
     # What the pool asks
 
     def terminate(self) -> None:
@@ -403,7 +439,7 @@ class Connection(psycopg.Connection[Any]):
         """Remember the settings of a fresh connection, to see later whether they changed."""
         self._adapters = Adapters(self.adapters)
         self._baseline = self._settings()
-        self.session_state = ""
+        self.forget_state()
 
     def _settings(self) -> tuple[Any, ...]:
         return (
@@ -431,7 +467,14 @@ class Connection(psycopg.Connection[Any]):
             return "close"
         if self._settings() != self._baseline:
             return "close"
-        if status != IDLE or self.open_cursors or self.session_state:
+        if (
+            status != IDLE
+            or self.open_cursors
+            or self.session_state
+            or self.maybe_state
+            # What a function set in a hold left no trace.
+            or self.state_is_meant
+        ):
             return "reset"
         return "reuse"
 

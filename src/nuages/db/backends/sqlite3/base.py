@@ -22,9 +22,11 @@ from nuages.db.backends.base import LoopWrapper
 from nuages.db.backends.creation import TestDatabases
 from nuages.db.backends.sqlite3.connection import Connection, gates
 from nuages.db.backends.sqlite3.cursor import Cursor
+from nuages.db.backends.sqlite3.snapshot import snapshot
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.connections import current_chain
 from nuages.db.pool_options import PoolOptions
+from nuages.db.session_check import Snapshot
 
 
 class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
@@ -134,6 +136,10 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def _sets_journal_mode(self) -> bool:
         return "journal_mode" in self.settings_dict["OPTIONS"].get("init_command", "").lower()
 
+    def _open(self, session: Any) -> None:
+        super()._open(session)
+        self.connection.note_baseline()
+
     def _reuse(self, session: Any) -> bool:
         self.transaction_mode = self._transaction_mode()
         session.raw.unverified = True
@@ -175,13 +181,22 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def close_pool(self) -> None:
         """Nothing: a SQLite session has no time zone."""
 
+    def snapshot(self) -> Snapshot:
+        """Ask what is set in the connection."""
+        return snapshot(self.connection)
+
     def reset_session(self) -> None:
         """Roll back what was left open; a session with state of its own is closed."""
         connection = self.connection
         connection.rollback()
-        state, connection.session_state = connection.session_state, ""
-        if state and not connection.kept:
-            if not connection.state_is_meant:
+        state, meant = connection.what_was_left(), connection.state_is_meant
+        connection.forget_state()
+        if state and connection.kept:
+            # The database would end with it. What Django switches is switched back.
+            connection.execute("PRAGMA foreign_keys = ON")
+            connection.execute("PRAGMA legacy_alter_table = OFF")
+        elif state:
+            if not meant:
                 session_state.warn(self.alias, state)
             connection.terminate()
 

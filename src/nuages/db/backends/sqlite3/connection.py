@@ -31,6 +31,7 @@ from nuages.bridge import current_bridge
 from nuages.db.backends.contracts import RawConnection, Verdict
 from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.sqlite3.cursor import Cursor, PlainCursor
+from nuages.db.backends.sqlite3.session_state import NotesState
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.turns import Turns
 
@@ -45,12 +46,6 @@ _BUSY_SNAPSHOT = 517
 _INTERRUPT = 9
 _STEPS = 1000
 """Steps of SQLite's machine between two looks at the clock."""
-_LASTING = re.compile(
-    r"\s*(CREATE\s+TEMP|ATTACH\b"
-    r"|PRAGMA\s+(?!(\w+\.)?(foreign_keys|legacy_alter_table)\b)[\w.]+\s*=)",
-    re.IGNORECASE,
-)
-"""What leaves state in a session. Django's schema editor sets the two pragmas back itself."""
 _BEGIN = re.compile(r"\s*BEGIN\s+(IMMEDIATE|EXCLUSIVE)\b", re.IGNORECASE)
 _WRITE = re.compile(
     r"\s*(INSERT|UPDATE|DELETE|REPLACE|CREATE|DROP|ALTER|REINDEX|VACUUM|ANALYZE)\b", re.IGNORECASE
@@ -76,14 +71,11 @@ def gate_of(database: str) -> Turns:
     return gates.setdefault(database, Turns())
 
 
-class Connection(sqlite3.Connection):
+class Connection(NotesState):
     """A connection that, with a worker, never touches the file on a loop's thread."""
 
     wrapper: LoopWrapper | None = None
     pool: Pool | None = None
-    state_is_meant = False
-    session_state: str = ""
-    """The first statement that left state behind in the session; empty for none."""
     statement_timeout: float | None = None
     """`OPTIONS["statement_timeout"]`, seconds; waiting for locks, `timeout`, does not count."""
     unverified = False
@@ -110,6 +102,7 @@ class Connection(sqlite3.Connection):
         self.open_cursors: weakref.WeakSet[Any] = weakref.WeakSet()
         """Cursors that have rows left; one that is dropped is closed."""
         super().__init__(database, *args, **kwargs)
+        self.forget_state()
 
     def runs_here(self) -> bool:
         """Whether calls run in the calling thread as they are."""
@@ -266,8 +259,7 @@ class Connection(sqlite3.Connection):
         """Run a statement in the worker, waiting for SQLite's locks where it needs them."""
         self._leave_gate_after_transaction()
         settled = not self.in_transaction
-        if not self.session_state and _LASTING.match(query):
-            self.session_state = query[:200]
+        self.note(query)
         try:
             self._execute_in_turn(query, function)
         except Exception:
@@ -285,7 +277,8 @@ class Connection(sqlite3.Connection):
         if not self.statement_timeout or self._deadline is not None:
             return function()
         deadline = self._deadline = time.monotonic() + self.statement_timeout
-        self.set_progress_handler(lambda: time.monotonic() >= deadline, _STEPS)
+        watch = functools.partial(sqlite3.Connection.set_progress_handler, self)
+        watch(lambda: time.monotonic() >= deadline, _STEPS)
         try:
             return function()
         except sqlite3.OperationalError as error:
@@ -297,7 +290,7 @@ class Connection(sqlite3.Connection):
             ) from error
         finally:
             self._deadline = None
-            self.set_progress_handler(None, 0)
+            watch(None, 0)
 
     def _undo(self) -> None:
         bridge = current_bridge()
@@ -400,7 +393,10 @@ class Connection(sqlite3.Connection):
     def executescript(self, *args: Any) -> Any:
         """As sqlite3's."""
         run = super().executescript
-        return run(*args) if self.runs_here() else self._several("CREATE", run, *args)
+        if self.runs_here():
+            return run(*args)
+        self.note_script(args[0])
+        return self._several("CREATE", run, *args)
 
     def _several(self, query: str, run: Callable[..., Any], *args: Any) -> Any:
         result: list[Any] = []
@@ -438,13 +434,8 @@ class Connection(sqlite3.Connection):
         else:
             self.in_worker(lambda: run(target, **kwargs))
 
-    def create_function(self, *args: Any, **kwargs: Any) -> None:
-        """As sqlite3's."""
-        run = super().create_function
-        if self.runs_here():
-            run(*args, **kwargs)
-        else:
-            self.in_worker(lambda: run(*args, **kwargs))
+    def _call(self, function: Callable[[], Any]) -> Any:
+        return function() if self.runs_here() else self.in_worker(function)
 
     def close(self) -> None:
         """As sqlite3's; the worker ends too. A database in memory ends with its last user."""
@@ -480,9 +471,11 @@ class Connection(sqlite3.Connection):
 
     def inspect(self) -> Verdict:
         """What must be done before another user gets it."""
-        if self._broken:
+        if self._broken or (self.has_settings_of_its_own() and not self.kept):
             return "close"
-        return "reset" if self.in_transaction or self.busy() or self.session_state else "reuse"
+        if self.in_transaction or self.busy() or self.what_was_left():
+            return "reset"
+        return "reuse"
 
     def settle(self) -> None:
         """Wait until the statement in flight has ended."""

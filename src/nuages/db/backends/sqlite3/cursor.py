@@ -84,6 +84,7 @@ class _WorkerCursor(_CursorBase):
         """Execute several statements."""
         connection = self.connection
         if not connection.runs_here():
+            connection.note_script(script)
             work = functools.partial(super().executescript, script)
             connection.execute_in_turn("CREATE", functools.partial(connection.patiently, work))
             return self

@@ -1,0 +1,45 @@
+"""Frames that hold a password leave the traceback.
+
+Error reports show the variables of every frame: Django's page with DEBUG all of them, its mails
+to admins those that no decorator hides. Connecting is where drivers have passwords at hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+
+
+def hide_frames(error: BaseException, packages: tuple[str, ...]) -> None:
+    """Take the frames of `packages` out of the traceback of `error` and of all that caused it.
+
+    To be called in an `except` block that raises `error` anew; frames further out come back then.
+    """
+    for each in _chain(error):
+        each.__traceback__ = _without(each.__traceback__, packages)
+
+
+def _chain(error: BaseException) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    waiting: list[BaseException | None] = [error]
+    while waiting:
+        each = waiting.pop()
+        if each is not None and id(each) not in seen:
+            seen.add(id(each))
+            yield each
+            waiting += [each.__cause__, each.__context__]
+            if isinstance(each, BaseExceptionGroup):
+                waiting += each.exceptions
+
+
+def _without(traceback: TracebackType | None, packages: tuple[str, ...]) -> TracebackType | None:
+    kept: list[TracebackType] = []
+    while traceback is not None:
+        module = str(traceback.tb_frame.f_globals.get("__name__", ""))
+        if not any(module == name or module.startswith(f"{name}.") for name in packages):
+            kept.append(traceback)
+        traceback = traceback.tb_next
+    rebuilt = None
+    for each in reversed(kept):
+        rebuilt = TracebackType(rebuilt, each.tb_frame, each.tb_lasti, each.tb_lineno)
+    return rebuilt
