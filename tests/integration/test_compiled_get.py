@@ -6,12 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.contrib.sessions.models import Session
 from django.core.exceptions import FieldError, MultipleObjectsReturned, ObjectDoesNotExist
 from django.db import connection, models
 from django.db.models import Q
 from django.db.models.sql.compiler import SQLCompiler
 from django.test import override_settings
 from django.test.utils import CaptureQueriesContext, isolate_apps
+from django.utils import timezone
 
 from nuages import on_loop
 from nuages.db import compiled
@@ -135,6 +137,24 @@ def test_a_plain_get_is_compiled_once(
         compilations.clear()
         await Author.objects.aget(pk=1, name="Ursula")
         assert compilations == []
+
+    run(main)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_time_zones_are_used_as_the_settings_now_say(
+    database: str, run: Run, before: bool
+) -> None:
+    vars(Session._meta).pop(compiled._ATTRIBUTE, None)
+    Session.objects.create(pk="one", expire_date=timezone.now())
+
+    def is_aware() -> bool:
+        return timezone.is_aware(Session.objects.get(pk="one").expire_date)
+
+    async def main() -> None:
+        for use in (before, not before):
+            with override_settings(USE_TZ=use):
+                assert await on_loop(is_aware)() is use
 
     run(main)
 

@@ -10,6 +10,7 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
@@ -126,6 +127,19 @@ def test_what_django_asks_of_the_server_is_asked_once(
         assert connections["default"].mysql_version >= (10, 5)
 
     run(main)
+
+
+def test_what_the_server_said_can_be_replaced_as_with_django(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    def work() -> None:
+        with transaction.atomic():
+            said = connection.mysql_server_data
+            with mock.patch.object(connection, "mysql_server_data", {"sql_mode": "WHATEVER"}):
+                assert connection.mysql_server_data == {"sql_mode": "WHATEVER"}
+            assert connection.mysql_server_data == said
+
+    run(on_loop(work))
 
 
 def test_a_large_value_goes_and_comes_whole(mysql: dict[str, Any], run: Run) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
+from django.conf import settings
 from django.db import connections
 from django.db.models import BooleanField, Q, QuerySet
 from django.db.models.lookups import Exact, IntegerFieldExact
@@ -170,7 +171,8 @@ def _statement(
     meta = queryset.model._meta
     known: dict[Any, Statement] = vars(meta).setdefault(_ATTRIBUTE, {})
     names = tuple(name for name, _ in arguments)
-    key = (alias, type(connection), meta.db_table, bool(args), names)
+    # MySQL's backend converts datetimes only where time zones are in use.
+    key = (alias, type(connection), meta.db_table, bool(args), names, settings.USE_TZ)
     statement = known.get(key)
     if statement is None or statement.columns is not meta.concrete_fields:
         statement = _compiled(queryset, connection, args, kwargs, arguments)

@@ -119,6 +119,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     creation_class = DatabaseCreation
     _is_pools_doing = False
     """Whether a connection is opened or reset: its statements are in nobody's capture."""
+    _given_server_data: dict[str, Any] | None = None
 
     # Connecting
 
@@ -213,7 +214,12 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     @property
     def mysql_server_data(self) -> dict[str, Any]:
-        """What Django asks a server about itself; once for a server and version."""
+        """What Django asks a server about itself; once for a server and version.
+
+        It can be set and deleted, as Django's, which tests of other versions and modes do.
+        """
+        if self._given_server_data is not None:
+            return self._given_server_data
         settings = self.settings_dict
         # Hashed, since error reports show what functions have at hand.
         names = ("HOST", "PORT", "USER", "NAME", "OPTIONS")
@@ -226,6 +232,14 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             greeting = getattr(self.connection, "server_version", version)
             known = _server_data[key] = {**found, "greeting": greeting}
         return known
+
+    @mysql_server_data.setter
+    def mysql_server_data(self, data: dict[str, Any]) -> None:
+        self._given_server_data = data
+
+    @mysql_server_data.deleter
+    def mysql_server_data(self) -> None:
+        self._given_server_data = None
 
     @contextmanager
     def _quiet_cursor(self) -> Iterator[Any]:
