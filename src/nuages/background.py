@@ -110,7 +110,7 @@ async def _in_thread(
     call = _Call(function)
     placed = SyncToAsync(call, thread_sensitive=sensitive, executor=executor)
     try:
-        result: T = await _uncaught(placed())
+        result: T = await uncaught(placed())
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if call.returned and task is not None and not task.cancelling():
@@ -128,11 +128,12 @@ async def _in_thread(
     return result
 
 
-async def _uncaught(awaitable: Awaitable[T]) -> T:
-    """Await a call in a thread; raise a cancellation that arrived there as one that came here.
+async def uncaught(awaitable: Awaitable[T]) -> T:
+    """Await somebody else's code; raise a cancellation of this task that was lost in it.
 
-    asgiref gives it to the coroutine that the thread awaits, by `async_to_sync`, if it does; and
-    the code there may catch it.
+    asgiref gives it to the coroutine that a thread awaits, by `async_to_sync`, if it does; and the
+    code there may catch it. Before Python 3.12 `asyncio.wait_for()` drops one that comes at the
+    same moment as the result.
     """
     task = asyncio.current_task()
     before = 0 if task is None else task.cancelling()

@@ -24,6 +24,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from nuages.background import uncaught
 from nuages.cache.config import Config
 from nuages.cache.pool import LOST, PAUSES, LoopPool, SentinelLoopPool, pause, was_sent
 from nuages.exceptions import CachePoolTimeout
@@ -165,7 +166,8 @@ class LoopClient:
 
     async def _once(self, send: Callable[[], Awaitable[T]]) -> T:
         """Await a command that must not be sent twice."""
-        return await send()
+        # redis-py sends by asyncio.wait_for().
+        return await uncaught(send())
 
     async def _again(self, send: Callable[[], Awaitable[T]]) -> T:
         """Await a command that may be sent again where its connection was lost."""
@@ -174,12 +176,12 @@ class LoopClient:
             lost = (*LOST, RedisTimeoutError)
         for seconds in PAUSES:
             try:
-                return await send()
+                return await uncaught(send())
             except lost as error:
                 if not was_sent(error):
                     raise
                 await pause(seconds)
-        return await send()
+        return await uncaught(send())
 
 
 class SentinelClient(LoopClient):

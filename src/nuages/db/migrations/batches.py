@@ -130,7 +130,8 @@ class Batches:
         while not self._stop.is_set():
             if pause > 0:
                 try:
-                    await asyncio.wait_for(self._stop.wait(), pause)
+                    async with asyncio.timeout(pause):
+                        await self._stop.wait()
                 except TimeoutError:
                     pass
                 else:
