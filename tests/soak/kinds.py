@@ -83,7 +83,11 @@ def _expect(answer: Answer, status: int, body: bytes | None = None) -> Answer:
 
 def _expect_json(answer: Answer, wanted: Any) -> None:
     _expect(answer, 200)
-    if (found := json.loads(answer.body)) != wanted:
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        raise Wrong(f"no JSON: {answer}") from None
+    if found != wanted:
         raise Wrong(f"{found!r}, not {wanted!r}")
 
 
