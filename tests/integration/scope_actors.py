@@ -22,6 +22,7 @@ from django.db import Error, transaction
 from nuages import off_loop, on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, aon_commit, detached, hold_connection
+from nuages.db.transaction import request_connections
 from tests.integration.scope_parts import SEEDED
 from tests.integration.scope_tools import Failure
 from tests.integration.sweep_tools import Cut, Timing
@@ -302,6 +303,8 @@ def _context_manager(command: Command) -> Any:
             return aatomic(None, *_options(command))
         case "hold":
             return hold_connection()
+        case "request":
+            return request_connections()
         case "detached":
             return detached()
         case "group":

@@ -38,6 +38,10 @@ UNSCOPED = frozenset(["detached", "group", "bridged", "portal", "thread", "back"
 """Frames that say nothing to the scope they are entered in."""
 
 
+def _is_detached(actor: Actor) -> bool:
+    return actor.detached or any(frame.kind == "detached" for frame in actor.frames)
+
+
 class Model:
     def __init__(self, *, one_writer: bool) -> None:
         self.one_writer = one_writer
@@ -60,6 +64,7 @@ class Model:
             if starter.place == "thread":
                 raise NotCovered
             made.base = starter.scope
+            made.detached = _is_detached(starter)
             if grouped:
                 if not starter.frames or starter.frames[-1].kind != "group":
                     raise NotCovered
@@ -225,7 +230,7 @@ class Model:
                 opened.append(frame.block)
 
     def _write(self, scope: Block | None, row: str) -> None:
-        if scope is None or scope.kind == "hold":
+        if scope is None or scope.kind != "atomic":
             self.committed.add(row)
         else:
             scope.rows.append(row)
@@ -275,10 +280,15 @@ class Model:
             frame.scope = None
         elif kind == "hold" and scope is None:
             frame.block = frame.scope = Block("hold", None)
+        elif kind == "request":
+            if scope is not None or _is_detached(actor):
+                raise NotCovered
+            frame.block = frame.scope = Block("request", None)
         elif kind == "back" and actor.place == "thread":
             for outer in actor.frames:
-                if outer.outer is not None and outer.outer.caller is outer:
-                    outer.outer.caller = None
+                held = outer.outer
+                if held is not None and held.caller is outer and held.child is None:
+                    held.caller = None
         elif kind == "atomic":
             self._keep_others_out(actor)
             if durable and scope is not None and scope.kind == "atomic":
@@ -301,11 +311,11 @@ class Model:
             return
         scope = actor.scope
         writes = kind in ("write", "bulk", "bad", "bad bulk", "atomic", "hook")
-        if writes and (scope is None or scope.kind == "hold"):
+        if writes and (scope is None or scope.kind != "atomic"):
             if any(block.kind == "atomic" for block in self.roots()):
                 raise NotCovered
             others = (other for other in self.actors.values() if other.state == "waiting")
-            if any(other.scope is not None and other.scope.kind == "hold" for other in others):
+            if any(other.scope is not None and other.scope.kind != "atomic" for other in others):
                 raise NotCovered
 
     def roots(self) -> list[Block]:
@@ -354,6 +364,8 @@ class Model:
         self._refuse(block)
         if block.parent is not None:
             block.parent.child = None
+        if block.kind == "request":
+            return error  # What is left open is logged.
         if block.kind == "hold":
             return error or (OpenBlock if left_open else None)
         if error is not None or left_open or block.doomed:

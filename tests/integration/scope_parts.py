@@ -14,6 +14,7 @@ Place = Literal["async", "sync", "thread"]
 PLACES: dict[str, tuple[tuple[Place, ...], Place | None]] = {
     "atomic": (("async", "sync", "thread"), None),
     "hold": (("async",), None),
+    "request": (("async",), None),
     "detached": (("async",), None),
     "group": (("async",), None),
     "bridged": (("async",), "sync"),
@@ -34,9 +35,9 @@ class Cancelled(Exception):
 
 @dataclass(eq=False)
 class Block:
-    """A transaction, a savepoint, or a held connection, which is no transaction."""
+    """A transaction, a savepoint, or the connection of a hold or request (no transaction)."""
 
-    kind: Literal["atomic", "hold"]
+    kind: Literal["atomic", "hold", "request"]
     parent: Block | None
     savepoint: bool = True
     """Whether it can be rolled back without what is around it."""
@@ -53,7 +54,7 @@ class Block:
     @property
     def within(self) -> Block | None:
         """The block around it that shares its fate: none for a transaction in a hold."""
-        return None if self.parent is None or self.parent.kind == "hold" else self.parent
+        return None if self.parent is None or self.parent.kind != "atomic" else self.parent
 
     @property
     def transaction(self) -> Block:
@@ -93,6 +94,8 @@ class Actor:
     base: Block | None
     group: tuple[str, Frame] | None = None
     """Whose group it belongs to."""
+    detached: bool = False
+    """Whether it was started in detached code."""
     state: Literal["idle", "waiting", "joining", "ended"] = "idle"
     pending: tuple[str, dict[str, Any]] | None = None
     """What it waits for its turn with."""
@@ -103,7 +106,10 @@ class Actor:
 
     @property
     def scope(self) -> Block | None:
-        return self.frames[-1].scope if self.frames else self.base
+        scope = self.frames[-1].scope if self.frames else self.base
+        if scope is not None and scope.kind == "request" and scope.state != "open":
+            return None  # Whoever outlives a request is like any other code.
+        return scope
 
 
 @dataclass

@@ -306,6 +306,10 @@ def test_a_hook_beside_a_tasks_transaction_runs_at_once(
         child = Child()
         calls: list[str] = []
 
+        async def note() -> None:
+            await asyncio.sleep(0)
+            calls.append("coroutine")
+
         def fail() -> None:
             raise Failure("of a hook")
 
@@ -313,14 +317,15 @@ def test_a_hook_beside_a_tasks_transaction_runs_at_once(
             task = asyncio.create_task(child.run(fail=True))
             await child.entered.wait()
             await aon_commit(lambda: calls.append("awaited"), robust=robust)
+            await aon_commit(note, robust=robust)
             connection.on_commit(lambda: calls.append("called"), robust=robust)
-            assert calls == ["awaited", "called"]
+            assert calls == ["awaited", "coroutine", "called"]
             with nullcontext() if robust else pytest.raises(Failure):
                 await aon_commit(fail, robust=robust)
             child.leave.set()
             with pytest.raises(Failure):
                 await task
-        assert calls == ["awaited", "called"]
+        assert calls == ["awaited", "coroutine", "called"]
 
     run(main)
     assert ("of a hook" in caplog.text) == robust

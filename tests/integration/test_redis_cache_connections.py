@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import random
 import warnings
@@ -22,6 +23,7 @@ from tests import services
 from tests.integration.cache_tools import ours, prefix, the_pool
 from tests.integration.conftest import Counts, Run
 from tests.integration.pool_tools import Heartbeat, cancelled, free_port
+from tests.integration.sweep_tools import Cut, settled
 
 
 def proxy_for(url: str) -> FaultProxy:
@@ -147,6 +149,26 @@ def test_cancellations_at_any_moment_lose_no_connection(valkey_url: str, run: Ru
             assert (stats["used"], stats["waiting"]) == (0, 0)
             assert stats["idle"] <= 3
         assert await cache.aget("k7") == 7
+
+    run(main)
+
+
+def test_a_cancellation_that_comes_with_the_answer_is_not_lost(valkey_url: str, run: Run) -> None:
+    """Before Python 3.12 `asyncio.wait_for()`, which redis-py sends by, drops it."""
+
+    async def main() -> None:
+        cache = ours(valkey_url)
+        for name, arguments in (("aget", ()), ("aset", (1,)), ("aadd", (1,)), ("ahas_key", ())):
+            for point in itertools.count(1):
+                cut = Cut(getattr(cache, name)("key", *arguments), range(point, point + 1), "late")
+                task = asyncio.create_task(cut.run())
+                await asyncio.wait([task])
+                if not cut.cancelled:
+                    break
+                assert task.cancelled(), f"{name} at {point}: {task}"
+            await task
+        await settled()
+        assert the_pool().stats()["used"] == 0
 
     run(main)
 

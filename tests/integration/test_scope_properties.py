@@ -82,7 +82,7 @@ class Programs(RuleBasedStateMachine):
     # Rules
 
     @initialize(
-        opened=st.sampled_from(["atomic", "hold", "atomic", "group", ""]),
+        opened=st.sampled_from(["atomic", "hold", "atomic", "group", "request", ""]),
         children=st.integers(0, 3),
     )
     def first(self, opened: str, children: int) -> None:
@@ -119,7 +119,9 @@ class Programs(RuleBasedStateMachine):
 
     @rule(
         who=who,
-        kind=st.sampled_from(["group", "bridged", "portal", "thread", "back", "hold", "detached"]),
+        kind=st.sampled_from(
+            ["group", "bridged", "portal", "thread", "back", "hold", "request", "detached"]
+        ),
         catches=st.booleans(),
     )
     def frame(self, who: int, kind: str, catches: bool) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 import django
 from psycopg.conninfo import conninfo_to_dict
 
+from nuages.test import FaultProxy
 from tests import services
 from tests.soak import page, verdict
 from tests.soak.client import Client
@@ -34,17 +35,18 @@ from tests.soak.load import Load, measure
 
 ROOT = Path(__file__).parents[2]
 REQUESTS, MINUTES = 200_000, 10.0
-WARM_UP = 15.0
-"""Seconds of the same load before the baseline is taken."""
+WARM_UP = 1500, 15.0
+"""Requests and seconds of the same load, at least, before the baseline is taken."""
 QUIET = 60.0
 """Seconds in which all must be back at the baseline: idle connections are closed after 3."""
-LIMIT_RATE = 50.0
+LIMIT_RATE = 30.0
 """Requests in a second, at least: slower is past the time limit."""
 
 
 def main() -> int:
     options = _options()
-    limit = WARM_UP + 2 * QUIET + 60 + max(options.minutes * 60, options.requests / LIMIT_RATE)
+    limit = 2 * QUIET + 60 + max(WARM_UP[1], WARM_UP[0] / LIMIT_RATE)
+    limit += max(options.minutes * 60, options.requests / LIMIT_RATE)
     print(f"Soak: {options.requests:,} requests and {options.minutes:g} minutes at least; seed "
           f"{options.seed}; time limit {limit / 60:.1f} minutes", flush=True)  # fmt: skip
     with (
@@ -118,7 +120,7 @@ async def _run(options: argparse.Namespace, port: int, faults: Any) -> tuple[Loa
     """Warm up, take the baseline, run the load, wait until it is quiet."""
     client = Client(port)
     load = Load(port, options.seed)
-    await load.run(0, WARM_UP)
+    await load.run(*WARM_UP)
     if load.wrong:
         raise AssertionError("\n".join(load.wrong))
     before = await _quiet(client, None)
@@ -191,12 +193,11 @@ async def _site(database: str, valkey: str, log: Any) -> AsyncIterator[tuple[int
     os.environ["SOAK_SITE"] = json.dumps(given)
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.soak.settings"
     django.setup()
-    from tests.integration.pool_tools import Proxy
     from tests.soak import prepare
     from tests.soak.faults import Faults
 
     await asyncio.to_thread(prepare.fill)
-    async with Proxy(entry, proxy_port) as proxy:
+    async with FaultProxy(entry["HOST"], int(entry["PORT"]), listen=proxy_port) as proxy:
         with _served(log) as port:
             yield port, Faults(database, proxy, random.Random("faults"))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass, field
 
 PATIENCE = 60.0
@@ -40,6 +41,8 @@ class Leaving:
 class Client:
     port: int
     cookies: dict[str, str] = field(default_factory=dict)
+    asked: deque[str] = field(default_factory=lambda: deque(maxlen=4))
+    """The last requests on this connection, with what became of them."""
     _reader: asyncio.StreamReader | None = None
     _writer: asyncio.StreamWriter | None = None
 
@@ -76,6 +79,7 @@ class Client:
         if self._writer is not None:
             self._writer.transport.abort()
         self._reader = self._writer = None
+        self.asked.clear()
 
     def _request(self, path: str, body: bytes | None, content_type: str) -> bytes:
         lines = [f"{'GET' if body is None else 'POST'} {path} HTTP/1.1", "Host: soak.test"]
@@ -97,6 +101,7 @@ class Client:
         headers = [(name.lower(), value) for name, value in (line.split(": ", 1) for line in rest)]
         fields = dict(headers)
         answer = Answer(int(first.split()[1]), headers, b"")
+        self.asked.append(f"{request.split(b' HTTP')[0].decode()}: {first}")
         try:
             if fields.get("transfer-encoding") == "chunked":
                 answer.body = await self._chunks(reader)

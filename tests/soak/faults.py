@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import random
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psycopg
 
-if TYPE_CHECKING:
-    from tests.integration.pool_tools import Proxy  # which needs Django's settings
+from nuages.test import FaultProxy
 
 _END_ONE = """
     SELECT count(pg_terminate_backend(pid)) FROM (
@@ -30,7 +28,7 @@ class Faults:
     """Makes them, and counts how many requests they may have hit."""
 
     database: str
-    proxy: Proxy
+    proxy: FaultProxy
     random: random.Random
     ended: int = 0
     cuts: int = 0
@@ -61,5 +59,4 @@ class Faults:
         while True:
             await asyncio.sleep(self.random.expovariate(1 / CUTS_EVERY))
             self.cuts += 1
-            self.cut += len(self.proxy._upstream & self.proxy._writers)
-            self.proxy.cut()
+            self.cut += self.proxy.cut()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nuages import background, bridge
+from nuages.cache.loops import open_clients
 from nuages.db.pool import open_pools
 from tests.soak.kinds import ON_PURPOSE
 
@@ -66,10 +67,12 @@ def resident() -> int:
 def gauges() -> dict[str, Any]:
     """Count what may be left behind, after a collection.
 
-    A greenlet that waits for its next call is a reserve, and counts apart from those at work.
+    A greenlet that waits for its next call is a reserve, and counts apart from those at work; so
+    does a connection to the cache, which is kept once there was need of it.
     """
     gc.collect()
     reserve = len(bridge._idle.greenlets)
+    caches = [pool.stats() for client in open_clients() for pool in client.pools()]
     return {
         "time": time.monotonic(),
         "rss": resident(),
@@ -80,7 +83,8 @@ def gauges() -> dict[str, Any]:
         "greenlets": len(_noted) - reserve,
         "reserve": reserve,
         "threads": threading.active_count(),
-        "descriptors": len(os.listdir("/proc/self/fd")),
+        "descriptors": len(os.listdir("/proc/self/fd")) - sum(cache["idle"] for cache in caches),
+        "cache connections in use": sum(cache["used"] for cache in caches),
         "pools": {pool.alias: pool.stats() for pool in open_pools()},
         "scopes": sum(len(pool.scopes) for pool in open_pools()),
         "objects": len(gc.get_objects()),

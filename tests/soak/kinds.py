@@ -18,6 +18,7 @@ from tests.soak.client import Answer, Client, Leaving
 
 AUTHORS = 30
 EVENTS = 5
+BOUNDARY = "between-the-parts-of-an-upload"
 ON_PURPOSE = "Failure"
 """The class of what the failing views raise."""
 BOOKS = [f"author {number // 2:02}" for number in range(5)]
@@ -83,7 +84,11 @@ def _expect(answer: Answer, status: int, body: bytes | None = None) -> Answer:
 
 def _expect_json(answer: Answer, wanted: Any) -> None:
     _expect(answer, 200)
-    if (found := json.loads(answer.body)) != wanted:
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        raise Wrong(f"no JSON: {answer}") from None
+    if found != wanted:
         raise Wrong(f"{found!r}, not {wanted!r}")
 
 
@@ -141,10 +146,12 @@ async def events(visitor: Visitor, leaving: Leaving | None) -> None:
 
 async def upload(visitor: Visitor, leaving: Leaving | None) -> None:
     content = visitor.random.randbytes(visitor.random.choice([1_000, 100_000, 300_000]))
-    head = '--b\r\nContent-Disposition: form-data; name="file"; filename="f"\r\n\r\n'
-    body = head.encode() + content + b"\r\n--b--\r\n"
+    head = 'Content-Disposition: form-data; name="file"; filename="f"'
+    body = f"--{BOUNDARY}\r\n{head}\r\n\r\n".encode() + content
+    body += f"\r\n--{BOUNDARY}--\r\n".encode()
+    content_type = f"multipart/form-data; boundary={BOUNDARY}"
     answer = await visitor.client.ask(
-        "/upload/", body=body, content_type="multipart/form-data; boundary=b", leaving=leaving
+        "/upload/", body=body, content_type=content_type, leaving=leaving
     )
     digest = hashlib.sha256(content).hexdigest()
     _expect_json(answer, {"sha256": digest, "size": len(content)})

@@ -67,7 +67,8 @@ class Load:
             except Faulty as error:
                 self.faulty[f"{kind.__name__}: {error}"] += 1
             except (Wrong, OSError, EOFError, TimeoutError, asyncio.LimitOverrunError) as error:
-                self.wrong.append(f"{kind.__name__}: {type(error).__name__}: {error}")
+                text = f"{kind.__name__}: {type(error).__name__}: {error}"
+                self.wrong.append(f"{text}, after {list(visitor.client.asked)}")
             self.requests += 1
             self.counts[kind.__name__] += 1
         visitor.client.leave()

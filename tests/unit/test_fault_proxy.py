@@ -213,7 +213,7 @@ def test_cut(run: Run, reset: bool) -> None:
         async with site() as (server, proxy, client):
             server.came.clear()
             proxy.ended.clear()
-            proxy.cut(reset=reset)
+            assert proxy.cut(reset=reset) == 1
             if reset:
                 with pytest.raises(ConnectionResetError):
                     await client.reader.read(1)

@@ -9,19 +9,18 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, ParamSpec, TypeVar, cast, overload
 
-from asgiref.sync import async_to_sync, iscoroutinefunction
+from asgiref.sync import iscoroutinefunction
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic, TransactionManagementError
 
-from nuages.bridge import await_, current_bridge, on_loop
+from nuages.bridge import on_loop
 from nuages.db import scope as _scope
 from nuages.db.atomic import node_of
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.blocks import end_hold, leave_scope, open_scope
 from nuages.db.pool import logger
 from nuages.db.scope import Kind, Node, context_node
-from nuages.exceptions import OpenBlock, SyncInCoroutine
-from nuages.wrapping import is_async
+from nuages.exceptions import OpenBlock
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -132,28 +131,6 @@ async def aon_commit(
     if not callable(func):
         raise TypeError("aon_commit()'s callback must be a callable.")
     await on_loop(lambda: connections[using or DEFAULT_DB_ALIAS].on_commit(func, robust))()
-
-
-def sync_hook(func: Any) -> Any:
-    """Return a hook for `on_commit()`, which calls it: `func`, or what awaits it if it is async.
-
-    It is awaited by the bridge that commits; in sync code elsewhere, by `async_to_sync`.
-    """
-    if not is_async(func):
-        return func
-
-    @functools.wraps(func)
-    def hook() -> Any:
-        if current_bridge() is not None:
-            return await_(func())
-        if asyncio._get_running_loop() is not None:
-            raise SyncInCoroutine(
-                "on_commit() was given a coroutine function in a coroutine outside a transaction: "
-                "it is due at once, and sync code cannot await it there. `await aon_commit(...)`."
-            )
-        return async_to_sync(func)()
-
-    return hook
 
 
 class _Hold:

@@ -95,14 +95,19 @@ class FaultProxy:
             self._listener = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
             self.port = self._listener.sockets[0].getsockname()[1]
 
-    def cut(self, *, reset: bool = False) -> None:
-        """End every connection: in order (FIN), or with `reset` at once (RST), on both sides."""
-        for way in list(self._ways):
+    def cut(self, *, reset: bool = False) -> int:
+        """End every connection: in order (FIN), or with `reset` at once (RST), on both sides.
+
+        Returns how many there were.
+        """
+        ways = list(self._ways)
+        for way in ways:
             transport = way.writer.transport
             if reset and not transport.is_closing():
                 connected: socket.socket = transport.get_extra_info("socket")
                 connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             transport.abort()
+        return len(ways) // 2
 
     def stall(self, direction: Direction = "both", *, at: bytes = b"", new: bool = True) -> None:
         """Let nothing pass any more, ends of connections neither, and keep it until `resume()`.

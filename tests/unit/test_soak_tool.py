@@ -1,0 +1,109 @@
+"""The soak's own judgement: what it must not let pass, and what it must."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from tests.soak.client import Answer
+from tests.soak.kinds import Faulty, Wrong, _expect, is_lost
+from tests.soak.picture import draw, step
+from tests.soak.verdict import growth, judge_left, judge_log, judge_memory
+
+
+def samples(leak: float, *, noise: float = 300_000, warm: int = 60) -> list[dict[str, Any]]:
+    """Four hundred samples of 80 MB that grow at first, and then by `leak` bytes a second."""
+    chance = random.Random(3)
+    return [
+        {
+            "time": 1000.0 + 3 * number,
+            "rss": 80e6 + 10e6 * min(number / warm, 1) + leak * 3 * number
+            + chance.uniform(-noise, noise) + (5e6 if number % 37 == 0 else 0),
+            "requests": 100 * number,
+        }
+        for number in range(400)
+    ]  # fmt: skip
+
+
+def test_a_curve_that_is_level_after_the_warm_up_is_well() -> None:
+    found = growth(samples(0))
+    assert abs(found.part) < 0.002
+    assert judge_memory(found) == []
+
+
+def test_a_leak_of_two_per_cent_is_found() -> None:
+    found = growth(samples(3000))
+    assert 0.015 < found.part < 0.025
+    assert len(judge_memory(found)) == 1
+
+
+GAUGES: dict[str, Any] = {
+    "tasks": 3, "background": 0, "bridges": 1, "greenlets": 1, "descriptors": 30, "scopes": 0,
+    "cache connections in use": 0,
+    "pools": {"default": {"size": 2, "used": 0, "waiting": 0}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["tasks", "background", "bridges", "greenlets", "descriptors"])
+def test_one_more_of_anything_is_left_behind(name: str) -> None:
+    assert judge_left(GAUGES, GAUGES) == []
+    assert len(judge_left(GAUGES, GAUGES | {name: GAUGES[name] + 1})) == 1
+    assert judge_left(GAUGES | {name: GAUGES[name] + 1}, GAUGES) == []
+
+
+def test_a_connection_in_use_is_left_behind() -> None:
+    pools = {"default": {"size": 2, "used": 1, "waiting": 0}}
+    assert len(judge_left(GAUGES, GAUGES | {"pools": pools})) == 1
+
+
+def record(logger: str, message: str, errors: str | None = None, level: str = "ERROR") -> str:
+    return json.dumps({"level": level, "logger": logger, "message": message, "errors": errors})
+
+
+def test_the_log_may_have_what_was_meant_and_nothing_else() -> None:
+    meant = [
+        record("django.request", "Not Found: /nothing/", level="WARNING"),
+        record("django.request", "Internal Server Error: /fail/", "Failure"),
+        record("django.request", "Internal Server Error: /write/a/", "OperationalError"),
+        record("uvicorn.error", "Started", level="INFO"),
+    ]
+    wrong = [
+        record("asyncio", "Task exception was never retrieved", "ValueError"),
+        record("py.warnings", "ResourceWarning: unclosed socket", level="WARNING"),
+        record("django.request", "Internal Server Error: /write/a/", "KeyError"),
+        "Exception ignored in: <coroutine>",
+    ]
+    found, counts = judge_log([*meant, *wrong])
+    assert len(found) == len(wrong)
+    assert sum(counts.values()) == len(meant)
+
+
+def test_errors_of_a_lost_connection_are_told_from_others() -> None:
+    assert is_lost("OperationalError")
+    assert is_lost("InterfaceError,TransactionManagementError")
+    assert not is_lost("TransactionManagementError")
+    assert not is_lost("KeyError,OperationalError")
+    with pytest.raises(Faulty):
+        _expect(Answer(500, [], b"OperationalError"), 201)
+    with pytest.raises(Wrong):
+        _expect(Answer(500, [], b"KeyError"), 201)
+    with pytest.raises(Wrong):
+        _expect(Answer(200, [], b"else"), 200, b"this")
+
+
+def test_the_picture_is_an_svg_with_every_sample() -> None:
+    made = samples(0)
+    root = ElementTree.fromstring(draw(made, growth(made)))
+    lines = [line for line in root.iter() if line.tag.endswith("polyline")]
+    assert [len(line.attrib["points"].split()) for line in lines] == [400, 400, 2]
+
+
+@pytest.mark.parametrize(
+    ("span", "wanted"), [(10, 2), (12, 2), (97, 20), (200_000, 50_000), (0.7, 0.2)]
+)
+def test_marks_are_round_and_few(span: float, wanted: float) -> None:
+    assert step(span) == pytest.approx(wanted)
