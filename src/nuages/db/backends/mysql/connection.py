@@ -1,12 +1,8 @@
 """PyMySQL's connection, with its waits awaited on the event loop.
 
 Everything that PyMySQL reads and writes goes through `_read_bytes` and `_write_bytes`, and the
-socket is a `Transport`, which TLS, too, goes through. A command and its answer are one *exchange*,
-which takes the connection's lock.
-
-An exchange that is interrupted is brought to its end: the statement is cancelled on the server
-(`killing.py`), PyMySQL reads the answer as ever, and the cancellation is raised when the exchange
-is over and the session known to be at rest. What cannot be brought to its end is closed.
+socket is a `Transport`, which TLS, too, goes through. A command and its answer are one *exchange*
+(`exchange.py`), which takes the connection's lock.
 
 Longer than most modules: it is one class, and half of it the list of PyMySQL's commands.
 """
@@ -16,28 +12,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from pymysql import connections, err  # type: ignore[import-untyped]
-from pymysql.constants import CLIENT, COMMAND, CR, SERVER_STATUS  # type: ignore[import-untyped]
+from pymysql.constants import CLIENT, CR, SERVER_STATUS  # type: ignore[import-untyped]
 
-from nuages.background import current_task
-from nuages.bridge import Bridge, current_bridge
-from nuages.conf import setting
-from nuages.db.backends.contracts import KNOWING, RawConnection, Verdict, may_do_io
+from nuages.bridge import current_bridge
+from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
 from nuages.db.backends.locking import ConnectionLock
 from nuages.db.backends.mysql.connecting import open_socket, open_unix_socket
-from nuages.db.backends.mysql.killing import Identity, Killer, identity_of
+from nuages.db.backends.mysql.exchange import Exchange
+from nuages.db.backends.mysql.killing import Identity, identity_of
 from nuages.db.backends.mysql.results import Result, tracked
 from nuages.db.backends.mysql.session_state import trace_of
 from nuages.db.backends.mysql.tls import context_for
 from nuages.db.backends.mysql.transport import Transport
 from nuages.db.counters import statistics
 from nuages.exceptions import BridgeClosed, SyncInCoroutine
-from nuages.tracebacks import hide_frames
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
@@ -47,63 +40,11 @@ logger = logging.getLogger("nuages.mysql")
 
 RESET_CONNECTION = 0x1F
 """COM_RESET_CONNECTION (MySQL 5.7.3, MariaDB 10.2.4), which PyMySQL does not name."""
-INTERRUPTED = 1317
-"""ER_QUERY_INTERRUPTED: what a statement answers that was ended by KILL QUERY."""
 ROLLED_BACK = 1213
 """ER_LOCK_DEADLOCK: the server has rolled the whole transaction back."""
 _PLAIN = frozenset({"utf8", "cp1252", "latin1", "ascii"})
 """Encodings in which no byte of ASCII is part of another character."""
 _QUIT = b"\1\0\0\0\1"
-
-
-class _Exchange:
-    """A command and its answer: `with connection.exchange`. Reentrant where PyMySQL nests them."""
-
-    __slots__ = ("_connection", "_depth", "_owner")
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._owner: Any = None
-        self._depth = 0
-
-    @property
-    def open(self) -> bool:
-        return self._depth > 0
-
-    def __enter__(self) -> None:
-        caller = _caller()
-        if self._depth and self._owner is caller:
-            self._depth += 1
-            return
-        connection = self._connection
-        connection.lock.__enter__()
-        self._owner, self._depth = caller, 1
-        if current_bridge() is not None:
-            statistics.bridged += 1
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if self._depth > 1:
-            self._depth -= 1
-            return
-        connection = self._connection
-        interruption = None
-        try:
-            if connection.interruption is not None:
-                interruption = connection.settle_interruption(error)
-        finally:
-            connection.shielded_until = None
-            if connection.pool is None and connection._sock is not None:
-                # A test's connection, say: registered with a loop for as long as it waits there.
-                connection._sock.detach()
-            self._owner, self._depth = None, 0
-            connection.lock.__exit__()
-        if interruption is not None:
-            raise interruption
-
-
-def _caller() -> Any:
-    loop = asyncio._get_running_loop()
-    return (current_task(loop) if loop is not None else None) or threading.get_ident()
 
 
 class Connection(connections.Connection):  # type: ignore[misc]
@@ -115,10 +56,6 @@ class Connection(connections.Connection):  # type: ignore[misc]
     recent: deque[Any] | None = None
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
-    interruption: BaseException | None = None
-    """What interrupted the exchange that is going on."""
-    shielded_until: float | None = None
-    """Until when an exchange may go on whose task was cancelled."""
     abandoned: Any = None
     """The result of an unbuffered cursor that is gone, if it was not read to its end."""
     identity: Identity = ()
@@ -132,8 +69,6 @@ class Connection(connections.Connection):  # type: ignore[misc]
     _checks_off = False
     _takes_several = True
     """Whether the server takes several statements in one text."""
-    _killer: Killer | None = None
-    _give_up = 0.0
     _connecting_until: float | None = None
     _connecting = False
     _current_timeout: float | None = None
@@ -146,7 +81,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """The address of the server itself, whatever its name means by now."""
         self._process = os.getpid()
         self.lock = ConnectionLock(self)
-        self.exchange = _Exchange(self)
+        self.exchange = Exchange(self)
         self._baseline: tuple[Any, ...] = ()
         self._sock: Transport | None
         self.server_status: int = SERVER_STATUS.SERVER_STATUS_AUTOCOMMIT
@@ -273,13 +208,9 @@ class Connection(connections.Connection):  # type: ignore[misc]
         if bridge is None:
             self._wait_in_thread(transport, writing, limit)
             return
+        exchange = self.exchange
         while True:
-            until = limit
-            if self.interruption is not None:
-                assert self._killer is not None
-                until = min(self._give_up, self._killer.next_at)
-            elif self.shielded_until is not None:
-                until = self.shielded_until
+            until = exchange.look_again_at(limit)
             rest = None if until is None else until - time.monotonic()
             try:
                 if transport.wait_on_loop(bridge, writing, rest):
@@ -292,16 +223,14 @@ class Connection(connections.Connection):  # type: ignore[misc]
             except BaseException as interruption:
                 if bridge.shields and isinstance(interruption, asyncio.CancelledError):
                     bridge.deferred_cancel = interruption
-                    if self.shielded_until is None:
-                        patience = float(setting("COMMIT_TIMEOUT"))
-                        self.shielded_until = time.monotonic() + patience
+                    exchange.shield()
                     continue
-                self._interrupted(bridge, interruption, transport, writing)
+                exchange.interrupt(interruption, can_go_on=not (writing or self._connecting))
                 if transport.available():
                     return
                 continue
             if until is not None and time.monotonic() >= until:
-                self._waited_long()
+                exchange.waited_long()
 
     def _wait_in_thread(self, transport: Transport, writing: bool, limit: float | None) -> None:
         # A thread that shares a scope waits for itself. The loop lets go of the socket when data
@@ -314,119 +243,6 @@ class Connection(connections.Connection):  # type: ignore[misc]
         rest = None if limit is None else limit - time.monotonic()
         if not transport.wait_in_thread(writing, rest):
             raise TimeoutError("timed out")
-
-    def _waited_long(self) -> None:
-        if self.interruption is None:
-            raise TimeoutError("timed out")
-        if time.monotonic() >= self._give_up:
-            logger.warning("closed a connection whose statement did not end")
-            self._abort()
-        self._kill()
-
-    # Interruptions
-
-    def _interrupted(
-        self, bridge: Bridge, interruption: BaseException, transport: Transport, writing: bool
-    ) -> None:
-        """Cancel the statement on the server; its answer is read as if nothing had happened.
-
-        A second cancellation meanwhile only shortens this to closing the socket.
-        """
-        wrapper = self.wrapper
-        if wrapper is not None and wrapper.in_atomic_block:
-            wrapper.needs_rollback = True
-        if self.interruption is not None:
-            logger.warning("closed a connection: cancelled again while its statement ended")
-            self._abort()
-        if self._connecting or writing or not self.identity:
-            # Nothing that could be cancelled, or no way to.
-            self.terminate()
-            raise interruption
-        self.interruption = interruption
-        self._give_up = time.monotonic() + float(setting("CANCEL_TIMEOUT"))
-        self._killer = Killer(self, self._give_up)
-        self._kill()
-
-    def _kill(self) -> None:
-        assert self._killer is not None
-        try:
-            self._killer.kill()
-        except (err.Error, OSError) as error:
-            hide_frames(error, KNOWING)
-            logger.warning("closed a connection whose statement could not be cancelled: %s", error)
-            self._abort()
-        except asyncio.CancelledError:
-            logger.warning("closed a connection: cancelled again while its statement ended")
-            self._abort()
-        except BaseException:
-            self.terminate()
-            raise
-
-    def _abort(self) -> NoReturn:
-        """Close the connection in the middle of an interrupted exchange."""
-        self.terminate()
-        raise ConnectionAbortedError("the connection was closed")
-
-    def settle_interruption(self, error: BaseException | None) -> BaseException:
-        """At the end of an interrupted exchange: make sure of the session, return what to raise.
-
-        A KILL QUERY that came when the statement had ended by itself may be kept by the server
-        for the next one. So it gets one that may be killed.
-        """
-        interruption = self.interruption
-        assert interruption is not None
-        struck = isinstance(error, err.MySQLError) and error.args[:1] == (INTERRUPTED,)
-        killer = self._killer
-        try:
-            while self._sock is not None and self._has_more():
-                struck = self._read_the_rest() or struck
-            settled = struck and killer is not None and killer.count == 1
-            while self._sock is not None and not settled:
-                settled = self._is_undisturbed(killer)
-        except Exception as reason:
-            if self._sock is not None:
-                logger.warning("closed a connection after a cancellation: %s", reason)
-                self.terminate()
-        except BaseException:
-            self.terminate()
-            raise
-        finally:
-            self.interruption = None
-            self._killer = None
-            if killer is not None:
-                killer.close()
-        if isinstance(error, (GeneratorExit, BridgeClosed)):
-            return error
-        return interruption
-
-    def _has_more(self) -> bool:
-        result = self._result
-        return result is not None and bool(result.unbuffered_active or result.has_next)
-
-    def _read_the_rest(self) -> bool:
-        """Read what is left of the result; whether it was cut off by KILL QUERY."""
-        try:
-            if self._result.unbuffered_active:
-                self._result._finish_unbuffered_query()
-            else:
-                super().next_result()
-        except err.OperationalError as error:
-            self._result = None
-            if error.args[0] != INTERRUPTED:
-                raise
-            return True
-        return False
-
-    def _is_undisturbed(self, killer: Killer | None) -> bool:
-        before = killer.count if killer is not None else 0
-        try:
-            self._execute_command(COMMAND.COM_QUERY, b"DO 0")
-            self._read_ok_packet()
-        except err.OperationalError as error:
-            if error.args[0] != INTERRUPTED:
-                raise
-            return False
-        return killer is None or killer.count == before
 
     # PyMySQL's commands: each with its answer is one exchange
 
@@ -641,12 +457,21 @@ class Connection(connections.Connection):  # type: ignore[misc]
         with self.lock:
             pass
 
+    def is_open(self) -> bool:
+        """Whether it was not closed here."""
+        return self._sock is not None
+
+    def has_more(self) -> bool:
+        """Whether something of the last result is left to be read."""
+        result = self._result
+        return result is not None and bool(result.unbuffered_active or result.has_next)
+
     def is_alive(self) -> bool:
         """Whether the connection is open, as far as can be told without a round trip."""
         transport = self._sock
         if transport is None:
             return False
-        return self.lock.locked() or self._has_more() or transport.is_quiet()
+        return self.lock.locked() or self.has_more() or transport.is_quiet()
 
     def in_transaction(self) -> bool:
         """Whether the server has said that a transaction is open."""
@@ -654,7 +479,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
 
     def is_idle(self) -> bool:
         """Whether nothing is under way: no statement, transaction or unbuffered result."""
-        return not (self.in_transaction() or self.lock.locked() or self._has_more())
+        return not (self.in_transaction() or self.lock.locked() or self.has_more())
 
     def is_settled(self) -> bool:
         """Whether it is in no transaction."""
@@ -704,7 +529,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
 
     def inspect(self) -> Verdict:
         """What must be done before another user gets this connection."""
-        if self._sock is None or self.lock.locked() or self._has_more():
+        if self._sock is None or self.lock.locked() or self.has_more():
             return "close"
         if self._settings() != self._baseline:
             return "close"
