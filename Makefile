@@ -1,7 +1,8 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock audit django-suite bench cache-bench logins streams sweep faults soak backfill clean
+.PHONY: help demo test lint format lock audit streams sweep faults soak backfill django-suite bench \
+	logins cache-bench clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -30,7 +31,7 @@ help: ## Show this list
 	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
 	@echo
 	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=2 (test),"
-	@echo "  MINUTES=2 (soak)"
+	@echo "  POINTS=5 (sweep), LIMIT=300 (faults), MINUTES=2 (soak),"
 	@echo "  DB=postgresql|sqlite|mysql MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
 demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
