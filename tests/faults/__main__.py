@@ -17,6 +17,8 @@ import time
 from pathlib import Path
 
 LIMIT = 300.0
+GRACE = 15.0
+"""Seconds that a run gets to clean up."""
 PAST_LIMIT = 124
 """The status of timeout(1)."""
 
@@ -34,18 +36,28 @@ def main(arguments: list[str]) -> int:
     try:
         status = process.wait(options.limit)
     except subprocess.TimeoutExpired:
-        # The servers end with it: their keepers wait for the end of their input.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        _end(process)
         print(f"faults: FAILED, not done after {options.limit:g} s", flush=True)
         return PAST_LIMIT
     except BaseException:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait()
+        _end(process)
         raise
     took = time.monotonic() - began
     print(f"faults: {'ok' if status == 0 else 'FAILED'} after {took:.0f} s of {options.limit:g} s")
     return status
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End it as by Ctrl-C, so that disks are unmounted; where that takes long, at once.
+
+    The servers end with it, either way: their keepers wait for the end of their input.
+    """
+    os.killpg(process.pid, signal.SIGINT)
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 if __name__ == "__main__":

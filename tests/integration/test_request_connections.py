@@ -204,7 +204,8 @@ def test_a_tenant_set_by_middleware_is_seen_in_the_view_and_not_by_the_next(
 
     with caplog.at_level(logging.WARNING, "nuages"):
         run(main)
-    assert caplog.text == ""
+    # The loop's own may say on a busy machine that something was slow.
+    assert not [record for record in caplog.records if record.name.startswith("nuages")]
 
 
 def test_concurrent_requests_have_a_session_each(run: Run) -> None:

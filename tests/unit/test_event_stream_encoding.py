@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from django.utils.functional import lazystr
 from django.utils.safestring import mark_safe
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nuages.http import Event
@@ -115,6 +115,7 @@ def test_every_field_arrives(rows: list[tuple[str, str, str, int | None]]) -> No
         assert not browser.events
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine it is
 @given(JSON.filter(lambda value: not isinstance(value, (str, type(None)))))
 def test_json_arrives(value: Any) -> None:
     ((_, data, _),) = Browser().feed(encode(value)).events
