@@ -34,7 +34,8 @@ REDIS_MODULES = frozenset(["cache"])
 # The tests of these modules start projects with the engine of these settings, in processes and
 # without the app, which Nuages refuses. Those processes get stock's engine, by an external backend
 # (as Django calls it) that is ours in the process of the tests and stock's in what it starts.
-OWN_PROJECTS = {"admin_scripts", "logging_tests", "urlpatterns_reverse"}
+# `migrations` does so from Django 6.1 on.
+OWN_PROJECTS = {"admin_scripts", "logging_tests", "migrations", "urlpatterns_reverse"}
 # On MySQL the stock side has it, too, wherever projects are started: they must find PyMySQL as
 # MySQLdb, which our own engine sees to by itself.
 STOCK_PROJECTS = {"mysql": OWN_PROJECTS | {"test_runner"}}

@@ -6,6 +6,7 @@ import asyncio
 import datetime
 import shutil
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -112,6 +113,23 @@ def test_a_connection_that_nobody_waits_for_any_more_is_closed(
         assert len(opened) == 2
 
     run(main)
+
+
+def test_a_warning_about_making_a_test_database_names_its_caller(
+    sqlite: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    creation = connections["default"].creation
+    callers: list[str] = []
+
+    def named() -> str:
+        # What `warnings.warn(..., stacklevel=2)` of create_test_db() blames.
+        callers.append(sys._getframe(2).f_code.co_name)
+        raise LookupError
+
+    monkeypatch.setattr(creation, "_get_test_db_name", named)
+    with pytest.raises(LookupError):
+        creation.create_test_db(verbosity=0)
+    assert callers == ["test_a_warning_about_making_a_test_database_names_its_caller"]
 
 
 # Functions
