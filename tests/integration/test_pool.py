@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import random
 import sqlite3
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connections
+from django.db import OperationalError, connections, transaction
 
 from nuages.db import aatomic, acursor, detached, hold_connection
 from nuages.db.backends.sqlite3.connection import gate_of
@@ -32,6 +34,39 @@ from tests.integration.pool_tools import (
 )
 from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Novel
+
+
+@pytest.mark.parametrize("where", ["bridge", "thread"])
+def test_a_session_that_dies_on_its_way_to_who_waits_is_replaced(
+    database: str, run: Run, where: str
+) -> None:
+    """The one who has it gives it back, and it is gone before the other wakes."""
+    options(max_size=1)
+
+    async def write() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="waiting")
+
+    def write_in_thread() -> None:
+        with transaction.atomic():
+            Author.objects.create(name="waiting")
+
+    async def main() -> None:
+        outside = contextvars.copy_context()
+        async with hold_connection() as held:
+            raw = held.connection
+            in_thread = sync_to_async(write_in_thread, thread_sensitive=False)
+            work = write() if where == "bridge" else in_thread()
+            waiting = asyncio.create_task(work, context=outside)
+            await until(lambda: the_pool().waiting() == 1)
+        assert the_pool().waiting() == 0
+        raw.terminate()
+        async with asyncio.timeout(20):
+            await waiting
+        assert await Author.objects.acount() == 1
+        assert_whole(the_pool())
+
+    run(main)
 
 
 def test_500_tasks_at_once_are_all_served_by_5_connections(

@@ -125,6 +125,10 @@ class Pool:
             return Session(self)
         return None
 
+    def is_good(self, session: Session) -> bool:
+        """Whether a session that was waited for did not die between the hand-over and now."""
+        return session.raw is None or session.raw.is_alive()
+
     def enqueue(self) -> asyncio.Future[Session]:
         """Return a future that gets a session in its turn, or the error of a full queue."""
         limit = self.options.max_waiting
@@ -160,15 +164,17 @@ class Pool:
     async def acquire(self) -> Session:
         """Check a session out, waiting in line where need be."""
         self.requests += 1
-        session = self.acquire_nowait()
-        if session is not None:
-            return session
-        future = self.enqueue()
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self.withdraw(future)
-            raise
+        while (session := self.acquire_nowait()) is None:
+            future = self.enqueue()
+            try:
+                session = await future
+            except asyncio.CancelledError:
+                self.withdraw(future)
+                raise
+            if self.is_good(session):
+                break
+            self.discard(session)
+        return session
 
     # Return
 

@@ -23,14 +23,16 @@ def acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
         return asyncio.run_coroutine_threadsafe(_acquire_for_thread(wrapper), loop).result()
     pool = pool_for(wrapper, loop)
     pool.requests += 1
-    session = pool.acquire_nowait()
-    if session is None:
+    while (session := pool.acquire_nowait()) is None:
         future = pool.enqueue()
         try:
             session = bridge.wait(future)
         except BaseException:
             pool.withdraw(future)
             raise
+        if pool.is_good(session):
+            break
+        pool.discard(session)
     return session
 
 
