@@ -177,13 +177,16 @@ both."""
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Choose the databases of a test that asks for `database`, and the loops of `run`."""
-    chosen = {mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")}
+    chosen: set[str] = set()
+    for mark in metafunc.definition.iter_markers("parametrize"):
+        names = mark.args[0]
+        chosen.update(names.replace(" ", "").split(",") if isinstance(names, str) else names)
     module = metafunc.module.__name__.rpartition(".test_")[2]
     if "database" in metafunc.fixturenames and "database" not in chosen:
-        names = ["postgresql", "sqlite"]
+        databases = ["postgresql", "sqlite"]
         if module in ON_MYSQL.split():
-            names.append("mysql")
-        metafunc.parametrize("database", names, indirect=True)
+            databases.append("mysql")
+        metafunc.parametrize("database", databases, indirect=True)
     if "run" in metafunc.fixturenames and "run" not in chosen:
         loops = LOOPS
         if module not in ON_BOTH_LOOPS.split() and not os.environ.get("NUAGES_EVERY_LOOP"):

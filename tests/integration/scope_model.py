@@ -45,7 +45,7 @@ def _is_detached(actor: Actor) -> bool:
 class Model:
     def __init__(self, *, one_writer: bool) -> None:
         self.one_writer = one_writer
-        """Whether there is one write transaction at a time in the whole database (SQLite)."""
+        """Whether only one transaction may write at a time in the whole database."""
         self.actors: dict[str, Actor] = {}
         self.committed = {SEEDED}
         self.hooks: list[str] = []

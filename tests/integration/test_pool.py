@@ -41,6 +41,40 @@ from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Novel
 
 
+@pytest.mark.parametrize("where", ["bridge", "thread"])
+def test_a_session_that_dies_on_its_way_to_who_waits_is_replaced(
+    database: str, run: Run, where: str
+) -> None:
+    """The one who has it gives it back, and it is gone before the other wakes."""
+    options(max_size=1)
+
+    async def write() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="waiting")
+
+    def write_in_thread() -> None:
+        with transaction.atomic():
+            Author.objects.create(name="waiting")
+
+    async def main() -> None:
+        outside = contextvars.copy_context()
+        async with aatomic():
+            await Author.objects.acount()
+            raw = connection.connection
+            in_thread = sync_to_async(write_in_thread, thread_sensitive=False)
+            work = write() if where == "bridge" else in_thread()
+            waiting = asyncio.create_task(work, context=outside)
+            await until(lambda: the_pool().waiting() == 1)
+        assert the_pool().waiting() == 0
+        raw.terminate()
+        async with asyncio.timeout(20):
+            await waiting
+        assert await Author.objects.acount() == 1
+        assert_whole(the_pool())
+
+    run(main)
+
+
 def test_500_tasks_at_once_are_all_served_by_5_connections(
     postgresql: dict[str, Any], run: Run
 ) -> None:
@@ -637,30 +671,6 @@ def test_a_pool_is_made_anew_when_the_settings_change(
         assert before.closed
         assert the_pool() is not before
         assert len(open_pools()) == 1
-
-    run(main)
-
-
-@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
-def test_a_connection_that_dies_while_it_is_handed_over_is_replaced(
-    database: str, run: Run
-) -> None:
-    options(max_size=1)
-
-    async def main() -> None:
-        outside = contextvars.copy_context()
-        async with hold_connection() as held:
-            waiting = asyncio.create_task(fetch("SELECT 1"), context=outside)
-            await until(lambda: the_pool().waiting() == 1)
-            raw = held.connection
-        # The waiting task has it, and has not run yet.
-        assert the_pool().waiting() == 0
-        number = raw.pgconn.socket if database == "postgresql" else raw._sock.sock.fileno()
-        with socket.socket(fileno=os.dup(number)) as other:
-            other.shutdown(socket.SHUT_RDWR)
-        assert await waiting == 1
-        assert the_pool().opened == 2
-        assert_whole(the_pool())
 
     run(main)
 

@@ -30,7 +30,7 @@ from tests import services
 from tests.integration.asgi_tools import exchange
 from tests.integration.conftest import Run, close_thread_connection
 from tests.integration.mail_tools import check_password, mail_server
-from tests.integration.pool_tools import Proxy, free_port
+from tests.integration.pool_tools import free_port, proxy_before
 from tests.integration.scope_tools import receiving
 from tests.library.models import Author
 
@@ -128,8 +128,8 @@ async def fault(name: str, entry: dict[str, Any]) -> AsyncIterator[None]:
     elif name == "no such host":
         entry["HOST"] = "no-such-host.invalid"
     elif name == "silent":
-        async with Proxy(entry) as proxy:
-            proxy.swallow()
+        async with proxy_before(entry) as proxy:
+            proxy.stall()
             entry |= {"HOST": "127.0.0.1", "PORT": str(proxy.port)}
             yield
         return
