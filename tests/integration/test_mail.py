@@ -27,8 +27,16 @@ from nuages.mail.smtp import LARGE, EmailBackend
 from tests.integration.asgi_client import fetch
 from tests.integration.conftest import Counts, Run
 from tests.integration.handoff_tools import LOOP, THREAD, WHERE
-from tests.integration.mail_tools import Box, check_password, mail_server, make_certificate
+from tests.integration.mail_tools import (
+    OLD_SETTINGS,
+    Box,
+    check_password,
+    mail_server,
+    make_certificate,
+)
 from tests.integration.pool_tools import Heartbeat
+
+pytestmark = OLD_SETTINGS
 
 TEXT: tuple[Any, ...] = ("Hello", "Text", "a@site.test", ["b@site.test"])
 ADMINS = [("Ada", "ada@site.test")]
