@@ -13,13 +13,24 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, Session
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from django.utils import deprecation
 
 logging.getLogger("mail.log").setLevel(logging.CRITICAL)
+
+# Django 6.1 warns of the settings that MAILERS replaces, obeys them still, and so must we.
+_WARNING = "RemovedInDjango2028Warning"
+OLD_SETTINGS = (
+    [pytest.mark.filterwarnings(f"ignore::{deprecation.__name__}.{_WARNING}")]
+    if hasattr(deprecation, _WARNING)
+    else []
+)
+"""The marks of a module whose tests use these settings."""
 
 
 class Box:

@@ -20,6 +20,9 @@ from django.utils.log import AdminEmailHandler
 from nuages import on_loop
 from tests.integration.conftest import Run
 from tests.integration.handoff_tools import WHERE, both_ways
+from tests.integration.mail_tools import OLD_SETTINGS
+
+pytestmark = OLD_SETTINGS
 
 
 @pytest.fixture(autouse=True)

@@ -28,9 +28,17 @@ from nuages.mail.smtp import LARGE, EmailBackend
 from tests.integration.asgi_client import fetch
 from tests.integration.conftest import Counts, Run
 from tests.integration.handoff_tools import LOOP, THREAD, WHERE
-from tests.integration.mail_tools import Box, check_password, mail_server, make_certificate
+from tests.integration.mail_tools import (
+    OLD_SETTINGS,
+    Box,
+    check_password,
+    mail_server,
+    make_certificate,
+)
 from tests.integration.pool_tools import Heartbeat
 from tests.integration.sweep_tools import TIMINGS, Cut, Timing
+
+pytestmark = OLD_SETTINGS
 
 TEXT: tuple[Any, ...] = ("Hello", "Text", "a@site.test", ["b@site.test"])
 ADMINS = [("Ada", "ada@site.test")]
