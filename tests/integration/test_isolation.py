@@ -20,6 +20,7 @@ from django.utils import translation
 
 from nuages.asgi import get_asgi_application
 from nuages.db.pool import open_pools
+from tests.integration import asgi_tools
 from tests.integration.asgi_tools import Exchange
 from tests.integration.conftest import Run
 from tests.integration.full_site import log_in
@@ -37,7 +38,9 @@ WEIGHTS = [4, 4, 1, 4, 4, 2]
 
 
 @pytest.fixture(autouse=True)
-def _site() -> Iterator[None]:
+def _site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    # With so many in flight each takes long on a busy machine.
+    monkeypatch.setattr(asgi_tools, "PATIENCE", 300.0)
     logging.disable(logging.CRITICAL)  # the views that raise on purpose
     with override_settings(**SITE):
         yield
