@@ -360,8 +360,8 @@ class Model:
             return error or ScopeEnded
         left_open = self._kill(block.child)
         block.child = None
-        block.state = "ended"
         self._refuse(block)
+        block.state = "ended"
         if block.parent is not None:
             block.parent.child = None
         if block.kind == "request":
