@@ -82,6 +82,8 @@ class Model:
             raise NotCovered
         self._check_resources(actor, kind, arguments)
         scope = actor.scope
+        if kind == "request" and (scope is not None or _is_detached(actor)):
+            raise NotCovered
         if scope is not None and scope.doomed and not scope.is_over and kind in AT_ONCE:
             # Refused before it takes its turn.
             self._report(name, Error)
@@ -281,8 +283,6 @@ class Model:
         elif kind == "hold" and scope is None:
             frame.block = frame.scope = Block("hold", None)
         elif kind == "request":
-            if scope is not None or _is_detached(actor):
-                raise NotCovered
             frame.block = frame.scope = Block("request", None)
         elif kind == "back" and actor.place == "thread":
             for outer in actor.frames:
@@ -360,8 +360,8 @@ class Model:
             return error or ScopeEnded
         left_open = self._kill(block.child)
         block.child = None
-        block.state = "ended"
         self._refuse(block)
+        block.state = "ended"
         if block.parent is not None:
             block.parent.child = None
         if block.kind == "request":

@@ -63,13 +63,12 @@ Kind = Callable[[Visitor, Leaving | None], Awaitable[None]]
 
 _LOST = frozenset(["OperationalError", "InterfaceError", "OutcomeUnknown"])
 _AFTER = frozenset(["TransactionManagementError", "ScopeEnded"])
-"""What other tasks of a transaction get when its connection was lost."""
+"""What later queries, and other tasks, of a transaction get whose connection was lost."""
 
 
 def is_lost(errors: str) -> bool:
     """Whether the classes of errors, with commas between, are those of a lost connection."""
-    found = set(errors.split(","))
-    return bool(found & _LOST) and found <= _LOST | _AFTER
+    return set(errors.split(",")) <= _LOST | _AFTER
 
 
 def _expect(answer: Answer, status: int, body: bytes | None = None) -> Answer:

@@ -142,6 +142,8 @@ def _expected(record: Mapping[str, Any]) -> str | None:
             return "errors on purpose"
     if errors and is_lost(errors):
         return "lost connections"
+    if logger == "nuages.postgresql" and "cancelled again while" in message:
+        return "clients that left while a deadline ended their statement"
     if logger == "nuages.pool" and message.startswith("closed a connection of"):
         return "connections that could not be reset"
     return None

@@ -85,7 +85,6 @@ def test_the_log_may_have_what_was_meant_and_nothing_else() -> None:
 def test_errors_of_a_lost_connection_are_told_from_others() -> None:
     assert is_lost("OperationalError")
     assert is_lost("InterfaceError,TransactionManagementError")
-    assert not is_lost("TransactionManagementError")
     assert not is_lost("KeyError,OperationalError")
     with pytest.raises(Faulty):
         _expect(Answer(500, [], b"OperationalError"), 201)
