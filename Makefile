@@ -73,7 +73,7 @@ streams: ## Open 2,000 event streams on one worker and print what they cost
 sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first five
 	@scripts/env dev
 	NUAGES_SWEEP_POINTS=$(POINTS) .venv/bin/python -m pytest tests/integration/test_sweep.py \
-		tests/integration/test_sweep_cache.py -s -p no:logging $(ARGS)
+		tests/integration/test_sweep_cache.py -p no:logging $(ARGS)
 
 faults: ## Break real servers, each fault once, and print what became of it; LIMIT=300 seconds
 	@scripts/env dev

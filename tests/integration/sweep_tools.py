@@ -17,12 +17,12 @@ from nuages import background, bridge
 
 Timing = Literal["early", "late"]
 TIMINGS: tuple[Timing, ...] = ("early", "late")
-TIMES = (1, 2)
-"""How often an operation is cancelled: at a suspension, and at the next one too."""
 POINTS = int(os.environ.get("NUAGES_SWEEP_POINTS", "1"))
 """How many suspensions are tried; 0: all."""
-LOOPS = ["uvloop"] if POINTS == 1 else ["asyncio", "uvloop"]
-"""As a part of `make test` it is kept short."""
+TIMES = (1,) if POINTS == 1 else (1, 2)
+"""How often an operation is cancelled: at a suspension, and at the next one too."""
+LOOPS = ["asyncio", "uvloop"] if POINTS == 0 else ["uvloop"]
+"""As a part of `make test`, and of CI, it is kept short."""
 
 
 class Cut:

@@ -224,10 +224,10 @@ class Connection(connections.Connection):  # type: ignore[misc]
                 if bridge.shields and isinstance(interruption, asyncio.CancelledError):
                     bridge.deferred_cancel = interruption
                     exchange.shield()
-                    continue
-                exchange.interrupt(interruption, can_go_on=not (writing or self._connecting))
+                else:
+                    exchange.interrupt(interruption, can_go_on=not (writing or self._connecting))
                 if transport.available():
-                    return
+                    return  # it came together with the interruption
                 continue
             if until is not None and time.monotonic() >= until:
                 exchange.waited_long()
