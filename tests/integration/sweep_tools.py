@@ -28,10 +28,18 @@ LOOPS = ["asyncio", "uvloop"] if POINTS == 0 else ["uvloop"]
 class Cut:
     """Awaits a coroutine, and cancels the task that does at the suspensions `at`, from 1."""
 
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], at: range, timing: Timing) -> None:
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        at: range,
+        timing: Timing,
+        then: Callable[[], object] = lambda: None,
+    ) -> None:
         self._coroutine = coroutine
         self._at = at
         self._timing = timing
+        self._then = then
+        """What an early cancellation is followed by before the loop goes on."""
         self.suspensions = 0
         self.cancelled = 0
 
@@ -53,6 +61,7 @@ class Cut:
                 self.cancelled += 1
                 if self._timing == "early" or waited_for is None:
                     task.cancel()
+                    self._then()
                 else:
                     # Before the task's own callback: it wakes to an answer and a cancellation.
                     waited_for.add_done_callback(lambda _: task.cancel())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
+import select
 import threading
 from typing import Any
 
@@ -27,6 +29,7 @@ from tests.integration.pool_tools import (
     the_pool,
 )
 from tests.integration.scope_tools import names, until
+from tests.integration.sweep_tools import Cut, settled
 from tests.library.models import Author
 
 SLEEP = "SELECT SLEEP(60)"
@@ -271,6 +274,37 @@ def test_a_commit_is_awaited_although_its_task_is_cancelled(
             the_pool().close()
 
     run(main)
+
+
+def test_an_answer_that_comes_together_with_the_cancellation_is_seen(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    """Taken over from the socket while nobody waited for it any more, it comes no second time."""
+    options(max_size=1)
+
+    async def write() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="together")
+
+    async def main() -> None:
+        await session()
+        [place] = the_pool()._idle
+        raw = place.raw
+        answers = select.poll()
+        answers.register(raw._sock._fd, select.POLLIN)
+        for point in itertools.count(1):
+            cut = Cut(write(), range(point, point + 1), "early", lambda: answers.poll(1000))
+            task = asyncio.create_task(cut.run())
+            await asyncio.wait([task])
+            if not cut.cancelled:
+                break
+            assert task.cancelled()
+            await settled()
+            assert raw.is_open(), f"at {point} the answer was waited for until the timeout"
+        assert point > 3
+
+    with override_settings(NUAGES={"COMMIT_TIMEOUT": 2, "CANCEL_TIMEOUT": 2}):
+        run(main)
 
 
 @pytest.mark.parametrize("how", ["cut", "timeout"])
