@@ -10,8 +10,9 @@ PYTHON ?=
 PORT ?= 8000
 # More arguments, for pytest or the benchmark, as in: make test ARGS="tests/unit -k pool"
 ARGS ?=
-# How many processes run the tests; 0 is this one, as a debugger wants it.
-JOBS ?= 2
+# How many processes run the tests, which wait as long as they compute; 0 is this one, as a debugger
+# wants it.
+JOBS ?= 3
 # How many waits of an operation `make sweep` tries; 0: all.
 POINTS ?= 0
 # Seconds that `make faults` may take.
@@ -25,12 +26,14 @@ MODULES ?=
 REFRESH_STOCK ?=
 
 export PYTHON
+# The tests start hundreds of processes, and each would compile what it imports.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1 # \2/p' Makefile | \
 	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
 	@echo
-	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=2 (test),"
+	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=3 (test),"
 	@echo "  POINTS=5 (sweep), LIMIT=300 (faults), MINUTES=2 (soak),"
 	@echo "  DB=postgresql|sqlite|mysql MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
@@ -42,7 +45,7 @@ demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
 
 test: ## Run the tests; they start the servers they need
 	@scripts/env dev
-	.venv/bin/python -m pytest -n $(JOBS) --dist loadgroup $(ARGS)
+	.venv/bin/python -m pytest -n $(JOBS) $(ARGS)
 
 lint: ## Check style, formatting and types
 	@scripts/env dev
@@ -68,12 +71,12 @@ audit: ## Look for known vulnerabilities in requirements/dev.lock; ARGS="-s osv"
 
 streams: ## Open 2,000 event streams on one worker and print what they cost
 	@scripts/env dev
-	.venv/bin/python -m pytest tests/acceptance/test_many_streams.py -s -p no:logging
+	NUAGES_STREAMS=2000 .venv/bin/python -m pytest tests/acceptance/test_many_streams.py -s -p no:logging
 
 sweep: ## Cancel every operation at each of its waits; POINTS=5 for the first five
 	@scripts/env dev
 	NUAGES_SWEEP_POINTS=$(POINTS) .venv/bin/python -m pytest tests/integration/test_sweep.py \
-		tests/integration/test_sweep_cache.py -p no:logging $(ARGS)
+		tests/integration/test_sweep_cache.py -s -p no:logging $(ARGS)
 
 faults: ## Break real servers, each fault once, and print what became of it; LIMIT=300 seconds
 	@scripts/env dev

@@ -4,10 +4,10 @@ Django's settings for the tests belong in tests/settings.py, not here.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
-from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -19,11 +19,15 @@ SERVICES = frozenset({"postgresql", "sqlite", "mysql", "redis"})
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Refuse a name in NUAGES_REQUIRE that no test could ever miss."""
+    """Refuse a name in NUAGES_REQUIRE that no test could ever miss; let SIGINT through."""
     if unknown := sorted(required() - SERVICES):
         raise pytest.UsageError(
             f"{REQUIRE} names {', '.join(unknown)}; known are {', '.join(sorted(SERVICES))}"
         )
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # As a shell starts a job in the background; the processes of the tests would inherit it,
+        # and those that are interrupted would go on.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def required() -> set[str]:
@@ -38,14 +42,24 @@ def missing(service: str, reason: str) -> NoReturn:
     pytest.skip(reason)
 
 
-_TOGETHER = Path(__file__).parent / "acceptance" / "servers"
+_TOGETHER = "tests/acceptance/servers/"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, and all that share the five servers."""
-    for item in items:
-        together = _TOGETHER if _TOGETHER in item.path.parents else item.path
-        item.add_marker(pytest.mark.xdist_group(str(together)))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Keep the tests of a file in one process, and all that share the five servers.
+
+    Not by marks: pytest-xdist 3.8 does not hand them on with pytest 9.2.
+    """
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return _TOGETHER if nodeid.startswith(_TOGETHER) else nodeid.partition("::")[0]
+
+    # Else those with many tests come first, instead of those that take long.
+    config.option.loadscopereorder = False
+    return ByFile(config, log)
 
 
 @pytest.fixture(scope="session")

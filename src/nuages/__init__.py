@@ -4,7 +4,8 @@ Add `"nuages"` to `INSTALLED_APPS` and use one of the engines of `nuages.db.back
 `await` of Django's ORM is then real. Importing this package has no side effects.
 """
 
-from nuages.bridge import off_loop, on_loop
+from nuages.bridge import on_loop
+from nuages.offloading import off_loop
 
 __all__ = ["__version__", "off_loop", "on_loop"]
 

@@ -181,10 +181,9 @@ async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await what must not be cancelled, in a task of its own; a cancellation is raised after."""
     task = asyncio.ensure_future(coroutine)
     cancelled = await ended(task)
-    result = task.result()
     if cancelled is not None:
-        raise cancelled
-    return result
+        raise cancelled from (None if task.cancelled() else task.exception())
+    return task.result()
 
 
 class _Call:

@@ -14,8 +14,8 @@ Rules that keep it sound, each with a test in tests/unit/test_bridge.py or test_
 * The greenlet's parent is set before every resume: a task may be resumed from elsewhere.
 * A bridge that is suspended is not active: coroutines its driver awaits start bridges of their
   own, which share the outer one's `locals` since one task is one chain of calls.
-* `GeneratorExit` (the driver was closed, maybe by the garbage collector in another task or
-  thread) unwinds the greenlet; nothing can be awaited then.
+* `GeneratorExit` (the driver was closed, maybe by the garbage collector in another task) unwinds
+  the greenlet, in its own thread (`closing.py`); nothing can be awaited then.
 * A greenlet is used again after a call that returned: a new one maps and unmaps memory, which
   costs more than all the rest. An idle one keeps nothing of its last call alive.
 """
@@ -23,7 +23,6 @@ Rules that keep it sound, each with a test in tests/unit/test_bridge.py or test_
 from __future__ import annotations
 
 import asyncio
-import functools
 import sys
 import threading
 import types
@@ -33,11 +32,12 @@ from typing import Any, ParamSpec, TypeVar, cast, overload
 
 from greenlet import getcurrent, greenlet  # type: ignore[import-untyped]
 
-from nuages.background import current_task, in_thread
+from nuages.background import current_task
 from nuages.cancellation import Cancellable
+from nuages.closing import unwind_on_loop
 from nuages.exceptions import BridgeClosed, NotInBridge
 from nuages.portal import discard, run_steps, steps_of
-from nuages.wrapping import add_context, call_handling, require_sync, wrap
+from nuages.wrapping import add_context, call_handling, wrap
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,14 +114,14 @@ class Bridge(Cancellable):
 
     def resume(self, switch: Callable[..., Any], *args: Any) -> Any:
         """Switch into the greenlet; return what it asks to await, if it asks."""
-        here = getcurrent()
-        if self.greenlet.parent is not here:
-            self.greenlet.parent = here
+        if self.greenlet.parent is not getcurrent():
+            self.greenlet.parent = getcurrent()
         self.running = True
         try:
             return switch(*args)
         finally:
             self.running = False
+            del switch  # a traceback that somebody keeps must not keep the greenlet
 
     def unwind(self, target: greenlet, closed: GeneratorExit) -> Any:
         """Raise `closed` in the greenlet; what runs there now finds this bridge, closing."""
@@ -133,6 +133,25 @@ class Bridge(Cancellable):
             return self.resume(target.throw, closed)
         finally:
             _unwinding.pop(thread) if before is None else _unwinding.update({thread: before})
+
+    def is_elsewhere(self) -> bool:
+        """Whether its greenlet belongs to another thread than the calling one."""
+        try:
+            self.greenlet.parent = getcurrent()
+        except ValueError:
+            return True
+        return False
+
+    def end(self) -> None:
+        """Note that the call has ended."""
+        if self.outer is None:
+            del _bridges[self.task]
+        else:
+            _bridges[self.task] = self.outer
+        for hook in end_hooks:
+            hook(self)
+        # Break the cycle between the driver's frame, the bridge and the greenlet.
+        self.greenlet = None
 
     def frames(self) -> list[types.FrameType]:
         """The suspended greenlet's frames, innermost first (`Task.get_stack` cannot see them)."""
@@ -178,9 +197,9 @@ def await_(awaitable: Awaitable[T]) -> T:
 
 def _work() -> None:
     """What a greenlet does: one call after another. An exception ends it."""
-    me = getcurrent()
     while True:
-        bridge: Bridge = me.parent.switch()
+        # It must not be in a variable: a greenlet that its own frame refers to is never freed.
+        bridge: Bridge = getcurrent().parent.switch()
         function, args, kwargs = bridge.call  # type: ignore[misc]
         bridge.result = function(*args, **kwargs)
         bridge.call = None
@@ -204,6 +223,7 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
         child.switch()  # to its wait for a call
     child.gr_context = getcurrent().gr_context
     _bridges[task] = bridge
+    elsewhere = False
     try:
         request = bridge.resume(child.switch, bridge)
         while bridge.call is not None:
@@ -211,6 +231,9 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
             try:
                 value = yield from steps_of(awaitable)
             except GeneratorExit as closed:
+                if elsewhere := bridge.is_elsewhere():
+                    unwind_on_loop(bridge, target)
+                    raise
                 request = bridge.unwind(target, closed)
             except BaseException as error:
                 request = bridge.resume(target.throw, type(error), error, error.__traceback__)
@@ -224,14 +247,9 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
         bridge.deliver(error)
         raise
     finally:
-        if bridge.outer is None:
-            del _bridges[task]
-        else:
-            _bridges[task] = bridge.outer
-        for hook in end_hooks:
-            hook(bridge)
-        # Break the cycle between this frame, the bridge and the greenlet.
-        bridge.greenlet = child = None
+        if not elsewhere:
+            bridge.end()
+        child = target = request = None  # as in resume()
     bridge.deliver()
     return cast(T, bridge.result)
 
@@ -280,21 +298,3 @@ def on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
     What runs on the loop must not block it: wrap a blocking call in `off_loop`.
     """
     return cast("Callable[..., Any]", wrap(function, run_on_loop, _portal))
-
-
-def off_loop(function: Callable[P, T]) -> Callable[P, T]:
-    """Make a blocking callable safe to call from code that may run on the loop.
-
-    Inside a bridge `function` runs in a thread, is awaited there and shares the caller's
-    context and transaction; elsewhere it is just called. The result stays a sync callable.
-    A cancellation is raised when the thread is done, since nothing can stop it.
-    """
-    require_sync(function, "off_loop()")
-
-    @functools.wraps(function)
-    def off(*args: P.args, **kwargs: P.kwargs) -> T:
-        if current_bridge() is None:
-            return function(*args, **kwargs)
-        return await_(in_thread(function, *args, **kwargs))
-
-    return off

@@ -75,7 +75,8 @@ def _run_on_loop(job: dict[str, Any]) -> int:
         pymysql=job["database"] == "mysql",
     )
 
-    from nuages.bridge import await_, off_loop, on_loop
+    from nuages import off_loop, on_loop
+    from nuages.bridge import await_
     from nuages.db.counters import statistics
     from tests.django_suite.recorder import EventFile
 

@@ -151,7 +151,12 @@ def _unpack(archive: Path, target: Path) -> Path:
             members = [member for member in bundle.getmembers() if member.name.startswith(prefix)]
             if not members:
                 raise SourceError(f"{archive.name} carries no {name}")
-            bundle.extractall(target, members=members, filter="data")
+            for member in members:
+                if not (member.isreg() or member.isdir()) or ".." in member.name.split("/"):
+                    raise SourceError(f"{archive.name} carries {member.name}, which is no file")
+            # Before 3.11.4, which Debian's is, Python knows no `filter=`.
+            bundle.extraction_filter = getattr(tarfile, "data_filter", None)
+            bundle.extractall(target, members=members)
     return target / root
 
 

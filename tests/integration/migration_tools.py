@@ -65,7 +65,7 @@ def clean() -> Iterator[None]:
     try:
         yield
     finally:
-        with connection.cursor() as cursor:
+        with connection.constraint_checks_disabled(), connection.cursor() as cursor:
             tables = connection.introspection.table_names(cursor)
             for table in tables:
                 if table.startswith(("shop_", "nuages_backfill")):

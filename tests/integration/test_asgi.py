@@ -233,6 +233,8 @@ def site(tmp_path: Path) -> Iterator[Any]:
         "DJANGO_SETTINGS_MODULE": "site_settings",
         "PYTHONPATH": os.pathsep.join([str(tmp_path), str(root)]),
         "PYTHONWARNINGS": "error",
+        # A test changes the settings: a file of the same size and second would not be read again.
+        "PYTHONDONTWRITEBYTECODE": "1",
     }
     subprocess.run(
         [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--skip-checks", "-v", "0"],

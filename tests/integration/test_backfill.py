@@ -567,3 +567,20 @@ def test_making_the_tables_leaves_sqlite_s_foreign_keys_as_they_were(
 
     with clean():
         on_this_loop(run, main)
+
+
+@on_one_loop
+def test_a_table_whose_maker_died_before_the_other_is_kept(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    """MySQL commits each CREATE TABLE by itself."""
+
+    def main() -> None:
+        with connection.schema_editor() as editor:
+            editor.create_model(Checkpoint)
+        make_tables("default")
+        assert not Checkpoint._base_manager.using("default").exists()
+        assert open_ranges() == 0
+
+    with clean():
+        on_this_loop(run, main)

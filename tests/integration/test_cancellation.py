@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.db import IntegrityError, OperationalError, connections, transaction
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 from django.test import override_settings
 
 from nuages import on_loop
@@ -21,6 +21,7 @@ from nuages.db.scope import context_node
 from nuages.exceptions import OutcomeUnknown
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (
+    Server,
     assert_whole,
     backend,
     cancelled,
@@ -271,24 +272,23 @@ def test_a_cancellation_during_commit_waits_for_its_outcome(slow_commit: None, r
     run(main)
 
 
+async def time_out_in_commit(pg: Server, timer: asyncio.Timeout) -> None:
+    """Let `timer` expire while COMMIT waits for the lock, then let that go on."""
+    await pg.until_running("COMMIT")
+    timer.reschedule(0)
+    for _ in range(5):
+        await asyncio.sleep(0)  # turns of the loop, in which the task is cancelled
+    await pg.unlock()
+
+
 def test_a_timeout_during_commit_is_seen_after_it(slow_commit: None, run: Run) -> None:
     async def main() -> None:
         async with server() as pg, pg.locked(LOCK):
-
-            async def unlock() -> None:
-                await pg.until_running("COMMIT")
-                assert timer is not None
-                timer.reschedule(0)
-                for _ in range(5):
-                    await asyncio.sleep(0)
-                await pg.unlock()
-
-            timer: asyncio.Timeout | None = None
-            helper = asyncio.create_task(unlock())
+            timer = asyncio.timeout(None)
+            helper = asyncio.create_task(time_out_in_commit(pg, timer))
             with pytest.raises(TimeoutError):
-                async with asyncio.timeout(None) as timer:
-                    async with aatomic():
-                        await Author.objects.acreate(name="Ursula")
+                async with timer, aatomic():
+                    await Author.objects.acreate(name="Ursula")
             await helper
         assert await names() == ["Ursula"]
         assert_whole(the_pool())
@@ -317,6 +317,62 @@ def test_a_commit_that_fails_while_cancelled_runs_no_hook(slow_commit: None, run
         assert done == []
         assert await names() == []
         assert_whole(the_pool())
+
+    run(main)
+
+
+@pytest.mark.parametrize("block", [aatomic, hold_connection, acursor])
+def test_a_cancellation_that_waited_for_commit_leaves_no_block_entered(
+    slow_commit: None, run: Run, block: Any
+) -> None:
+    """Sync code of a portal commits; the cancellation is due at the block that follows."""
+    options(max_size=1)
+
+    @on_loop
+    async def work() -> None:
+        with transaction.atomic():
+            Author.objects.create(name="Ursula")
+        async with block():
+            await Author.objects.acreate(name="not reached")
+
+    async def main() -> None:
+        async with server() as pg:
+            async with pg.locked(LOCK):
+                task = asyncio.create_task(work())
+                await pg.until_running("COMMIT")
+                task.cancel()
+                await asyncio.sleep(0)
+            await asyncio.wait([task])
+        assert task.cancelled()
+        await until(lambda: the_pool().stats()["used"] == 0)
+        assert await names() == ["Ursula"]
+
+    run(main)
+
+
+def test_a_timeout_that_waited_for_commit_leaves_no_block_entered_in_a_hold(
+    slow_commit: None, run: Run
+) -> None:
+    async def main() -> None:
+        async with server() as pg, pg.locked(LOCK):
+
+            @on_loop
+            async def work() -> None:
+                with transaction.atomic():
+                    Author.objects.create(name="Ursula")
+                async with aatomic():
+                    await Author.objects.acreate(name="not reached")
+
+            timer = asyncio.timeout(None)
+            helper = asyncio.create_task(time_out_in_commit(pg, timer))
+            async with hold_connection() as held:
+                with pytest.raises(TimeoutError):
+                    async with timer:
+                        await work()
+                assert not held.in_atomic_block
+                await Author.objects.acreate(name="Octavia")
+            await helper
+        assert await names() == ["Octavia", "Ursula"]
 
     run(main)
 
@@ -537,10 +593,19 @@ def test_a_server_that_does_not_end_the_statement_loses_its_connection(
 # GeneratorExit
 
 
-@pytest.mark.parametrize("kind", ["query", "transaction", "portal", "hold", "between"])
+CLOSED_KINDS = ["query", "transaction", "portal", "hold", "between", "sync"]
+CLOSED_IN_A_THREAD = ["portal", "between", "sync"]
+"""Those that leave no `async with`: another thread has no loop to await its end on."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "where"),
+    [(kind, "here") for kind in CLOSED_KINDS] + [(kind, "thread") for kind in CLOSED_IN_A_THREAD],
+)
 def test_a_coroutine_closed_by_hand_drops_its_connection_without_io(
-    postgresql: dict[str, Any], run: Run, kind: str
+    postgresql: dict[str, Any], run: Run, kind: str, where: str
 ) -> None:
+    """As the garbage collector does, in any thread."""
     options(max_size=2)
 
     async def main() -> None:
@@ -558,7 +623,13 @@ def test_a_coroutine_closed_by_hand_drops_its_connection_without_io(
             async with hold_connection():
                 await fetch("SELECT pg_sleep(60)")
 
+        def in_bridge() -> None:
+            with transaction.atomic(), connection.cursor() as cursor:
+                Author.objects.create(name="Nobody")
+                cursor.execute("SELECT pg_sleep(60)")
+
         coroutine: Any = {
+            "sync": on_loop(in_bridge),
             "query": lambda: fetch("SELECT pg_sleep(60)"),
             "transaction": in_transaction,
             "between": in_transaction,
@@ -572,9 +643,13 @@ def test_a_coroutine_closed_by_hand_drops_its_connection_without_io(
                 await waiting.wait()
             else:
                 await pg.until_running("pg_sleep")
-            coroutine.close()
+            if where == "here":
+                coroutine.close()
+            else:
+                await asyncio.to_thread(coroutine.close)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await until(lambda: where == "here" or the_pool().stats()["used"] == 0)
             assert the_pool().stats()["used"] == 0
             await pg.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE "

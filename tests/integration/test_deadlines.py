@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import logging
 import threading
@@ -53,6 +54,17 @@ async def waiting(request: HttpRequest) -> HttpResponse:
         log.append("cancelled")
         raise
     return HttpResponse("never")
+
+
+async def after_a_failed_group(request: HttpRequest) -> HttpResponse:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    with contextlib.suppress(ExceptionGroup):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail())
+    return await waiting(request)
 
 
 async def querying(request: HttpRequest) -> HttpResponse:
@@ -158,6 +170,7 @@ urlpatterns = [
         "translating": translating,
         "timing_out": timing_out,
         "in_thread": in_thread,
+        "after_a_failed_group": after_a_failed_group,
         "quick": quick,
         "streaming": streaming,
         "limited_async": limited_async,
@@ -310,6 +323,27 @@ def test_a_view_that_makes_another_error_of_it(sqlite: Any, run: Run) -> None:
         assert exchange.task.cancelling() == 0
 
     run(main)
+
+
+@pytest.mark.parametrize("by", ["deadline", "disconnect"])
+def test_it_is_withdrawn_though_a_task_group_left_a_cancellation_behind(
+    sqlite: Any, run: Run, by: str
+) -> None:
+    """As asyncio's do until Python 3.13, where a task of the group fails in the block's end."""
+
+    async def main() -> None:
+        hooks["begun"] = asyncio.Event()
+        exchange = Exchange(ASGIHandler(), "/after_a_failed_group/").start()
+        if by == "disconnect":
+            await hooks["begun"].wait()
+            exchange.disconnect()
+        await exchange.end()
+        assert [message.get("status") for message in exchange.sent[:1]] == (
+            [504] if by == "deadline" else []
+        )
+
+    with override_settings(NUAGES={"REQUEST_TIMEOUT": SHORT if by == "deadline" else 0}):
+        run(main)
 
 
 def test_a_timeout_inside_the_view_is_its_own(sqlite: Any, run: Run) -> None:

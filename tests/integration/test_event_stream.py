@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import textwrap
@@ -20,6 +21,8 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
+_migrated: bytes | None = None
+"""The site's database as `migrate` made it, for the next test."""
 
 
 @dataclass
@@ -45,6 +48,8 @@ def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 @contextlib.contextmanager
 def served(tmp_path: Path, application: str, loop: str, *settings: str) -> Iterator[Site]:
     """Serve the site of streams; `settings` are more lines of its settings."""
+    global _migrated
+    database = tmp_path / "site.sqlite3"
     (tmp_path / "site_settings.py").write_text(
         textwrap.dedent(f"""
             from tests.settings import *
@@ -56,7 +61,7 @@ def served(tmp_path: Path, application: str, loop: str, *settings: str) -> Itera
             ]
             DATABASES = {{"default": {{
                 "ENGINE": "nuages.db.backends.sqlite3",
-                "NAME": {str(tmp_path / "site.sqlite3")!r},
+                "NAME": {str(database)!r},
                 "OPTIONS": {{"pool": {{"max_size": 2}}}},
             }}}}
         """)
@@ -72,10 +77,17 @@ def served(tmp_path: Path, application: str, loop: str, *settings: str) -> Itera
         "PYTHONWARNINGS": "error",
         "STREAM_SITE_FILE": str(file),
     }
-    subprocess.run(
-        [sys.executable, "-m", "django", "migrate", "--run-syncdb", "--skip-checks", "-v", "0"],
-        env=environment, cwd=tmp_path, check=True, timeout=50,
-    )  # fmt: skip
+    if _migrated is None:
+        command = ["migrate", "--run-syncdb", "--skip-checks", "--verbosity=0"]
+        subprocess.run(
+            [sys.executable, "-m", "django", *command],
+            env=environment, cwd=tmp_path, check=True, timeout=50,
+        )  # fmt: skip
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        _migrated = database.read_bytes()
+    else:
+        database.write_bytes(_migrated)
     # The socket listens already, so a request waits until the server takes it: no polling.
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"

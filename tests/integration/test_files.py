@@ -351,3 +351,40 @@ def test_templates_may_not_change_files() -> None:
     text = "{{ scan.file.asave }}{{ scan.file.adelete }}{{ scan.file.aopen }}"
     assert Engine().from_string(text).render(Context({"scan": scan})) == ""
     assert Engine().from_string("{{ scan.file.name }}").render(Context({"scan": scan})) == "a.txt"
+
+
+class Remote(FileSystemStorage):
+    """Its files are in memory until they are closed; how large one is, the server knows."""
+
+    def _open(self, name: str, mode: str = "rb") -> Any:
+        return RemoteFile(BytesIO(b"text"), name)
+
+    def size(self, name: str) -> int:
+        WHERE.note()
+        return 4
+
+
+class RemoteFile(File):
+    def close(self) -> None:
+        if not self.closed:
+            WHERE.note()
+        super().close()
+
+
+def test_files_of_others_wait_though_they_are_in_memory(sqlite: dict[str, Any], run: Run) -> None:
+    storage = Remote()
+
+    async def main() -> None:
+        async with await storage.aopen("a.txt") as file:
+            assert await file.aread() == b"text"
+        assert WHERE.take() == THREAD
+        scan = Scan(file="a.txt")
+        scan.file.storage = storage
+        await scan.file.aopen()
+        assert WHERE.take() == set()
+        assert await scan.file.asize() == 4
+        assert WHERE.take() == THREAD
+        await scan.file.aclose()
+        assert WHERE.take() == THREAD
+
+    run(main)

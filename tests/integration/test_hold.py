@@ -10,10 +10,12 @@ import pytest
 from django.db import connection, transaction
 
 from nuages import on_loop
+from nuages.bridge import await_
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 from nuages.db.transaction import TransactionManagementError, request_connections
 from nuages.exceptions import ScopeEnded
 from tests.integration.conftest import Run
+from tests.integration.pool_tools import server
 from tests.integration.scope_tools import (
     Child,
     Failure,
@@ -413,5 +415,78 @@ def test_a_hold_needs_one_of_our_engines(sqlite: dict[str, Any], run: Run) -> No
         finally:
             del connections["other"]
             del connections.settings["other"]
+
+    run(main)
+
+
+def test_hooks_of_a_commit_that_was_not_sent_never_run(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    """COMMIT waits for a statement of a task, and is cancelled; the hold goes on."""
+
+    async def main() -> None:
+        ran: list[str] = []
+
+        async def transaction() -> None:
+            async with aatomic():
+                await Author.objects.acreate(name="first")
+                await aon_commit(lambda: ran.append("first"))
+                slow.append(asyncio.create_task(execute("SELECT pg_advisory_lock_shared(7)")))
+                await watching.until_blocked()
+
+        slow: list[asyncio.Task[None]] = []
+        async with server() as watching, watching.locked(7), hold_connection() as wrapper:
+            committing = asyncio.create_task(transaction())
+            await until(lambda: wrapper.ending is not None)
+            committing.cancel()
+            await asyncio.sleep(0)
+            await watching.unlock()
+            with pytest.raises(asyncio.CancelledError):
+                await committing
+            await asyncio.gather(*slow, return_exceptions=True)
+            async with aatomic():
+                await Author.objects.acreate(name="second")
+        assert ran == []
+        assert [one.name async for one in Author.objects.all()] == ["second"]
+
+    run(main)
+
+
+def test_hooks_of_two_transactions_at_once(mysql: dict[str, Any], run: Run) -> None:
+    """A hook of the first ends while the second is between its COMMIT and its hooks."""
+
+    async def main() -> None:
+        ran: list[str] = []
+        waits, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+        async def slow_hook() -> None:
+            waits.set()
+            await go_on.wait()
+            ran.append("first")
+
+        async def first() -> None:
+            async with aatomic():
+                await aon_commit(slow_hook)
+            ended.set()
+
+        async def second(wrapper: Any) -> None:
+            await waits.wait()
+            async with aatomic():
+                await aon_commit(lambda: ran.append("second"))
+                raw = wrapper.connection
+                autocommit = raw.autocommit
+
+                def after_the_first(value: bool) -> None:
+                    del raw.autocommit
+                    go_on.set()
+                    await_(ended.wait())
+                    autocommit(value)
+
+                raw.autocommit = after_the_first
+
+        async with hold_connection() as wrapper:
+            await asyncio.gather(first(), second(wrapper))
+            assert ran == ["first", "second"]
+            assert wrapper.run_on_commit == []
 
     run(main)

@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 from django.core import mail
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.mail.utils import DNS_NAME
 from django.http import HttpResponse
 from django.test import override_settings
@@ -634,3 +635,34 @@ def test_without_aiosmtplib_the_error_says_what_to_install(
     monkeypatch.delitem(sys.modules, "nuages.mail.client")
     with pytest.raises(ImportError, match=r"nuages\[mail\]"):
         importlib.import_module("nuages.mail.client")
+
+
+class Silent(BaseEmailBackend):
+    def send_messages(self, email_messages: Any) -> None:  # type: ignore[override]
+        list(email_messages)
+
+
+def test_a_backend_that_does_not_say_how_many_it_sent(run: Run) -> None:
+    run(message(connection=Silent()).asend)
+
+
+def test_messages_that_are_sent_over_the_same_connection_while_others_are(
+    run: Run, box: Box
+) -> None:
+    backend = EmailBackend()
+
+    def messages() -> Iterator[mail.EmailMessage]:
+        backend.open()
+        message(connection=backend).send()
+        yield message()
+        yield message()
+
+    async def main() -> None:
+        async with asyncio.timeout(30):
+            sent = await asyncio.gather(
+                backend.asend_messages(messages()), backend.asend_messages([message()])
+            )
+        assert sent == [2, 1]
+
+    run(main)
+    assert len(box.messages) == 4

@@ -713,3 +713,15 @@ def test_captured_queries_are_the_codes_own(mysql: dict[str, Any], run: Run) -> 
         assert [sql.split()[0] for sql in sent] == ["SELECT"] * 3
 
     run(main)
+
+
+@pytest.mark.filterwarnings("ignore:The 'reconnect' argument")
+def test_ping_reconnects_outside_a_loop(mysql: dict[str, Any]) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    raw = connection.connection
+    raw._force_close()
+    raw.ping(reconnect=True)
+    with raw.cursor() as cursor:
+        cursor.execute("SELECT 1")
+        assert cursor.fetchall() == ((1,),)

@@ -7,12 +7,14 @@ import itertools
 import logging
 import select
 import threading
+import time
 from typing import Any
 
 import pytest
 from django.db import connection, transaction
 from django.test import override_settings
 
+from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, hold_connection
 from nuages.db.backends.mysql import connection as mysql_connection
 from nuages.db.backends.mysql.killing import Killer
@@ -417,6 +419,49 @@ def test_a_second_cancellation_shortens_the_cleanup_to_closing_the_socket(
                 assert the_pool().stats()["size"] == 0
             await observer.end_all()
         assert "cancelled again" in caplog.text
+
+    run(main)
+
+
+def test_a_statement_whose_session_has_ended_needs_no_cancelling(
+    mysql: dict[str, Any], run: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The news of the end has yet to arrive; it is nothing to warn of."""
+
+    async def main() -> None:
+        with server() as observer:
+            async with proxy_before(dict(mysql)) as proxy:
+                mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+                task = asyncio.create_task(fetch(SLEEP))
+                await observer.until_running("SLEEP")
+                proxy.stall("to_client", new=False)
+                await observer.end_all()
+                await observer.until_sessions(0)
+                await cancelled(task)
+                assert the_pool().stats()["size"] == 0
+        assert [one for one in caplog.records if one.name.startswith("nuages")] == []
+
+    run(main)
+
+
+def test_a_connection_that_was_reset_may_yet_be_cancelled(mysql: dict[str, Any], run: Run) -> None:
+    """Its socket does not know any more to whom it was connected."""
+
+    async def main() -> None:
+        async with proxy_before(dict(mysql)) as proxy:
+            mysql.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            async with hold_connection():
+                number = await session()
+                raw: Any = connection.connection
+                proxy.cut(reset=True)
+                errors = select.poll()
+                errors.register(raw._sock._fd, 0)
+                await until(lambda: bool(errors.poll(0)))
+                with pytest.raises(OSError, match="not connected"):
+                    raw._sock.getpeername()
+                side = await on_loop(raw.beside)(time.monotonic() + 20)
+                assert side.thread_id() != number
+                side.terminate()
 
     run(main)
 

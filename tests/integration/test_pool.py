@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import gc
 import logging
 import os
 import random
 import socket
 import sqlite3
+import threading
+import weakref
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
@@ -16,10 +21,11 @@ import pymysql  # type: ignore[import-untyped]
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connection, connections, transaction
+from django.db import IntegrityError, OperationalError, connection, connections, transaction
 
 from nuages import on_loop
 from nuages.db import aatomic, acursor, detached, hold_connection
+from nuages.db.backends.mysql.transport import Transport
 from nuages.db.backends.sqlite3.connection import gate_of
 from nuages.db.pool import open_pools
 from nuages.db.warm import warm_pools
@@ -71,6 +77,192 @@ def test_a_session_that_dies_on_its_way_to_who_waits_is_replaced(
             await waiting
         assert await Author.objects.acount() == 1
         assert_whole(the_pool())
+
+    run(main)
+
+
+def test_an_idle_connection_keeps_nothing_of_the_context_it_was_opened_in(
+    database: str, run: Run
+) -> None:
+    """It outlives the request that opened it, and its timers too."""
+    options(min_size=0, max_size=3)
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
+
+    class Big:
+        pass
+
+    async def main() -> None:
+        kept: list[weakref.ref[Big]] = []
+
+        async def request() -> None:
+            value = Big()
+            kept.append(weakref.ref(value))
+            variable.set(value)
+            async with aatomic():
+                await Author.objects.acreate(name="someone")
+                async with detached():
+                    await Author.objects.acount()
+
+        await asyncio.create_task(request())
+        await until(lambda: the_pool().stats()["idle"] == 2)
+        await asyncio.sleep(0)  # the end of that task is what woke this one, and still at hand
+        gc.collect()
+        assert kept[0]() is None
+
+    run(main)
+
+
+def pair_with(
+    descriptor: int, opened: contextlib.ExitStack
+) -> tuple[socket.socket, socket.socket]:
+    """Open pairs of sockets until one has `descriptor`, which is free; return that one first."""
+    ends: list[socket.socket] = []
+    while descriptor not in [end.fileno() for end in ends]:
+        ends += [opened.enter_context(end) for end in socket.socketpair()]
+        ends[-2].setblocking(False)
+        ends[-1].setblocking(False)
+    index = [end.fileno() for end in ends].index(descriptor)
+    return ends[index], ends[index ^ 1]
+
+
+def test_a_task_that_outlives_a_block_keeps_nothing_of_the_error_that_ended_it(
+    database: str, run: Run
+) -> None:
+    """Django notes it on the connection, which the task's context leads to."""
+
+    async def main() -> None:
+        over = asyncio.Event()
+        errors: list[weakref.ref[BaseException]] = []
+        left: list[asyncio.Task[Any]] = []
+
+        async def request() -> None:
+            try:
+                async with aatomic():
+                    left.append(asyncio.create_task(over.wait()))
+                    author = await Author.objects.acreate(name="one")
+                    await Author.objects.acreate(pk=author.pk, name="the same")
+            except IntegrityError as error:
+                errors.append(weakref.ref(error))
+
+        await asyncio.create_task(request())
+        await asyncio.sleep(0)  # the end of that task is what woke this one, and still at hand
+        gc.collect()
+        assert errors[0]() is None
+        over.set()
+        await left[0]
+
+    run(main)
+
+
+@contextlib.contextmanager
+def halted(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """Let the loop of another thread do nothing."""
+    halts, goes_on = threading.Event(), threading.Event()
+
+    def halt() -> None:
+        halts.set()
+        assert goes_on.wait(20)
+
+    loop.call_soon_threadsafe(halt)
+    assert halts.wait(20)
+    try:
+        yield
+    finally:
+        goes_on.set()
+
+
+def test_a_connection_that_a_thread_loses_does_not_touch_the_next_socket_of_its_number(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    """libpq closes its socket by itself, in the thread, while the loop still watches it."""
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def lose(opened: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+            descriptor = connection.connection.pgconn.socket
+            # Or the loop would be told of the end before this thread.
+            with halted(loop), connection.cursor() as cursor:
+                with pytest.raises(OperationalError):
+                    cursor.execute("SELECT pg_terminate_backend(pg_backend_pid())")
+                return pair_with(descriptor, opened)
+
+        with contextlib.ExitStack() as opened:
+            with contextlib.suppress(OperationalError):
+                async with aatomic():
+                    await Author.objects.acount()
+                    here, there = await sync_to_async(lose)(opened)
+                    receiving = asyncio.create_task(loop.sock_recv(here, 1))
+                    await asyncio.sleep(0)
+            there.send(b"x")
+            async with asyncio.timeout(20):
+                assert await receiving == b"x"
+
+    run(main)
+
+
+def test_a_connection_that_a_thread_loses_leaves_the_loop_in_the_loops_thread(
+    mysql: dict[str, Any], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PyMySQL closes it at once; a loop is for its own thread alone."""
+    closing: list[int] = []
+    close = Transport.close
+
+    def noted(transport: Transport) -> None:
+        closing.append(threading.get_ident())
+        close(transport)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+
+        def lose() -> None:
+            with halted(loop):
+                assert connection.connection._sock.loop is loop
+                for statement in ("KILL CONNECTION_ID()", "SELECT 1"):
+                    with connection.cursor() as cursor, pytest.raises(OperationalError):
+                        cursor.execute(statement)
+
+        with contextlib.suppress(OperationalError):
+            async with aatomic():
+                await Author.objects.acount()
+                monkeypatch.setattr(Transport, "close", noted)
+                await sync_to_async(lose)()
+                await until(lambda: bool(closing))
+        assert set(closing) == {threading.get_ident()}
+
+    run(main)
+
+
+@pytest.mark.parametrize("database", ["postgresql", "mysql"], indirect=True)
+def test_a_connection_that_is_closed_while_it_sends_leaves_its_descriptor_usable(
+    database: str, run: Run
+) -> None:
+    """What was registered for a closed descriptor would be for the next socket of that number."""
+    entry = connections.settings["default"]
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        async with proxy_before(dict(entry)) as proxy:
+            entry.update(HOST="127.0.0.1", PORT=str(proxy.port))
+            async with hold_connection():
+                await Author.objects.acount()
+                raw: Any = connection.connection
+                sender = raw._watched if database == "postgresql" else raw._sock
+                descriptor = sender._fd
+                proxy.stall("to_server")
+                sending = asyncio.create_task(fetch("SELECT length(%s)", "x" * 12_000_000))
+                await until(lambda: sender._writing is not None)
+                raw.terminate()
+                with pytest.raises(OperationalError):
+                    await sending
+            with contextlib.ExitStack() as opened:
+                here, there = pair_with(descriptor, opened)
+                async with asyncio.timeout(20):
+                    for _ in range(2):
+                        receiving = asyncio.create_task(loop.sock_recv(here, 1))
+                        await asyncio.sleep(0)
+                        there.send(b"x")
+                        assert await receiving == b"x"
 
     run(main)
 
@@ -285,6 +477,23 @@ def test_warming_opens_min_size_connections_at_once(postgresql: dict[str, Any], 
             assert repr(the_pool()).startswith(
                 "<Pool 'default': size=3, idle=3, used=0, waiting=0"
             )
+
+    run(main)
+
+
+def test_warming_that_is_cancelled_keeps_no_connection(
+    postgresql: dict[str, Any], run: Run
+) -> None:
+    options(min_size=2, max_size=2)
+
+    async def main() -> None:
+        async with hold_connection(), detached():
+            # One opens its connection and waits for the other, which waits for the hold's.
+            task = asyncio.create_task(warm_pools())
+            await until(lambda: the_pool().opened == 2 and the_pool().waiting() == 1)
+            await cancelled(task)
+            assert the_pool().stats()["used"] == 1
+        await until(lambda: the_pool().stats()["used"] == 0)
 
     run(main)
 

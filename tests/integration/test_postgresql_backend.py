@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from asgiref.sync import async_to_sync, sync_to_async
 from django.contrib.postgres.fields import (
     ArrayField,
     DateTimeRangeField,
@@ -30,19 +31,12 @@ from psycopg.types.range import Range
 from nuages import off_loop, on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, acursor, hold_connection
-from nuages.db.counters import statistics
 from tests.integration.conftest import Run, close_thread_connection, use
+from tests.integration.pool_tools import server
 from tests.library.models import Author, Tag
 from tests.services import FullPostgresServer, fresh_database
 
-pytestmark = pytest.mark.postgresql
-
-
-@pytest.fixture(autouse=True)
-def _nothing_blocks(postgresql: Any) -> Iterator[None]:
-    statistics.reset()
-    yield
-    assert statistics.blocked == 0
+pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("postgresql", "nothing_blocks")]
 
 
 @pytest.fixture
@@ -91,6 +85,30 @@ def test_iterator_in_sync_code_on_the_loop_uses_a_server_side_cursor(run: Run) -
         await many(250)
         assert await walk() == ([f"{number:05}" for number in range(250)], 1)
         assert await scalar("SELECT count(*) FROM pg_cursors WHERE is_holdable") == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("where", ["bridge", "thread"])
+def test_a_server_side_cursor_that_cannot_be_closed_is_an_error_of_django(
+    run: Run, where: str
+) -> None:
+    """psycopg's own came through: Django closes the cursor outside of what it wraps."""
+
+    def walk() -> None:
+        cursor = connection.chunked_cursor()
+        cursor.execute("SELECT pg_backend_pid()")
+        (pid,) = cursor.fetchone()
+        async_to_sync(end)(pid)
+        with pytest.raises(OperationalError):
+            cursor.close()
+
+    async def end(pid: int) -> None:
+        async with server() as pg:
+            await pg.kill(pid)
+
+    async def main() -> None:
+        await (on_loop(walk) if where == "bridge" else sync_to_async(walk))()
 
     run(main)
 

@@ -58,6 +58,8 @@ async def numbers(call: Call) -> None:
     assert await call("incr", "n", 8) == 50
     assert await call("decr", "n", 100) == -50
     assert await call("get", "n") == -50
+    await call("set", "large", 2**60)
+    assert await call("incr", "large") == 2**60 + 1
     for method in ("incr", "decr", "incr_version"):
         with pytest.raises(ValueError, match="missing"):
             await call(method, "missing")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import gc
 import itertools
 import os
 import random
 import warnings
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -59,6 +62,34 @@ def test_a_thousand_at_once_and_no_thread(valkey_url: str, run: Run, threads: Co
 
     run(main)
     threads.assert_none()
+
+
+def test_a_connection_keeps_nothing_of_the_context_it_was_opened_in(
+    valkey_url: str, run: Run
+) -> None:
+    """It outlives the request that opened it."""
+    cache = ours(valkey_url)
+    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
+
+    class Big:
+        pass
+
+    async def main() -> None:
+        kept: list[weakref.ref[Big]] = []
+
+        async def request() -> None:
+            value = Big()
+            kept.append(weakref.ref(value))
+            variable.set(value)
+            await cache.aget("a")
+
+        await asyncio.create_task(request())
+        await asyncio.sleep(0)  # the end of that task is what woke this one, and still at hand
+        assert the_pool().stats() == {"idle": 1, "used": 0, "waiting": 0}
+        gc.collect()
+        assert kept[0]() is None
+
+    run(main)
 
 
 def test_who_waits_too_long_is_told(valkey_url: str, run: Run) -> None:

@@ -29,10 +29,12 @@ from nuages.tracebacks import hide_frames
 from tests import services
 from tests.integration.asgi_tools import exchange
 from tests.integration.conftest import Run, close_thread_connection
-from tests.integration.mail_tools import check_password, mail_server
+from tests.integration.mail_tools import OLD_SETTINGS, check_password, mail_server
 from tests.integration.pool_tools import free_port, proxy_before
 from tests.integration.scope_tools import receiving
 from tests.library.models import Author
+
+pytestmark = OLD_SETTINGS
 
 CANARY = "Canary7gq9"
 PASSWORD = f"it's \\ \"{CANARY}@:/%s?#"
@@ -273,6 +275,18 @@ def test_a_killed_session_says_nothing(
     run(main)
     assert any("could not be cancelled" in line for line in logged.lines)
     secret("\n".join(logged.lines))
+
+
+def test_the_password_of_a_tls_key(failing_mysql: dict[str, Any], run: Run) -> None:
+    failing_mysql["OPTIONS"]["ssl"] = {"ca": "/no/ca.pem", "password": PASSWORD}
+
+    async def main() -> None:
+        with pytest.raises(FileNotFoundError) as caught:
+            await Author.objects.acount()
+        for text in shown(caught.value):
+            secret(text)
+
+    run(main)
 
 
 def _sleep() -> None:

@@ -126,6 +126,19 @@ def test_a_unix_socket(site: Site, workers: str) -> None:
     assert not path.exists()
 
 
+def test_a_unix_socket_of_a_successor_is_left_alone(site: Site) -> None:
+    path = site.folder / "site.sock"
+    command = site.start("serve", "--uds", str(path))
+    command.wait_for(f"Serving .* on {path}")
+    with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), timeout=30) as http:
+        assert http.get("http://site.test/text/").text == "twelve chars"
+    path.unlink()
+    with socket.socket(socket.AF_UNIX) as successor:
+        successor.bind(str(path))
+        assert command.end(signal.SIGTERM) == 0, command.output
+        assert path.is_socket()
+
+
 def test_a_file_is_not_taken_for_a_socket(site: Site) -> None:
     path = site.write("precious.txt", "precious")
     command = site.start("serve", "--uds", str(path))

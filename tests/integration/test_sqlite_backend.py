@@ -6,9 +6,11 @@ import asyncio
 import datetime
 import shutil
 import sqlite3
+import subprocess
 import sys
+import textwrap
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,7 @@ from django.db.models.functions import Sqrt, TruncMonth, Upper
 from django.test.utils import isolate_apps
 
 from nuages import on_loop
+from nuages.bridge import await_
 from nuages.db import aatomic, acursor, hold_connection
 from nuages.db.backends.sqlite3.connection import Connection
 from nuages.db.backends.sqlite3.cursor import PREFETCH
@@ -35,19 +38,12 @@ from tests.integration.conftest import Run, use
 from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Tag
 
-pytestmark = pytest.mark.sqlite
+pytestmark = [pytest.mark.sqlite, pytest.mark.usefixtures("sqlite", "nothing_blocks")]
 
 NUMBERS = (
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250) "
     "SELECT i FROM n ORDER BY i"
 )
-
-
-@pytest.fixture(autouse=True)
-def _nothing_blocks(sqlite: Any) -> Iterator[None]:
-    statistics.reset()
-    yield
-    assert statistics.blocked == 0
 
 
 @pytest.fixture
@@ -546,6 +542,28 @@ def test_a_closed_cursor_says_so(run: Run) -> None:
     run(closed)
 
 
+def test_a_cursor_is_closed_without_an_error_after_its_connection(run: Run) -> None:
+    """Django closes one where a statement failed, whose error must not be replaced."""
+
+    @on_loop
+    def work() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(NUMBERS)
+            raw = connection.connection
+            raw.terminate()
+            await_(asyncio.to_thread(raw.worker.join))
+            cursor.cursor.close()
+            with pytest.raises(sqlite3.ProgrammingError):
+                cursor.cursor.fetchall()
+        connection.close()
+
+    async def main() -> None:
+        await work()
+        assert await Author.objects.acount() == 0
+
+    run(main)
+
+
 def test_a_write_whose_rows_nobody_fetches_is_committed(run: Run) -> None:
     async def main() -> None:
         async with acursor() as cursor:
@@ -807,3 +825,58 @@ def test_a_file_that_is_replaced_is_noticed(
 
     run(main)
     use(entry)
+
+
+@pytest.mark.parametrize(
+    "statement", [Author.objects.count, lambda: Author.objects.create(name="x")]
+)
+def test_code_whose_connection_was_closed_goes_on(
+    sqlite: dict[str, Any], run: Run, tmp_path: Path, statement: Callable[[], Any]
+) -> None:
+    """It awaits something else then, and ends: neither asks sqlite3 about a closed connection."""
+    entry, path = dict(sqlite), tmp_path / "moved.sqlite3"
+    shutil.copy(entry["NAME"], path)
+    use(entry | {"NAME": str(path)})
+
+    @on_loop
+    def work() -> None:
+        connection.ensure_connection()
+        raw = connection.connection
+        shutil.copy(entry["NAME"], tmp_path / "new")
+        (tmp_path / "new").replace(path)
+        raw.unverified = True
+        with pytest.raises(OperationalError, match="replaced or removed"):
+            statement()
+        await_(asyncio.to_thread(raw.worker.join))
+        await_(asyncio.sleep(0))
+        assert connection.connection is None
+
+    async def main() -> None:
+        await Author.objects.acount()
+        await work()
+        assert await Author.objects.acount() == 0
+
+    run(main)
+    use(entry)
+
+
+def test_a_process_does_not_end_while_a_connection_is_being_closed() -> None:
+    """sqlite3 calls back into the interpreter then: it crashed where that was gone."""
+    code = """
+        import threading, time
+        from nuages.db.backends.sqlite3.worker import Job, Worker
+
+        def close():
+            threading.main_thread().join()  # over when the interpreter begins to end
+            for _ in range(100):
+                time.sleep(0.001)  # gives the end every chance
+            print("closed", flush=True)
+
+        worker = Worker()
+        worker.submit(Job(close, None))
+        worker.stop()
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")

@@ -182,9 +182,10 @@ class Source:
     def __init__(self) -> None:
         self.waits = asyncio.Event()
         self.ended_by: type[BaseException] | None = None
-        self.cleaned = False
+        self.begun = self.cleaned = False
 
     async def __call__(self) -> AsyncIterator[bytes]:
+        self.begun = True
         try:
             yield b"first " * 100
             self.waits.set()
@@ -228,7 +229,7 @@ def test_a_disconnect_closes_a_stream_whose_part_is_being_sent(
         made = site(source, "async", middleware)
 
         async def stuck(number: int, message: Any) -> None:
-            if number == 1:
+            if source.begun:  # compressed, the first part is a header and needs none of it
                 playing.disconnect()
                 await asyncio.Event().wait()
 
@@ -255,7 +256,7 @@ def test_a_failing_send_closes_a_stream_whatever_receive_says(
         made = site(source, "async", middleware)
 
         async def leave(number: int, message: Any) -> None:
-            if number == 1:
+            if source.begun:
                 await asyncio.sleep(0)
                 playing.disconnect()
 

@@ -13,6 +13,7 @@ from django.db import connection, transaction
 
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, hold_connection
+from nuages.db.transaction import request_connections
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import (
     Failure,
@@ -167,6 +168,55 @@ def test_a_thread_uses_the_held_connection(
         async with hold_connection():
             pids = await asyncio.gather(*(in_thread(pid) for _ in range(5)), on_loop(pid)())
         assert len(set(pids)) == 1
+
+    run(main)
+
+
+@ways
+@pytest.mark.parametrize("share", [hold_connection, request_connections])
+def test_a_thread_may_connect_what_it_shares(
+    database: str, run: Run, in_thread: Callable[..., Any], share: Callable[[], Any]
+) -> None:
+    """A hold's connection was closed, or a request's not used yet; a thread is the next."""
+
+    async def main() -> None:
+        async with asyncio.timeout(20):
+            async with share():
+                for function in (create, create_atomically):
+                    await on_loop(lambda: connection.close())()
+                    await in_thread(function, "first")
+                    await Author.objects.acreate(name="then")
+                    await asyncio.gather(
+                        Author.objects.acreate(name="task"), in_thread(function, "thread")
+                    )
+                    assert await Author.objects.acount() == (4 if function is create else 6)
+                    assert pool_stats()["used"] == pool_stats()["size"] == 1
+                    if database == "sqlite":
+                        # Without a worker it would block the loop, and nobody would close it.
+                        assert connection.connection.worker is not None
+                    await Author.objects.all().adelete()
+            await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)
+
+
+@ways
+def test_a_thread_may_connect_again_in_manual_mode(
+    database: str, run: Run, in_thread: Callable[..., Any]
+) -> None:
+    """As in Django, the new connection is in autocommit."""
+
+    async def main() -> None:
+        await on_loop(transaction.set_autocommit)(False)
+        await Author.objects.acreate(name="lost")
+        await on_loop(lambda: connection.close())()
+        await in_thread(create, "thread")
+        await Author.objects.acreate(name="task")
+        if database == "sqlite":
+            assert connection.connection.worker is not None
+        await on_loop(transaction.set_autocommit)(True)
+        assert pool_stats()["used"] == 0
+        assert await names() == ["task", "thread"]
 
     run(main)
 

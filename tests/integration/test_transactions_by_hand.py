@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 
 from nuages import on_loop
@@ -104,6 +106,116 @@ def test_manual_mode_ends_with_its_task(
         run(main)
     assert "'forgetful'" in caplog.text
     assert "rolled back" in caplog.text
+
+
+@pytest.mark.parametrize("sensitive", [True, False])
+def test_manual_mode_of_a_thread_ends_with_the_task_that_awaits_it(
+    database: str, run: Run, caplog: pytest.LogCaptureFixture, sensitive: bool
+) -> None:
+    def fail() -> None:
+        transaction.set_autocommit(False)
+        Author.objects.create(name="forgotten")
+        raise Failure
+
+    async def main() -> None:
+        task = asyncio.create_task(sync_to_async(fail, thread_sensitive=sensitive)())
+        with pytest.raises(Failure):
+            await task
+        await until(lambda: pool_stats()["used"] == 0)
+        await Author.objects.acreate(name="next")
+        assert await names() == ["next"]
+
+    with caplog.at_level(logging.WARNING, "nuages"):
+        run(main)
+    assert "rolled back" in caplog.text
+
+
+def test_manual_mode_of_a_thread_goes_on_in_its_task(database: str, run: Run) -> None:
+    """As middleware does it: off in one call, on in another."""
+
+    async def main() -> None:
+        await sync_to_async(transaction.set_autocommit)(False)
+        await sync_to_async(Author.objects.create)(name="rolled back")
+        await rollback()
+        await Author.objects.acreate(name="committed")
+        await sync_to_async(transaction.commit)()
+        assert await names() == ["committed"]
+        await sync_to_async(transaction.set_autocommit)(True)
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_thread_that_its_task_gave_up_ends_its_own_manual_mode(database: str, run: Run) -> None:
+    """asgiref lets a task go that is cancelled twice, whatever its thread does."""
+    begun, go = threading.Event(), threading.Event()
+
+    def work() -> None:
+        transaction.set_autocommit(False)
+        begun.set()
+        go.wait()
+        Author.objects.create(name="saved")
+        transaction.commit()
+        transaction.set_autocommit(True)
+
+    async def main() -> None:
+        task = asyncio.create_task(sync_to_async(work)())
+        await until(begun.is_set)
+        while not task.done():
+            task.cancel()
+            await asyncio.sleep(0)
+        go.set()
+        await until(lambda: pool_stats()["used"] == 0)
+        assert await names() == ["saved"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("balanced_in", ["one call", "two calls", "threads"])
+def test_manual_mode_that_was_ended_leaves_nothing_on_its_task(
+    database: str, run: Run, balanced_in: str
+) -> None:
+    """A worker's task lives long, and every callback left on it keeps a connection's wrapper."""
+
+    class Task(asyncio.Task[Any]):
+        callbacks = 0
+
+        def add_done_callback(self, *args: Any, **kwargs: Any) -> None:
+            self.callbacks += 1
+            super().add_done_callback(*args, **kwargs)
+
+        def remove_done_callback(self, *args: Any) -> int:
+            removed = super().remove_done_callback(*args)
+            self.callbacks -= removed
+            return removed
+
+    def both() -> None:
+        transaction.set_autocommit(False)
+        transaction.commit()
+        transaction.set_autocommit(True)
+
+    async def worker() -> int:
+        for _ in range(3):
+            if balanced_in == "one call":
+                await on_loop(both)()
+            elif balanced_in == "two calls":
+                await set_autocommit(False)
+                await commit()
+                await set_autocommit(True)
+            else:
+                await sync_to_async(transaction.set_autocommit)(False)
+                await sync_to_async(transaction.set_autocommit)(True)
+        task = asyncio.current_task()
+        assert isinstance(task, Task)
+        return task.callbacks
+
+    async def main() -> None:
+        task = Task(worker())
+        while not task.done():  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        assert task.result() == 0
+
+    run(main)
 
 
 @pytest.mark.parametrize("kind", ["atomic", "hold"])

@@ -1,9 +1,11 @@
 """`python -m tests.soak`: start the servers, run the load, judge.
 
-    python -m tests.soak [--minutes N] [--requests N] [--seed N] [--write-docs]
+    python -m tests.soak [--database NAME] [--minutes N] [--requests N]
+        [--seed N] [--faults TIMES] [--write-docs]
 
 Without options it goes on for 200,000 requests or 10 minutes, whichever is more; with --minutes
-alone for that time. It prints its time limit and fails past it, and at anything that is wrong.
+alone for that time. --database is postgresql, mysql or sqlite; --faults makes so many times as
+many of them. It prints its time limit and fails past it, and at anything that is wrong.
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from pathlib import Path
 from typing import Any
 
 import django
-from psycopg.conninfo import conninfo_to_dict
 
 from nuages.test import FaultProxy
 from tests import services
-from tests.soak import page, verdict
+from tests.soak import databases, page, verdict
 from tests.soak.client import Client
+from tests.soak.databases import Database
 from tests.soak.load import Load, measure
 
 ROOT = Path(__file__).parents[2]
@@ -49,11 +51,7 @@ def main() -> int:
     limit += max(options.minutes * 60, options.requests / LIMIT_RATE)
     print(f"Soak: {options.requests:,} requests and {options.minutes:g} minutes at least; seed "
           f"{options.seed}; time limit {limit / 60:.1f} minutes", flush=True)  # fmt: skip
-    with (
-        services.postgres_server() as server,
-        services.valkey_server() as valkey,
-        services.fresh_database(server.url) as database,
-    ):
+    with services.valkey_server() as valkey, databases.fresh(options.database) as database:
         try:
             return asyncio.run(_soak(options, database, valkey, limit))
         except TimeoutError:
@@ -66,6 +64,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float)
     parser.add_argument("--requests", type=int)
     parser.add_argument("--seed", type=int, default=5)
+    parser.add_argument("--database", choices=databases.VENDORS, default="postgresql")
+    parser.add_argument("--faults", type=float, default=1.0, metavar="TIMES")
     parser.add_argument("--write-docs", action="store_true")
     options = parser.parse_args()
     if options.requests is None:
@@ -75,11 +75,11 @@ def _options() -> argparse.Namespace:
     return options
 
 
-async def _soak(options: argparse.Namespace, database: str, valkey: str, limit: float) -> int:
+async def _soak(options: argparse.Namespace, database: Database, valkey: str, limit: float) -> int:
     async with asyncio.timeout(limit):
         with tempfile.TemporaryFile("w+") as log:
             try:
-                async with _site(database, valkey, log) as (port, faults):
+                async with _site(options, database, valkey, log) as (port, faults):
                     load, gauges = await _run(options, port, faults)
             except BaseException:
                 print(
@@ -94,7 +94,7 @@ async def _soak(options: argparse.Namespace, database: str, valkey: str, limit: 
     wrong = [
         *load.wrong,
         *verdict.judge_left(gauges[0], gauges[1]),
-        *verdict.judge_data(database, load.ledger),
+        *verdict.judge_data(database.tags(), load.ledger),
         *wrong_lines,
         *verdict.judge_memory(fitted),
     ]
@@ -177,16 +177,11 @@ async def _quiet(client: Client, before: Any) -> Any:
 
 
 @asynccontextmanager
-async def _site(database: str, valkey: str, log: Any) -> AsyncIterator[tuple[int, Any]]:
+async def _site(
+    options: argparse.Namespace, database: Database, valkey: str, log: Any
+) -> AsyncIterator[tuple[int, Any]]:
     """Prepare the database, serve the site; gives its port and what makes faults."""
-    parts = conninfo_to_dict(database)
-    entry = {
-        "NAME": parts["dbname"],
-        "HOST": parts["host"],
-        "PORT": parts["port"],
-        "USER": parts["user"],
-        "PASSWORD": parts.get("password", ""),
-    }
+    entry = database.entry
     with socket.create_server(("127.0.0.1", 0)) as free:
         proxy_port = free.getsockname()[1]
     given = {"database": entry, "proxy": proxy_port, "cache": valkey}
@@ -197,9 +192,11 @@ async def _site(database: str, valkey: str, log: Any) -> AsyncIterator[tuple[int
     from tests.soak.faults import Faults
 
     await asyncio.to_thread(prepare.fill)
-    async with FaultProxy(entry["HOST"], int(entry["PORT"]), listen=proxy_port) as proxy:
+    # SQLite has no address; its connections do not come here.
+    server = entry.get("HOST", "127.0.0.1"), int(entry.get("PORT", proxy_port))
+    async with FaultProxy(*server, listen=proxy_port) as proxy:
         with _served(log) as port:
-            yield port, Faults(database, proxy, random.Random("faults"))
+            yield port, Faults(database, proxy, random.Random("faults"), options.faults)
 
 
 @contextmanager

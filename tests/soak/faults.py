@@ -6,18 +6,9 @@ import asyncio
 import random
 from dataclasses import dataclass
 
-import psycopg
-
 from nuages.test import FaultProxy
+from tests.soak.databases import Database
 
-_END_ONE = """
-    SELECT count(pg_terminate_backend(pid)) FROM (
-        SELECT pid FROM pg_stat_activity
-        WHERE datname = current_database() AND backend_type = 'client backend'
-          AND pid <> pg_backend_pid()
-        ORDER BY random() LIMIT 1
-    ) AS one
-"""
 KILLS_EVERY = 3.0
 CUTS_EVERY = 11.0
 """Seconds, on average."""
@@ -27,9 +18,11 @@ CUTS_EVERY = 11.0
 class Faults:
     """Makes them, and counts how many requests they may have hit."""
 
-    database: str
+    database: Database
     proxy: FaultProxy
     random: random.Random
+    times: float
+    """How many times more often than usual."""
     ended: int = 0
     cuts: int = 0
     cut: int = 0
@@ -47,16 +40,15 @@ class Faults:
             tasks.create_task(self._cut())
 
     async def _end_sessions(self) -> None:
-        async with await psycopg.AsyncConnection.connect(self.database, autocommit=True) as server:
-            while True:
-                await asyncio.sleep(self.random.expovariate(1 / KILLS_EVERY))
-                cursor = await server.execute(_END_ONE)
-                row = await cursor.fetchone()
-                assert row is not None
-                self.ended += row[0]
+        while True:
+            await self._pause(KILLS_EVERY)
+            self.ended += await asyncio.to_thread(self.database.end_one)
 
     async def _cut(self) -> None:
         while True:
-            await asyncio.sleep(self.random.expovariate(1 / CUTS_EVERY))
+            await self._pause(CUTS_EVERY)
             self.cuts += 1
             self.cut += self.proxy.cut()
+
+    async def _pause(self, seconds: float) -> None:
+        await asyncio.sleep(self.random.expovariate(self.times / seconds))

@@ -16,6 +16,7 @@ from typing import Any
 
 from tests.soak.client import Answer, Client, Leaving
 
+SQLITE_FILE = "soak.sqlite3"
 AUTHORS = 30
 EVENTS = 5
 BOUNDARY = "between-the-parts-of-an-upload"

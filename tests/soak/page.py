@@ -75,6 +75,7 @@ class Report:
         lines += [
             f"  of these {', '.join(f'{n} {kind}' for kind, n in self.load.counts.most_common())}"
         ]
+        lines += [f"  an error is kept: {text}" for text in self.after["errors kept"]]
         lines += [f"  failed by faults: {dict(self.load.faulty)}", f"  log: {dict(self.log)}"]
         return "\n".join(lines)
 

@@ -49,7 +49,7 @@ TEMPLATES = [
 
 # What is idle goes soon, so that the end can be told from a pool that is large.
 _POOL = {"min_size": 2, "max_size": 12, "max_idle": 3, "timeout": 60}
-_ENTRY: dict[str, Any] = {"ENGINE": "nuages.db.backends.postgresql", **_given["database"]}
+_ENTRY: dict[str, Any] = _given["database"]
 DATABASES: dict[str, Any] = {
     "default": _ENTRY | {"OPTIONS": {"pool": _POOL}},
     # The same database over a proxy that cuts its connections.

@@ -16,7 +16,7 @@ from asgiref.sync import sync_to_async
 from django.contrib import admin
 from django.contrib.auth import aauthenticate, alogin
 from django.core.cache import cache
-from django.db import transaction
+from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.template import engines
 from django.urls import path
@@ -31,6 +31,15 @@ from tests.soak.kinds import EVENTS
 
 DEADLINE = 0.15
 """Seconds that the slow view may take; it would take far longer."""
+
+SLEEP = {
+    "postgresql": "SELECT pg_sleep(60)",
+    "mysql": "SELECT SLEEP(60)",
+    "sqlite": (
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"
+    ),
+}
+"""What takes a minute at least."""
 
 LIST = """<html><title>Authors</title>{% csrf_token %}<p>{{ user.get_username }}</p>
 <ul>{% for author in authors %}<li>{{ author.name }}: {{ author.books.count }}</li>{% endfor %}
@@ -194,7 +203,7 @@ async def fail(request: HttpRequest) -> HttpResponse:
 async def slow(request: HttpRequest) -> HttpResponse:
     """A statement that takes longer than the request may."""
     async with aatomic(), acursor() as cursor:
-        await cursor.execute("SELECT pg_sleep(60)")
+        await cursor.execute(SLEEP[connection.vendor])
     return HttpResponse()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, markcoroutinefunction
 
-from nuages.background import in_sensitive_thread, in_thread
+from nuages.background import in_sensitive_thread, in_thread, to_its_end
 
 color: ContextVar[str] = ContextVar("color", default="none")
 
@@ -52,3 +52,23 @@ async def test_what_a_call_sets_in_the_context_is_the_callers() -> None:
     assert await in_thread(paint) == "red"
     assert color.get() == "blue"
     assert await in_sensitive_thread(paint) == "blue"
+
+
+def test_to_its_end_is_cancelled_though_the_coroutine_fails() -> None:
+    async def main() -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def failing() -> None:
+            begun.set()
+            await go_on.wait()
+            raise ValueError("late")
+
+        task = asyncio.create_task(to_its_end(failing()))
+        await begun.wait()
+        task.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError) as raised:
+            await task
+        assert isinstance(raised.value.__cause__, ValueError)
+
+    asyncio.run(main())

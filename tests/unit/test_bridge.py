@@ -1131,6 +1131,71 @@ async def test_an_abandoned_coroutine_is_unwound_by_the_garbage_collector() -> N
     assert steps == ["unwound"]
 
 
+async def test_closed_in_another_thread_it_is_unwound_on_the_loop() -> None:
+    """The garbage collector runs in any thread, and only its own can switch to a greenlet."""
+    thread = threading.get_ident()
+    steps: list[Any] = []
+    unwound = asyncio.Event()
+
+    def inner() -> None:
+        mine = current_bridge()
+        try:
+            await_(asyncio.sleep(0))
+        finally:
+            steps.append(("inner", threading.get_ident() == thread, current_bridge() is mine))
+            with pytest.raises(BridgeClosed):
+                double(1)
+
+    def outer() -> None:
+        try:
+            await_(on_loop(inner)())
+        finally:
+            steps.append(("outer", threading.get_ident() == thread, True))
+            unwound.set()
+
+    async def parked() -> Callable[[], None]:
+        return close_parked(outer)
+
+    task = asyncio.ensure_future(parked())
+    close = await task
+    await asyncio.to_thread(close)
+    await unwound.wait()
+    await asyncio.sleep(0)
+    assert steps == [("inner", True, True), ("outer", True, True)]
+    assert bridge_of(task) is None
+
+
+async def test_what_fails_while_it_is_unwound_for_another_thread_is_reported() -> None:
+    def call() -> None:
+        try:
+            await_(asyncio.sleep(0))
+        finally:
+            raise ValueError("broken")
+
+    loop = asyncio.get_running_loop()
+    reported: asyncio.Future[Any] = loop.create_future()
+    loop.set_exception_handler(lambda _, context: reported.set_result(context["exception"]))
+    try:
+        await asyncio.to_thread(close_parked(call))
+        assert repr(await reported) == "ValueError('broken')"
+    finally:
+        loop.set_exception_handler(None)
+
+
+def test_closed_in_another_thread_when_its_loop_is_closed_it_is_ended() -> None:
+    tasks: list[Any] = []
+
+    async def parked() -> Callable[[], None]:
+        tasks.append(asyncio.current_task())
+        return close_parked(lambda: await_(asyncio.sleep(0)))
+
+    close = asyncio.run(parked())
+    thread = threading.Thread(target=close)
+    thread.start()
+    thread.join()
+    assert bridge_of(tasks[0]) is None
+
+
 # async_to_sync
 
 
@@ -1309,6 +1374,60 @@ async def test_idle_greenlets_are_bounded_and_used_again() -> None:
     assert len(bridge._idle.greenlets) == bridge._IDLE_LIMIT
     idle = {id(item) for item in bridge._idle.greenlets}
     assert await on_loop(lambda: id(greenlet.getcurrent()))() in idle
+
+
+@pytest.fixture
+def made(monkeypatch: pytest.MonkeyPatch) -> weakref.WeakSet[Any]:
+    """The greenlets of the bridge that are there."""
+    found: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    class Noted(bridge.greenlet):  # type: ignore[misc]
+        def __init__(self, run: Any) -> None:
+            super().__init__(run)
+            found.add(self)
+
+    monkeypatch.setattr(bridge, "greenlet", Noted)
+    monkeypatch.setattr(bridge, "_idle", bridge._Idle())
+    return found
+
+
+@pytest.mark.parametrize("when", ["at once", "after a wait", "in a wait"])
+async def test_an_error_that_is_kept_keeps_no_greenlet(
+    made: weakref.WeakSet[Any], when: str
+) -> None:
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ValueError
+
+    def call() -> None:
+        if when == "in a wait":
+            await_(fail())
+        elif when == "after a wait":
+            await_(asyncio.sleep(0))
+        raise ValueError
+
+    with pytest.raises(ValueError) as kept:  # noqa: PT011 - this test's own
+        await on_loop(call)()
+    assert kept.traceback
+    gc.collect()
+    assert not made
+
+
+async def test_idle_greenlets_beyond_the_bound_are_freed(
+    made: weakref.WeakSet[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def burst(count: int) -> None:
+        barrier = asyncio.Barrier(count)
+        await asyncio.gather(*(on_loop(lambda: await_(barrier.wait()))() for _ in range(count)))
+
+    monkeypatch.setattr(bridge, "_IDLE_LIMIT", 3)
+    await burst(5)
+    assert len(made) == 3
+    thread = threading.Thread(target=asyncio.run, args=[burst(2)])
+    thread.start()
+    thread.join()
+    await on_loop(double)(1)  # greenlets that another thread drops go at a switch
+    assert len(made) == 3
 
 
 async def test_a_greenlet_used_again_is_traced() -> None:

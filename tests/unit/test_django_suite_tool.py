@@ -417,6 +417,17 @@ class TestWholeSuite:
         found = {str(path.relative_to(root)) for path in root.rglob("*.*")}
         assert found == {"tests/runtests.py", "docs/_ext/links.py"}
 
+    @pytest.mark.parametrize("name", ["tests/link", "tests/../../up"])
+    def test_an_archive_with_more_than_files_is_refused(self, tmp_path: Path, name: str) -> None:
+        archive = tmp_path / "django-9.9.tar.gz"
+        with tarfile.open(archive, "w:gz") as bundle:
+            member = tarfile.TarInfo(f"django-9.9/{name}")
+            member.type = tarfile.SYMTYPE if name == "tests/link" else tarfile.REGTYPE
+            bundle.addfile(member)
+        with pytest.raises(source.SourceError, match="which is no file"):
+            source._unpack(archive, tmp_path / "unpacked")
+        assert not (tmp_path / "unpacked").exists()
+
     def test_it_is_every_folder_with_tests_but_those_left_out(self, tmp_path: Path) -> None:
         assert source.all_modules(self.suite(tmp_path)) == ["basic", "many"]
 

@@ -43,7 +43,7 @@ def test_a_leak_of_two_per_cent_is_found() -> None:
 
 GAUGES: dict[str, Any] = {
     "tasks": 3, "background": 0, "bridges": 1, "greenlets": 1, "descriptors": 30, "scopes": 0,
-    "cache connections in use": 0,
+    "cache connections in use": 0, "greenlets left": [], "errors kept": [], "threads at work": [],
     "pools": {"default": {"size": 2, "used": 0, "waiting": 0}},
 }  # fmt: skip
 
@@ -53,6 +53,23 @@ def test_one_more_of_anything_is_left_behind(name: str) -> None:
     assert judge_left(GAUGES, GAUGES) == []
     assert len(judge_left(GAUGES, GAUGES | {name: GAUGES[name] + 1})) == 1
     assert judge_left(GAUGES | {name: GAUGES[name] + 1}, GAUGES) == []
+
+
+def test_of_greenlets_left_behind_it_is_said_what_keeps_them() -> None:
+    after = GAUGES | {"greenlets": 2, "greenlets left": ["it waits here"]}
+    wrong = ["2 greenlets, 1 before", "a greenlet is left: it waits here"]
+    assert judge_left(GAUGES, after) == wrong
+    assert judge_left(after, after) == []
+
+
+def test_one_error_may_be_kept_and_not_each() -> None:
+    assert judge_left(GAUGES, GAUGES | {"errors kept": ["the last one"] * 2}) == []
+    assert len(judge_left(GAUGES, GAUGES | {"errors kept": ["another"] * 3})) == 3
+
+
+def test_a_thread_that_works_on_is_left_behind() -> None:
+    after = GAUGES | {"threads at work": ["it waits here"]}
+    assert judge_left(GAUGES, after) == ["a thread works on:\nit waits here"]
 
 
 def test_a_connection_in_use_is_left_behind() -> None:

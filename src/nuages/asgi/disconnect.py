@@ -21,7 +21,10 @@ class DisconnectWatch:
     is done; only for a request that takes longer does a task go on with it.
     """
 
-    __slots__ = ("_begun", "_listener", "_loop", "_task", "_timer", "disconnected", "failure")
+    __slots__ = (
+        *("_before", "_begun", "_listener", "_loop", "_task", "_timer"),
+        *("disconnected", "failure"),
+    )
 
     def __init__(
         self, receive: Receive, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop
@@ -31,6 +34,8 @@ class DisconnectWatch:
         self._timer: asyncio.TimerHandle | None = None
         self._listener: asyncio.Task[Any] | None = None
         self._begun: Any = None
+        self._before = 0
+        """How many cancellations the task had when this one came."""
         self.disconnected = False
         self.failure: BaseException | None = None
         """What `receive()` raised, or said that it must not say."""
@@ -64,6 +69,7 @@ class DisconnectWatch:
         except Exception as error:
             self.failure = error
         self._listener = None
+        self._before = self._task.cancelling()
         self._task.cancel("the client disconnected")
 
     def guard(self, send: Send) -> Send:
@@ -80,7 +86,7 @@ class DisconnectWatch:
                 listener = self.stop()
                 if listener is not None:
                     await ended(listener)
-                if self.disconnected or self.failure is not None:
+                if self.is_over():
                     try:
                         await asyncio.sleep(0)  # where the cancellation under way arrives
                     except asyncio.CancelledError:
@@ -89,12 +95,19 @@ class DisconnectWatch:
 
         return guarded
 
+    def is_over(self) -> bool:
+        """Whether nobody waits for the response any more."""
+        return self.disconnected or self.failure is not None
+
     def cancelled(self) -> bool:
         """Whether the cancellation at hand is the watch's alone; if so, it is withdrawn.
 
+        It is counted from those there were before: until Python 3.13 a `TaskGroup` whose task
+        failed leaves one behind (https://github.com/python/cpython/issues/116720).
+
         Raises what the server's `receive()` raised.
         """
-        if not (self.disconnected or self.failure) or self._task.uncancel() > 0:
+        if not self.is_over() or self._task.uncancel() > self._before:
             return False
         if self.failure is not None:
             raise self.failure

@@ -151,7 +151,7 @@ class ASGIHandler(DjangoASGIHandler):
             signals.send(request_started, type(self), scope=scope)
             request, response = self.create_request(scope, body)
             if request is not None:
-                response = respond(self, request)
+                response = respond(self, request, watch.is_over)
         except asyncio.CancelledError:
             if request is not None:
                 await_(_threads_ended(left))

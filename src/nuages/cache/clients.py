@@ -33,9 +33,13 @@ T = TypeVar("T")
 
 INCREMENT = """
 if redis.call('EXISTS', KEYS[1]) == 0 then return false end
-return redis.call('INCRBY', KEYS[1], ARGV[1])
+redis.call('INCRBY', KEYS[1], ARGV[1])
+return redis.call('GET', KEYS[1])
 """
-"""Django asks EXISTS first; a key that expires in between would come back and never expire."""
+"""Django asks EXISTS first; a key that expires in between would come back and never expire.
+
+The answer is the text of the number: a script's integers are doubles, exact up to 2**53 only.
+"""
 UNLOCK = """
 if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
 return 0

@@ -11,9 +11,11 @@ A connection that was interrupted between its command and the answer is closed b
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import random
 import ssl
 from collections import deque
+from collections.abc import Coroutine
 from typing import Any
 
 from redis.asyncio.connection import AbstractConnection, ConnectionPool
@@ -48,6 +50,15 @@ def _is_refusal(error: Exception) -> bool:
         isinstance(each, (AuthenticationError, ssl.SSLCertVerificationError))
         for each in (error, error.__cause__, error.__context__)
     )
+
+
+async def _in_empty_context(coroutine: Coroutine[Any, Any, None]) -> None:
+    """Await it where a connection keeps nothing of the request that happens to open it.
+
+    A transport and its callbacks hold the context they were made in for as long as they live.
+    """
+    loop = asyncio.get_running_loop()
+    await loop.create_task(coroutine, context=contextvars.Context())
 
 
 class LoopPool(ConnectionPool):
@@ -155,7 +166,7 @@ class LoopPool(ConnectionPool):
         for seconds in (*PAUSES, None):
             try:
                 await connection.disconnect(nowait=True)
-                await connection.connect()
+                await _in_empty_context(connection.connect())
                 return
             except LOST as error:
                 # redis-py has the password in its frames while it connects.

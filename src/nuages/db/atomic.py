@@ -6,7 +6,6 @@ take and give the block's turn in its scope and leave the SQL to Django.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -18,7 +17,7 @@ from nuages.db import scope as _scope
 from nuages.db import testing
 from nuages.db.backends.base import LoopWrapper
 from nuages.db.blocks import end_open_children, leave_scope, open_scope
-from nuages.db.connections import Storage, current_chain, take_turn
+from nuages.db.connections import Storage, chain_or_thread, current_chain, take_turn
 from nuages.db.scope import Kind, Node, context_node, current_node
 from nuages.exceptions import OpenBlock, ScopeEnded
 
@@ -114,11 +113,14 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     if left_open is not None and exc_info[0] is None:
         error = OpenBlock(child=left_open.label)
         exc_info = (type(error), error, None)
-    outer_ending, wrapper.ending = wrapper.ending, current_chain() or threading.current_thread()
+    caller = chain_or_thread()
+    outer_ending, wrapper.ending = wrapper.ending, caller
     try:
         django_exit(atomic, *exc_info)
     finally:
-        wrapper.ending = outer_ending
+        if wrapper.ending is caller:
+            # Else its hooks ran after its end, and another's end began meanwhile.
+            wrapper.ending = outer_ending
         if node in wrapper.blocks:
             wrapper.blocks.remove(node)
         if wrapper.blocks and wrapper.blocks[-1].doomed:

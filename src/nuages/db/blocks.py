@@ -2,17 +2,38 @@
 
 from __future__ import annotations
 
-import threading
-from typing import TYPE_CHECKING, Any
+import asyncio
+import functools
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from nuages.bridge import current_bridge
+from nuages.bridge import run_on_loop
 from nuages.db import scope as _scope
-from nuages.db.connections import current_chain
+from nuages.db.backends.leasing import on_loop_of
+from nuages.db.connections import chain_or_thread, current_chain, task_behind
 from nuages.db.scope import Kind, Node
 from nuages.exceptions import ScopeEnded
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
+
+T = TypeVar("T")
+
+
+async def entered(enter: Callable[[], T], undo: Callable[..., object]) -> T:
+    """Call `enter` on the loop, for an `__aenter__`; where that fails after it, `undo(*exc_info)`.
+
+    A cancellation that waited for a COMMIT before is raised when the call is over: the block is
+    entered then, and Python calls no `__aexit__`.
+    """
+    results: list[T] = []
+    try:
+        await run_on_loop(lambda: results.append(enter()), (), {})
+    except BaseException as error:
+        if results:
+            await run_on_loop(undo, (type(error), error, error.__traceback__), {})
+        raise
+    return results[0]
 
 
 def end_open_children(node: Node) -> Node | None:
@@ -59,6 +80,8 @@ def leave_scope(wrapper: LoopWrapper) -> None:
         return
     if node.pool is not None:
         node.pool.scope_ended(node)
+        if node.forget is not None:
+            on_loop_of(node.pool, node.forget)
     node.end()
     wrapper.forget_closed()
     if wrapper.connection is None or wrapper.role != "lease":
@@ -80,11 +103,11 @@ def end_hold(wrapper: LoopWrapper) -> Node | None:
     if node is None:
         return None
     left_open = end_open_children(node)
-    outer_ending, wrapper.ending = wrapper.ending, current_chain() or threading.current_thread()
+    outer_ending, wrapper.ending = wrapper.ending, chain_or_thread()
     try:
         if wrapper.connection is not None:
-            wrapper.connection.settle()
             wrapper.connection.state_is_meant = True
+            wrapper.connection.settle()
     finally:
         wrapper.ending = outer_ending
         if wrapper.in_atomic_block or not wrapper.autocommit:
@@ -96,18 +119,35 @@ def end_hold(wrapper: LoopWrapper) -> Node | None:
 def manual_mode(wrapper: LoopWrapper, *, on: bool) -> None:
     """Follow `set_autocommit()` outside `atomic`: off makes a scope, on ends it.
 
-    A task that ends without switching it on again leaves nobody who could: it is done here.
+    A task that ends without switching it on again, be it in a thread that it awaited, leaves
+    nobody who could: it is done here.
     """
     node = wrapper.node
     if on and node is None:
         opened = open_scope(wrapper, Kind.TRANSACTION)
-        bridge = current_bridge()
-
-        def end(task: Any) -> None:
-            if wrapper.node is opened:
-                wrapper.end_forgotten("its task ended")
-
-        if bridge is not None:
-            bridge.task.add_done_callback(end)
+        if (chain := current_chain()) is not None and opened.pool is not None:
+            # Not sooner, since a thread may go on when the task has given it up.
+            chain.left_open.append(
+                functools.partial(on_loop_of, opened.pool, _end_with_task, opened, task_behind())
+            )
     elif not on and node is not None and node.atomic is None and node.kind is Kind.TRANSACTION:
-        leave_scope(wrapper)
+        session = wrapper.session
+        # While a new connection is opened, which Django begins in autocommit, it goes on.
+        if session is None or session.raw is not None:
+            leave_scope(wrapper)
+
+
+def _end_with_task(node: Node, task: asyncio.Task[Any] | None) -> None:
+    """On the loop's thread: have the scope of `node` end with `task`, if nobody ends it before."""
+
+    def end(_: object) -> None:
+        if node.wrapper.node is node:
+            node.wrapper.end_forgotten("its task ended")
+
+    if node.ended:
+        return
+    if task is None or task.get_loop().is_closed():
+        end(task)
+        return
+    task.add_done_callback(end)
+    node.forget = functools.partial(task.remove_done_callback, end)

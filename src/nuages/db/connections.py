@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
@@ -34,11 +36,16 @@ if TYPE_CHECKING:
 _KEY = "nuages.db.chain"
 _ENGINES = "nuages.db.backends."
 
+thread_task: ContextVar[weakref.ref[asyncio.Task[Any]] | None] = ContextVar(
+    "nuages.db.thread_task", default=None
+)
+"""In a thread of `sync_to_async`: the task that awaits it."""
+
 
 class Chain:
     """The leases and scope calls of one chain of calls."""
 
-    __slots__ = ("__weakref__", "active", "calls", "label", "loop", "wrappers")
+    __slots__ = ("__weakref__", "active", "calls", "left_open", "loop", "wrappers")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -47,6 +54,8 @@ class Chain:
         self.active: list[LoopWrapper] = []
         """Wrappers that have a connection of the pool."""
         self.calls: list[Node] = []
+        self.left_open: list[Callable[[], None]] = []
+        """What sees to the end of scopes that may outlive the chain."""
 
     def give_back(self) -> None:
         """Give idle leases back, and turns of calls in a scope that nobody needs now."""
@@ -69,6 +78,8 @@ class Chain:
             if wrapper.node is None:
                 wrapper.release()
         self.active.clear()
+        while self.left_open:
+            self.left_open.pop()()
 
 
 class _ThreadChain(threading.local):
@@ -87,6 +98,20 @@ def current_chain() -> Chain | None:
     if chain is None:
         chain = bridge.locals[_KEY] = Chain(bridge.loop)
     return chain
+
+
+def chain_or_thread() -> Chain | threading.Thread:
+    """Who the calling code is: its chain, elsewhere its thread."""
+    return current_chain() or threading.current_thread()
+
+
+def task_behind() -> asyncio.Task[Any] | None:
+    """The task whose bridge the calling code is in, or that awaits its thread; None elsewhere."""
+    bridge = current_bridge()
+    if bridge is not None:
+        return bridge.task
+    task = thread_task.get()
+    return None if task is None else task()
 
 
 @contextmanager
@@ -126,11 +151,13 @@ def install_hooks() -> None:
 install_hooks()
 
 
-def take_turn(wrapper: LoopWrapper) -> Node | None:
+def take_turn(wrapper: LoopWrapper, *, keep: bool = False) -> Node | None:
     """Wait until the calling code may use `wrapper`'s connection for a statement.
 
     Returns a node whose turn must be given back after the statement, where the calling code has
-    no chain to keep it (a thread of the user's own that carries the scope in its context).
+    no chain to keep it (a thread of the user's own that carries the scope in its context). With
+    `keep` also where the code is the node's own, which tasks inside could otherwise come before
+    while it waits for something else than them.
     """
     root = wrapper.node
     if root is None:
@@ -141,25 +168,42 @@ def take_turn(wrapper: LoopWrapper) -> Node | None:
     node = current_node(wrapper.alias)
     if node is None or node.wrapper is not wrapper:
         raise ForeignConnection(owner=root.label, caller=caller_label())
-    if node.chain is chain and (chain is not None or node.owned_by_caller):
+    own = node.chain is chain and (chain is not None or node.owned_by_caller)
+    if own:
         if not node.live:
             assert node.parent is not None
             _scope.acquire_turn(node.parent, node)
-        node.wait_for_children()
+        if not keep:
+            node.wait_for_children()
+            return None
+    if keep and _is_in_statement(node, chain):
         return None
     call = Node(Kind.CALL, wrapper, node, chain)
     _scope.acquire_turn(node, call)
-    if chain is None:
+    if own or chain is None:
         return call
     _scope.enter(call)
     chain.calls.append(call)
     return None
 
 
+def _is_in_statement(node: Node, chain: Chain | None) -> bool:
+    """Whether the calling code has the turn: the garbage collector closes cursors anywhere."""
+    holder = node.turns.holder
+    return (
+        isinstance(holder, Node)
+        and holder.kind is Kind.CALL
+        and holder.chain is chain
+        and holder.owned_by_caller
+    )
+
+
 def hold_for_request(wrapper: LoopWrapper) -> Node:
     """Make `wrapper`'s connection, open or not, the request's: all of its tasks find it."""
+    caller = current_chain()
+    loop = asyncio.get_running_loop() if caller is None else caller.loop
     # A chain of its own: no task's code may go without a turn.
-    node = wrapper.node = Node(Kind.REQUEST, wrapper, None, object())
+    node = wrapper.node = Node(Kind.REQUEST, wrapper, None, Chain(loop))
     return node
 
 

@@ -9,7 +9,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 
 from nuages.bridge import on_loop
 from nuages.db.backends.base import LoopWrapper
-from nuages.db.blocks import leave_scope, open_scope
+from nuages.db.blocks import entered, leave_scope, open_scope
 from nuages.db.scope import Kind, Node
 
 T = TypeVar("T")
@@ -31,7 +31,7 @@ class AsyncCursor:
         self._node: Node | None = None
 
     async def __aenter__(self) -> AsyncCursor:
-        await on_loop(self._open)()
+        await entered(self._open, lambda *_: self._close())
         return self
 
     def _open(self) -> None:

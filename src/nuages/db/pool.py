@@ -9,6 +9,7 @@ only `acquire` waits. Option names and meanings are those of psycopg_pool.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import os
 import random
@@ -69,6 +70,8 @@ class Pool:
         self.fingerprint = fingerprint
         self.generation = 0
         self.size = 0
+        self.parked = 0
+        """How many of the connections in use wait for something that makes them no use."""
         self.closed = False
         self.requests = 0
         self.waited = 0
@@ -122,10 +125,35 @@ class Pool:
             if session.generation == self.generation and session.raw.is_alive():
                 return session
             self._drop(session)
-        if self.size < self.options.max_size:
+        return self._take_place(self._limit())
+
+    def _take_place(self, limit: int) -> Session | None:
+        if self.size < limit:
             self.size += 1
             return Session(self)
         return None
+
+    def _limit(self) -> int:
+        return self.options.max_size + min(self.parked, self.options.max_size)
+
+    def acquire_beyond(self) -> Session | None:
+        """Return an empty session for one whom others with a connection wait for.
+
+        It must not wait for them in turn. At most `max_size` are given like that at a time.
+        """
+        return self._take_place(self._limit() + self.options.max_size)
+
+    def park(self) -> None:
+        """Note that one who has a connection waits for others who need one.
+
+        It keeps its connection, and does not count; `max_size` of them at most.
+        """
+        self.parked += 1
+        self._serve()
+
+    def unpark(self) -> None:
+        """Undo `park`."""
+        self.parked -= 1
 
     def enqueue(self) -> asyncio.Future[Session]:
         """Return a future that gets a session in its turn, or the error of a full queue."""
@@ -159,10 +187,10 @@ class Pool:
             if future in self._queue:
                 self._queue.remove(future)
 
-    async def acquire(self) -> Session:
-        """Check a session out, waiting in line where need be."""
+    async def acquire(self, *, beyond: bool = False) -> Session:
+        """Check a session out, waiting in line where need be; see `acquire_beyond`."""
         self.requests += 1
-        session = self.acquire_nowait()
+        session = self.acquire_nowait() or (self.acquire_beyond() if beyond else None)
         if session is not None:
             return session
         future = self.enqueue()
@@ -206,7 +234,8 @@ class Pool:
         if self._hand_over(session):
             return
         session.returned = time.monotonic()
-        if self.options.max_idle == 0 and self.size > self.options.min_size:
+        at_once = self.options.max_idle == 0 and self.size > self.options.min_size
+        if at_once or self.size > self._limit():
             self._drop(session)
             return
         self._idle.append(session)
@@ -240,7 +269,10 @@ class Pool:
     def _schedule_reaping(self) -> None:
         if self._reaper is None and self._idle and self.size > self.options.min_size:
             delay = self._idle[0].returned + self.options.max_idle - time.monotonic()
-            self._reaper = self.loop.call_later(max(delay, 0.0), self._reap)
+            # In no context: that of the caller, its transaction say, would live as long.
+            self._reaper = self.loop.call_later(
+                max(delay, 0.0), self._reap, context=contextvars.Context()
+            )
 
     def _reap(self) -> None:
         self._reaper = None

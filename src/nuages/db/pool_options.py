@@ -20,7 +20,8 @@ class PoolOptions:
     min_size: int = 0
     """Connections that lifespan start-up opens and idle reaping leaves open."""
     max_size: int = 10
-    """Connections that may be open at a time."""
+    """Connections that may be open at a time. On SQLite those that wait for the write lock, up to
+    as many again, do not count."""
     timeout: float = 30.0
     """How long a task waits for a connection before PoolTimeout."""
     max_waiting: int = 0

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from types import MappingProxyType
@@ -44,10 +44,11 @@ class RequestNodes(dict[str, "Node"]):
 request_nodes: ContextVar[RequestNodes | None] = ContextVar(
     "nuages.db.request_nodes", default=None
 )
-detached_aliases: ContextVar[frozenset[str]] = ContextVar(
-    "nuages.db.detached_aliases", default=frozenset()
+detached_aliases: ContextVar[Mapping[str, Callable[[], Node | None]]] = ContextVar(
+    "nuages.db.detached_aliases", default=MappingProxyType({})
 )
-"""The databases whose request connection `detached()` code does not use."""
+"""The databases whose request connection `detached()` code does not use, each with what gives the
+node around the block: weakly, since tasks of the block may outlive it."""
 
 context_variables: tuple[ContextVar[Any], ...] = (_nodes, request_nodes, detached_aliases)
 """All that says, in a context, which scope its code is in."""
@@ -105,6 +106,7 @@ class Node:
         "depth",
         "doomed",
         "ended",
+        "forget",
         "killed",
         "kind",
         "label",
@@ -141,6 +143,8 @@ class Node:
         self.depth = (0, 0)
         self.doomed = False
         """Whether it must be rolled back, noted while a block of another task is open in it."""
+        self.forget: Callable[[], object] | None = None
+        """For manual mode: takes it back that its task would end it. On the loop's thread."""
         self._owner = weakref.ref(_caller())
         self.label = caller_label()
 
@@ -187,9 +191,15 @@ class Node:
         self.ended = True
         self.sealed_by = None
         heir = self.turns.holder
-        if self.live and self.parent is not None and isinstance(heir, Node) and heir.has_turn:
+        if (
+            self.live
+            and self.parent is not None
+            and isinstance(heir, Node)
+            and heir.has_turn
+            and (self.kind is Kind.CALL or heir.owned_by_caller)
+        ):
             # A block opened in a call outlives it (`async with aatomic()`): it takes the call's
-            # place, so that nothing slips in between.
+            # place, so that nothing slips in between. A task that outlives a block does not.
             heir.parent = self.parent
             self.parent.turns.holder = heir
             self.live = False
@@ -348,3 +358,29 @@ def set_node(alias: str, node: Node | None) -> None:
 def context_node(alias: str) -> Node | None:
     """The node in the calling context as it stands, ended or not."""
     return _nodes.get().get(alias)
+
+
+def detach(aliases: Iterable[str]) -> dict[str, Node | None]:
+    """Take the calling context out of the scopes of `aliases`; return the nodes it was in."""
+    detached = {**detached_aliases.get()}
+    before = {alias: context_node(alias) for alias in aliases}
+    for alias, node in before.items():
+        if node is not None:
+            detached[alias] = weakref.ref(node)
+        else:
+            detached.setdefault(alias, _no_node)
+        set_node(alias, None)
+    detached_aliases.set(detached)
+    return before
+
+
+def _no_node() -> None:
+    return None
+
+
+def nodes_around() -> Iterator[Node]:
+    """The nodes that the calling code is in, ended or not, one an alias; if detached, too."""
+    yield from _nodes.get().values()
+    for around in detached_aliases.get().values():
+        if (node := around()) is not None:
+            yield node

@@ -17,7 +17,7 @@ from nuages.bridge import on_loop
 from nuages.db import scope as _scope
 from nuages.db.atomic import node_of
 from nuages.db.backends.base import LoopWrapper
-from nuages.db.blocks import end_hold, leave_scope, open_scope
+from nuages.db.blocks import end_hold, entered, leave_scope, open_scope
 from nuages.db.pool import logger
 from nuages.db.scope import Kind, Node, context_node
 from nuages.exceptions import OpenBlock
@@ -51,7 +51,7 @@ class _AsyncAtomic:
     async def __aenter__(self) -> None:
         self._task = _running_task()
         atomic = Atomic(*self._arguments)
-        await on_loop(atomic.__enter__)()
+        await entered(atomic.__enter__, atomic.__exit__)
         self._entered.append(atomic)
 
     async def __aexit__(
@@ -143,7 +143,7 @@ class _Hold:
 
     async def __aenter__(self) -> Any:
         self._task = _running_task()
-        return await on_loop(self._enter)()
+        return await entered(self._enter, lambda *_: self._exit(failed=True))
 
     def _enter(self) -> LoopWrapper:
         wrapper = connections[self._alias]
@@ -170,7 +170,8 @@ class _Hold:
 
     def _exit(self, failed: bool) -> None:
         node, self._node = self._node, None
-        assert node is not None
+        if node is None:
+            return
         left_open = end_hold(node.wrapper) if node.wrapper.node is node else None
         if left_open is not None and not failed:
             raise OpenBlock(child=left_open.label)
@@ -223,15 +224,11 @@ class _Detached:
 
     def __init__(self, using: str | None) -> None:
         self._using = using
-        self._before: dict[str, Node | None] = {}
 
     async def __aenter__(self) -> None:
         aliases = [self._using] if self._using else list(connections)
         self._outside = _scope.detached_aliases.get()
-        _scope.detached_aliases.set(self._outside.union(aliases))
-        for alias in aliases:
-            self._before[alias] = context_node(alias)
-            _scope.set_node(alias, None)
+        self._before = _scope.detach(aliases)
 
     async def __aexit__(self, *exc_info: object) -> None:
         _scope.detached_aliases.set(self._outside)

@@ -51,8 +51,12 @@ async def _open_one(alias: str, barrier: _Barrier) -> None:
         open_scope(wrapper, Kind.PIN)
         return wrapper
 
+    wrapper: LoopWrapper | None = None
     try:
         wrapper = await on_loop(hold)()
     finally:
-        await barrier.arrive()
-    await on_loop(leave_scope)(wrapper)
+        try:
+            await barrier.arrive()
+        finally:
+            if wrapper is not None:
+                await on_loop(leave_scope)(wrapper)

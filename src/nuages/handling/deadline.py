@@ -21,17 +21,28 @@ _ATTRIBUTE = "_nuages_request_timeout"
 
 
 class Deadline:
-    """Cancels its task when the time is over.
+    """Cancels its task when the time is over, unless the request is over already.
 
     `expired` then says whose cancellation it is; `take()` makes it good.
     """
 
-    __slots__ = ("_begun", "_loop", "_task", "_timer", "expired", "over", "seconds")
+    __slots__ = (
+        *("_before", "_begun", "_is_over", "_loop", "_task", "_timer"),
+        *("expired", "over", "seconds"),
+    )
 
-    def __init__(self, task: asyncio.Task[Any], loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        task: asyncio.Task[Any],
+        loop: asyncio.AbstractEventLoop,
+        is_over: Callable[[], bool],
+    ) -> None:
         self._task: asyncio.Task[Any] | None = task
+        self._is_over = is_over
         self._loop = loop
         self._begun = loop.time()
+        self._before = 0
+        """How many cancellations the task had when this one came; see `DisconnectWatch`."""
         self._timer: asyncio.TimerHandle | None = None
         self.expired = False
         self.over = False
@@ -55,11 +66,13 @@ class Deadline:
         """Expire no more, and let go of the task, which refers to the request in turn."""
         self.stop()
         self._task = None
+        del self._is_over
 
     def _expire(self) -> None:
         self._timer = None
-        if self._task is not None:
+        if self._task is not None and not self._is_over():
             self.expired = True
+            self._before = self._task.cancelling()
             self._task.cancel("the request's deadline passed")
 
     def settle(self) -> None:
@@ -72,7 +85,7 @@ class Deadline:
         if not self.expired or self._task is None:
             return False
         self.expired = False
-        return self._task.uncancel() == 0
+        return self._task.uncancel() <= self._before
 
 
 def limit(view: Any) -> float | None:

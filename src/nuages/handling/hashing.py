@@ -38,8 +38,11 @@ def hashing_threads() -> ThreadPoolExecutor:
         return _executor
 
 
-async def in_hashing_thread(function: Callable[[], T]) -> T:
-    """Call `function` in one of the threads for hashing, as `background.in_thread` does."""
+async def in_hashing_thread(hasher: object, function: Callable[[], T]) -> T:
+    """Call a method of `hasher` in one of the threads for hashing.
+
+    All else as `background.in_thread`.
+    """
     return await in_thread_of(hashing_threads(), function)
 
 

@@ -23,14 +23,19 @@ from nuages.wrapping import is_async
 View = Callable[..., Any]
 
 
-def respond(handler: Any, request: HttpRequest) -> Any:
+def _never() -> bool:
+    return False
+
+
+def respond(handler: Any, request: HttpRequest, is_over: Callable[[], bool] = _never) -> Any:
     """Return the response to `request`, through `handler`'s middleware; in a bridge.
 
-    Where the request's deadline passes, that is 504; any other cancellation is raised.
+    Where the request's deadline passes, that is 504, unless it `is_over` by then; any other
+    cancellation is raised.
     """
     bridge = current_bridge()
     assert bridge is not None
-    deadline: Any = Deadline(bridge.task, bridge.loop)
+    deadline: Any = Deadline(bridge.task, bridge.loop, is_over)
     request._nuages_deadline = deadline  # type: ignore[attr-defined]
     set_urlconf(settings.ROOT_URLCONF)  # type: ignore[misc]
     try:

@@ -20,8 +20,9 @@ from django.core.mail.backends.smtp import EmailBackend as DjangoEmailBackend
 from django.core.mail.message import EmailMessage
 from django.core.mail.utils import DNS_NAME
 
-from nuages.bridge import await_, current_bridge, off_loop
+from nuages.bridge import await_, current_bridge
 from nuages.mail.client import Client
+from nuages.offloading import off_loop
 
 LARGE = 64 * 1024
 """Bytes of a message from which it is built in a thread: base64 of a megabyte takes long."""
@@ -172,11 +173,17 @@ class EmailBackend(DjangoEmailBackend):
     @contextmanager
     def _turn(self) -> Iterator[_OnLoop]:
         """Wait until nobody else sends over this backend's connection."""
-        here = self._on_loop()
+        here, task = self._on_loop(), asyncio.current_task()
+        if here.sender is task:
+            # A generator of messages that sends over this connection, as Django's RLock permits.
+            yield here
+            return
         await_(here.lock.acquire())
+        here.sender = task
         try:
             yield here
         finally:
+            here.sender = None
             here.lock.release()
 
 
@@ -186,6 +193,8 @@ class _OnLoop:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.lock = asyncio.Lock()
+        self.sender: asyncio.Task[object] | None = None
+        """Who has the lock."""
         self.client: Client | None = None
 
 

@@ -73,7 +73,7 @@ def interact(namespace: dict[str, Any], *, startup: bool) -> None:
     if startup:
         for path in _startup_files():
             try:
-                builtins.exec(compile(path.read_bytes(), str(path), "exec"), namespace)  # noqa: S102
+                builtins.exec(compile(path.read_bytes(), str(path), "exec"), namespace)  # noqa: S102 - as Python
             except Exception:
                 traceback.print_exc()
     hook = getattr(sys, "__interactivehook__", None)

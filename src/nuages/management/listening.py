@@ -65,6 +65,20 @@ def listen_unix(path: str, *, backlog: int = 2048) -> socket.socket:
     return listener
 
 
+def identity(path: str) -> tuple[int, ...]:
+    """Return what tells this file from a later one of the same path."""
+    status = os.stat(path)
+    # Numbers of inodes are used again.
+    return status.st_dev, status.st_ino, status.st_ctime_ns
+
+
+def remove_unix(path: str, made: tuple[int, ...]) -> None:
+    """Remove a Unix socket, unless another server has put its own in its place."""
+    with contextlib.suppress(FileNotFoundError):
+        if identity(path) == made:
+            os.unlink(path)
+
+
 def listen_inherited(descriptor: int) -> socket.socket:
     """Listen on a socket that the parent process opened. Raises OSError where it is none."""
     return socket.socket(fileno=os.dup(descriptor))

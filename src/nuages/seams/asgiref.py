@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
+import weakref
 from contextlib import nullcontext
 from typing import Any
 
 from nuages.background import noted_call
 from nuages.bridge import await_, current_bridge
-from nuages.db.connections import current_chain, thread_chain
+from nuages.db.connections import current_chain, thread_chain, thread_task
 from nuages.seams.table import Seam
 
 
@@ -25,6 +27,17 @@ def _async_to_sync_call(original: Any) -> Any:
             chain.give_back()
         with published_scopes():
             return original(self, *args, **kwargs)
+
+    return __call__
+
+
+def _sync_to_async_call(original: Any) -> Any:
+    @functools.wraps(original)
+    async def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        task = asyncio.current_task()
+        # Weakly: the task has the context in which this is.
+        thread_task.set(None if task is None else weakref.ref(task))
+        return await original(self, *args, **kwargs)
 
     return __call__
 
@@ -60,6 +73,13 @@ def seams() -> list[Seam]:
             "Inside a bridge the coroutine is awaited by the bridge instead of refused; from a "
             "thread in a transaction, the coroutine joins it.",
             _async_to_sync_call,
+            "(self, *args, **kwargs)",
+        ),
+        Seam(
+            "asgiref.sync:SyncToAsync.__call__",
+            "The thread knows the task that awaits it: manual mode (`set_autocommit(False)`) that "
+            "is left on in the thread ends with that task.",
+            _sync_to_async_call,
             "(self, *args, **kwargs)",
         ),
         Seam(

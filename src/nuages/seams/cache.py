@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import django
 from asgiref.sync import iscoroutinefunction, sync_to_async
+from django.core.exceptions import SynchronousOnlyOperation
 
 from nuages.background import in_thread
-from nuages.bridge import on_loop
+from nuages.bridge import on_loop, run_on_loop
 from nuages.db.native import foreign_aliases
-from nuages.seams.handoff import family, is_handed_over
+from nuages.seams.handoff import family, is_handed_over, is_inherited
 from nuages.seams.table import Seam
 
 _BACKENDS = "django.core.cache.backends"
@@ -20,6 +24,17 @@ _BASE = f"{_BACKENDS}.base"
 _DATABASE = f"{_BACKENDS}.db"
 _IN_MEMORY = frozenset([f"{_BACKENDS}.locmem", f"{_BACKENDS}.dummy"])
 _OURS = "nuages.cache.redis"
+_BEAR_THREADS = frozenset(
+    [
+        f"{_BACKENDS}.filebased.FileBasedCache",
+        f"{_BACKENDS}.memcached.PyMemcacheCache",  # Django switches its pool on
+        f"{_BACKENDS}.redis.RedisCache",
+    ]
+)
+_METHODS = (
+    *("add", "get", "set", "touch", "delete", "has_key", "incr", "decr", "clear"),
+    *("get_many", "set_many", "delete_many"),
+)
 
 _CALLERS = frozenset(["aadd", "aget", "aset", "atouch", "adelete", "aclear"])
 # Where the sync method is not BaseCache's own, Django 6.1 calls that, not aget() and aset().
@@ -34,14 +49,20 @@ _CALLERS_61 = _CALLERS | {*_WHOLE, "aget_or_set", "aincr_version", "aclose"}
 
 
 def _native(original: Any) -> Any:
+    from django.core.cache.backends.base import BaseCache
+
     def where_it_belongs(
         function: Callable[..., Any], thread_sensitive: bool = True
     ) -> Callable[..., Any]:
         """Return an async callable for the sync method of a cache.
 
         Local memory needs no bridge: nothing waits there but for a lock that is held for moments,
-        and never across an await. What the seam below hands over goes to a thread of its own.
+        and never across an await. What the seam below hands over goes to a thread.
         """
+        cache = getattr(function, "__self__", None)
+        if not isinstance(cache, BaseCache):
+            # Set on the object in the place of a method (a mock, a wrapper): as with stock.
+            return sync_to_async(function)
         method = getattr(function, "__func__", function)
         if method.__module__ in _IN_MEMORY:
             return _directly(function)
@@ -49,16 +70,60 @@ def _native(original: Any) -> Any:
             return sync_to_async(function)
         if is_handed_over(method) or method.__module__ in {_BASE, _DATABASE, _OURS}:
             return on_loop(function)
-        return functools.partial(in_thread, function)
+
+        async def in_turn(*args: Any, **kwargs: Any) -> Any:
+            return await _in_turn(cache, functools.partial(function, *args, **kwargs))
+
+        return in_turn
 
     return where_it_belongs
 
 
 def _directly(function: Callable[..., Any]) -> Callable[..., Any]:
     async def call(*args: Any, **kwargs: Any) -> Any:
-        return function(*args, **kwargs)
+        try:
+            return function(*args, **kwargs)
+        except SynchronousOnlyOperation:
+            # A value that asks the database while it is pickled, which comes first: a queryset.
+            return await run_on_loop(function, args, kwargs)
 
     return call
+
+
+_in_use: ContextVar[tuple[Any, ...]] = ContextVar("nuages.caches_in_use", default=())
+"""The caches one of whose methods called the code that is running now."""
+
+
+async def _in_turn(cache: Any, function: Callable[[], Any]) -> Any:
+    """Call a method of `cache` in a thread, when no other thread is in one.
+
+    Django gives each thread a cache object of its own, so one need not bear several threads; but
+    the tasks of a request share it.
+    """
+    if _bears_threads(cache) or any(one is cache for one in _in_use.get()):
+        return await in_thread(function)
+    async with _turns(cache):
+        token = _in_use.set((*_in_use.get(), cache))
+        try:
+            return await in_thread(function)
+        finally:
+            _in_use.reset(token)
+
+
+def _turns(cache: Any) -> asyncio.Lock:
+    locks: Any = vars(cache).setdefault("_nuages_turns", WeakKeyDictionary())
+    lock: asyncio.Lock = locks.setdefault(asyncio.get_running_loop(), asyncio.Lock())
+    return lock
+
+
+def _bears_threads(cache: Any) -> bool:
+    """Whether `cache` is of a class of Django's that is known to, or only adds to one."""
+    for cls in type(cache).__mro__:
+        if f"{cls.__module__}.{cls.__qualname__}" in _BEAR_THREADS:
+            return True
+        if any(not is_inherited(vars(cls).get(name)) for name in _METHODS if name in vars(cls)):
+            return False
+    return False
 
 
 def _whole(name: str, parts: tuple[str, ...]) -> Callable[[Any], Any]:
@@ -107,13 +172,11 @@ def seams() -> list[Seam]:
     table: list[Seam] = [
         family(
             f"{_BASE}:BaseCache",
-            (
-                *("add", "get", "set", "touch", "delete", "has_key", "incr", "decr", "clear"),
-                *("get_many", "set_many", "delete_many"),
-            ),
+            _METHODS,
             "Files, memcached, Django's Redis and the caches of users block. close() is not among "
             "them: it runs at the end of every request, to put a connection away at most.",
             (*_IN_MEMORY, _DATABASE, _OURS),
+            run_in=_in_turn,
         ),
         Seam(
             f"{_BASE}:sync_to_async",

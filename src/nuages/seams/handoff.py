@@ -51,6 +51,14 @@ class _Call:
     async def arun(self) -> Any:
         return await self.function(*self.args, **self.kwargs)
 
+    def run_in_thread(self, run_in: RunIn | None = None, owner: Any = None) -> Any:
+        """Run it as `off_loop` does."""
+        if current_bridge() is None:
+            return self.run()
+        hidden = hidden_variables()
+        run = self.run if hidden is None else sensitive_variables(*hidden)(self.run)
+        return await_(in_thread(run) if run_in is None else run_in(owner, run))
+
 
 def hidden_variables() -> tuple[str, ...] | None:
     """Return what `sensitive_variables` hides in the calling code; an empty tuple is everything.
@@ -68,24 +76,18 @@ def hidden_variables() -> tuple[str, ...] | None:
     return None
 
 
-RunIn = Callable[[Callable[[], Any]], Coroutine[Any, Any, Any]]
-"""Calls a function in a thread of some kind."""
+RunIn = Callable[[Any, Callable[[], Any]], Coroutine[Any, Any, Any]]
+"""Calls a function in a thread of some kind; before it comes the object whose method that is."""
 
 
-def in_thread_on_loop(
-    function: Callable[..., Any], run_in: RunIn = in_thread
-) -> Callable[..., Any]:
+def in_thread_on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return `function` as `off_loop` does, with its arguments kept out of error reports."""
 
     @functools.wraps(function)
     def handed_over(*args: Any, **kwargs: Any) -> Any:
         call = _Call(function, args, kwargs)
         del args, kwargs
-        if current_bridge() is None:
-            return call.run()
-        hidden = hidden_variables()
-        run = call.run if hidden is None else sensitive_variables(*hidden)(call.run)
-        return await_(run_in(run))
+        return call.run_in_thread()
 
     return handed_over
 
@@ -106,12 +108,13 @@ def hand_over(
     cls: type,
     methods: Iterable[str],
     stays: frozenset[str] = frozenset(),
-    run_in: RunIn = in_thread,
+    run_in: RunIn | None = None,
 ) -> None:
     """Wrap the blocking `methods` of `cls`, inherited ones too. Idempotent.
 
     What is defined in one of the modules `stays` does not block, or awaits by itself, and is left
-    alone.
+    alone. What an inherited name stands for is looked up at each call: `cls` may be a mixin, and
+    another class stand between it and the base in an object's class.
     """
     for name in methods:
         function = getattr_static(cls, name, None)
@@ -121,14 +124,57 @@ def hand_over(
             continue
         definer = next(base for base in cls.__mro__ if name in vars(base))
         if definer.__module__ not in stays:
-            handed = in_thread_on_loop(function, run_in)
-            setattr(handed, _HANDED, True)
+            if definer is cls:
+                handed = _own(function, run_in)
+            else:
+                handed = _inherited(cls, name, function, stays, run_in)
+            setattr(handed, _HANDED, "own" if definer is cls else "inherited")
             setattr(cls, name, handed)
+
+
+def _own(function: Callable[..., Any], run_in: RunIn | None) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def handed_over(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = _Call(function, (self, *args), kwargs)
+        del args, kwargs
+        return call.run_in_thread(run_in, self)
+
+    return handed_over
+
+
+def _inherited(
+    cls: type,
+    name: str,
+    function: Callable[..., Any],
+    stays: frozenset[str],
+    run_in: RunIn | None,
+) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def handed_over(self: Any, *args: Any, **kwargs: Any) -> Any:
+        classes = type(self).__mro__
+        after = classes[classes.index(cls) + 1 :]
+        definer = next(base for base in after if name in vars(base))
+        found = vars(definer)[name]
+        if isinstance(found, types.FunctionType):
+            call = _Call(found, (self, *args), kwargs)
+        else:
+            call = _Call(getattr(super(cls, self), name), args, kwargs)
+        del args, kwargs
+        if definer.__module__ in stays or is_handed_over(found) or iscoroutinefunction(found):
+            return call.run()
+        return call.run_in_thread(run_in, self)
+
+    return handed_over
 
 
 def is_handed_over(function: Any) -> bool:
     """Whether `function` is what `hand_over` made of a method."""
     return hasattr(function, _HANDED)
+
+
+def is_inherited(function: Any) -> bool:
+    """Whether `function` is what `hand_over` made of a method that the class only inherits."""
+    return getattr(function, _HANDED, None) == "inherited"
 
 
 @dataclass(frozen=True)
@@ -155,7 +201,7 @@ def family(
     methods: tuple[str, ...],
     reason: str,
     stays: Iterable[str] = (),
-    run_in: RunIn = in_thread,
+    run_in: RunIn | None = None,
 ) -> Family:
     """Return the seam of the family of `base` (`module:Class`); see `hand_over` for the rest."""
     modules = frozenset(stays)

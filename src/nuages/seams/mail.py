@@ -23,7 +23,7 @@ async def asend(self: Any, *args: Any, **kwargs: Any) -> int:
 
     It takes what `send()` takes in this version of Django, and raises what that raises.
     """
-    return int(await run_on_loop(self.send, args, kwargs))
+    return int(await run_on_loop(self.send, args, kwargs) or 0)
 
 
 async def asend_messages(self: Any, email_messages: Sequence[Any]) -> int:

@@ -49,16 +49,26 @@ async def aurl(self: Any, name: str) -> str:
 
 
 def in_memory(file: Any) -> bool:
-    """Whether reading and writing a file of Django's can never wait."""
-    while (held := vars(file).get("_file") or vars(file).get("file")) is not None:
+    """Whether reading, writing and closing a file can never wait.
+
+    Django's own files only: what a storage of somebody else's returns may hold its content in
+    memory and send it away in `close()`.
+    """
+    while _is_of_django(file):
+        held = vars(file).get("_file") or vars(file).get("file")
+        if held is None:
+            return type(file).__module__ == "django.core.files.storage.memory"
         if isinstance(held, SpooledTemporaryFile):
             return not held._rolled  # type: ignore[attr-defined]
         if isinstance(held, (BytesIO, StringIO)):
             return True
-        if not hasattr(held, "__dict__"):
-            return False
         file = held
-    return type(file).__module__ == "django.core.files.storage.memory"
+    return False
+
+
+def _is_of_django(file: Any) -> bool:
+    module = type(file).__module__
+    return module.startswith("django.core.files.") or module == "django.db.models.fields.files"
 
 
 async def _of(file: Any, function: Callable[..., Any], *args: Any) -> Any:
@@ -82,6 +92,9 @@ async def aclose(self: Any) -> None:
 
 async def asize(self: Any) -> int:
     """Return how many bytes the file has: `size`, awaited."""
+    if getattr(self, "_committed", False):
+        # Of a stored file the storage is asked, open or not.
+        return int(await run_on_loop(lambda: self.size, (), {}))
     return int(await _of(self, lambda: self.size))
 
 

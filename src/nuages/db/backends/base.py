@@ -14,10 +14,12 @@ as long as the list of Django's methods that a lease must answer differently.
 from __future__ import annotations
 
 import _thread
+import asyncio
+import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread, current_thread
+from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import Error
@@ -27,12 +29,12 @@ from nuages.bridge import current_bridge
 from nuages.db import app, blocks, reconnect, session_check
 from nuages.db.backends.capture import QueryCapture
 from nuages.db.backends.contracts import KNOWING, Verdict, may_do_io
-from nuages.db.backends.hooks import call_hook
 from nuages.db.backends.leasing import acquire, on_loop_of, take_back
-from nuages.db.connections import Chain, current_chain, take_turn
+from nuages.db.backends.own_block import OwnBlock
+from nuages.db.connections import Chain, chain_or_thread, current_chain, take_turn
 from nuages.db.pool import Pool, Session, logger
 from nuages.db.pool_options import PoolOptions, check_seconds
-from nuages.db.scope import Kind, Node, current_node
+from nuages.db.scope import Kind, Node, current_node, enter
 from nuages.db.turns import caller_label
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
 from nuages.tracebacks import hide_frames
@@ -54,12 +56,13 @@ if TYPE_CHECKING:
         def _commit(self) -> None: ...
         def _rollback(self) -> None: ...
         def _set_autocommit(self, autocommit: bool) -> None: ...
+        def _prepare_cursor(self, cursor: Any) -> Any: ...
 
 else:
     _Base = object
 
 
-class LoopWrapper(QueryCapture, _Base):
+class LoopWrapper(QueryCapture, OwnBlock, _Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
     role: Literal["plain", "lease", "facade"] = "plain"
@@ -68,8 +71,6 @@ class LoopWrapper(QueryCapture, _Base):
     """The root of the scope that this wrapper's connection belongs to."""
     blocks: list[Node]
     """The open atomic blocks of the scope, outermost first."""
-    _needs_rollback = False
-    """Of the innermost block; those around it note it on their nodes."""
     ending: Chain | Thread | None = None
     """The chain, or else thread, that is ending the scope's block: it needs no turn."""
     seals = 0
@@ -79,6 +80,7 @@ class LoopWrapper(QueryCapture, _Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.blocks = []
+        self._cursors: list[weakref.ref[Any]] = []
         super().__init__(*args, **kwargs)
 
     def pool_options(self) -> PoolOptions:
@@ -97,17 +99,35 @@ class LoopWrapper(QueryCapture, _Base):
             raise
 
     def _connect(self) -> None:
-        chain = current_chain() if self.role == "lease" else None
-        if self.node is not None:
-            # A request's connection, which several tasks may be the first to use.
-            take_turn(self)
-            if self.connection is not None:
-                return
+        if self.node is None:
+            self._connect_now()
+            return
+        # A request's or a hold's connection, which several tasks may be the first to use.
+        turn = take_turn(self)
+        if turn is not None:
+            # In a thread without a chain; so that the statements of connecting need no turn.
+            enter(turn)
+        try:
+            if self.connection is None:
+                self._connect_now()
+        finally:
+            if turn is not None:
+                turn.end()
+
+    def _connect_now(self) -> None:
+        chain = self._chain_to_serve() if self.role == "lease" else None
         if chain is None:
             super().connect()
             self._bound()
         else:
             self._check_out(chain)
+
+    def _chain_to_serve(self) -> Chain | None:
+        """The caller's chain; in a thread without one, that of who made the scope it is in."""
+        chain = current_chain()
+        if chain is not None or self.node is None or asyncio._get_running_loop() is not None:
+            return chain
+        return self.node.chain if isinstance(self.node.chain, Chain) else None
 
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
@@ -192,7 +212,43 @@ class LoopWrapper(QueryCapture, _Base):
         self.savepoint_ids = []
         self.atomic_blocks = []
         self.needs_rollback = False
+        # Django keeps it, and with it every frame of a request that is over: contexts outlive it.
+        self.rollback_exc = None
         self.run_on_commit = []
+
+    # Cursors
+
+    def _prepare_cursor(self, cursor: Any) -> Any:
+        if self.role == "lease":
+            if len(self._cursors) >= 16:
+                self._has_cursor()
+            self._cursors.append(weakref.ref(cursor))
+        return super()._prepare_cursor(cursor)
+
+    def chunked_cursor(self) -> Any:
+        """As in Django; the rows that are left do not keep a lease, but on the server."""
+        made = super().chunked_cursor()
+        if self._cursors and self._cursors[-1]() is made.cursor:
+            self._cursors.pop()  # it executes once
+        return made
+
+    def _has_cursor(self) -> bool:
+        """Whether somebody has a cursor that may execute yet, and would on this connection."""
+        if self._cursors:
+            self._cursors = [
+                one
+                for one in self._cursors
+                if (cursor := one()) is not None and self.cursor_is_open(cursor)
+            ]
+        return bool(self._cursors)
+
+    def cursor_is_open(self, cursor: Any) -> bool:
+        """Whether what `create_cursor()` has made was not closed."""
+        raise NotImplementedError
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close it without I/O: it must not execute any more."""
+        raise NotImplementedError
 
     # Giving back
 
@@ -202,14 +258,23 @@ class LoopWrapper(QueryCapture, _Base):
             self.node is None
             and not self.in_atomic_block
             and self.autocommit
+            and not self._has_cursor()
             and (self.connection is None or self.connection.is_idle())
         )
+
+    def is_waited_for(self) -> bool:
+        """Whether others who have a connection wait for what this one does."""
+        return False
 
     def release(self) -> None:
         """Give the lease's connection back to the pool, reset or closed where need be."""
         session, raw = self.session, self.connection
         self.session = self.connection = None
         self._forget_transaction()
+        cursors, self._cursors = self._cursors, []
+        for one in cursors:
+            if (cursor := one()) is not None:
+                self.close_cursor(cursor)
         if session is None:
             return
         if raw is None:
@@ -355,6 +420,9 @@ class LoopWrapper(QueryCapture, _Base):
             self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
             return
         if autocommit and self.ending is not None:
+            if not self.run_commit_hooks_on_set_autocommit_on:
+                # Not committed. Where its end was interrupted, Django has not come to this.
+                self.run_on_commit = []
             if not self._is_dead() and not self.connection.is_settled():
                 # Its end was interrupted; what came of it is not known here.
                 self._terminate()
@@ -417,62 +485,6 @@ class LoopWrapper(QueryCapture, _Base):
         with bridge.postponed():
             super().run_and_clear_commit_hooks()
 
-    @property
-    def needs_rollback(self) -> bool:
-        """Whether the calling code's innermost block must be rolled back."""
-        if self._is_beside_transaction():
-            return False
-        block = self._block_around_others()
-        return self._needs_rollback if block is None else block.doomed
-
-    @needs_rollback.setter
-    def needs_rollback(self, value: bool) -> None:
-        if self._is_beside_transaction():
-            return
-        block = self._block_around_others()
-        if block is None:
-            self._needs_rollback = value
-        else:
-            block.doomed = value
-
-    def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
-        """As in Django; a hook belongs to the caller's block, not to one of another task."""
-        if self._is_beside_transaction():
-            call_hook(func, robust)
-            return
-        super().on_commit(func, robust)
-        block = self._block_around_others()
-        if block is not None:
-            own = set(self.savepoint_ids[: block.depth[1]])
-            self.run_on_commit[-1] = (own, *self.run_on_commit[-1][1:])
-
-    def _is_beside_transaction(self) -> bool:
-        """Whether the calling code is in a hold, outside the transaction a task has open in it."""
-        root = self.node
-        if root is None or not self.blocks or root.kind not in (Kind.HOLD, Kind.REQUEST):
-            return False
-        if self.ending is not None and self.ending is (current_chain() or current_thread()):
-            return False
-        try:
-            node = current_node(self.alias)
-        except ScopeEnded:
-            return False
-        while node is not None and node not in self.blocks:
-            node = node.parent
-        return node is None
-
-    def _block_around_others(self) -> Node | None:
-        """The calling code's block, where another task has a block open within it; else None."""
-        if len(self.blocks) < 2:
-            return None
-        try:
-            node = current_node(self.alias)
-        except ScopeEnded:
-            return None
-        while node is not None and node not in self.blocks:
-            node = node.parent
-        return None if node is self.blocks[-1] else node
-
     def get_autocommit(self) -> bool:
         """As in Django; in coroutine code outside a transaction, without connecting."""
         if self.role == "facade" and not may_do_io():
@@ -488,13 +500,13 @@ class LoopWrapper(QueryCapture, _Base):
             if node is None or node.wrapper is not self:
                 super().validate_thread_sharing()
 
-    def take_turn(self) -> Node | None:
+    def take_turn(self, *, keep: bool = False) -> Node | None:
         """Wait until the calling code may send a statement (`connections.take_turn`).
 
         Raises TransactionManagementError where its block was broken while it waited.
         """
         was_sound = not self.needs_rollback
-        turn = take_turn(self)
+        turn = take_turn(self, keep=keep)
         if was_sound and self.needs_rollback:
             if turn is not None:
                 turn.end()
@@ -503,7 +515,7 @@ class LoopWrapper(QueryCapture, _Base):
 
     def require_scope(self) -> None:
         """Raise `ScopeEnded` where the calling code's block has ended: it waited too long."""
-        if self.ending is not None and self.ending is (current_chain() or current_thread()):
+        if self.ending is not None and self.ending is chain_or_thread():
             return
         node = current_node(self.alias)
         if node is None or node.wrapper is not self:

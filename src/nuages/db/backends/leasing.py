@@ -12,6 +12,7 @@ from nuages.db import session_check
 from nuages.db.backends.contracts import Verdict
 from nuages.db.connections import current_chain
 from nuages.db.pool import Pool, Session, logger, pool_for
+from nuages.db.scope import nodes_around
 
 if TYPE_CHECKING:
     from nuages.db.backends.base import LoopWrapper
@@ -21,10 +22,13 @@ def acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
     """Check a session out of `wrapper`'s pool on `loop`, from a bridge or from a thread."""
     bridge = current_bridge()
     if bridge is None:
-        return asyncio.run_coroutine_threadsafe(_acquire_for_thread(wrapper), loop).result()
+        waiting = _acquire_for_thread(wrapper, beyond=_is_waited_for())
+        return asyncio.run_coroutine_threadsafe(waiting, loop).result()
     pool = pool_for(wrapper, loop)
     pool.requests += 1
     session = pool.acquire_nowait()
+    if session is None and _is_waited_for():
+        session = pool.acquire_beyond()
     if session is None:
         future = pool.enqueue()
         try:
@@ -35,9 +39,14 @@ def acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
     return session
 
 
-async def _acquire_for_thread(wrapper: LoopWrapper) -> Session:
+def _is_waited_for() -> bool:
+    """Whether the calling code is in a block that others wait for, connections in their hands."""
+    return any(node.wrapper.is_waited_for() for node in nodes_around())
+
+
+async def _acquire_for_thread(wrapper: LoopWrapper, *, beyond: bool) -> Session:
     # The pool may be made here, which must be on the loop for it to be closed with the loop.
-    session = await pool_for(wrapper, asyncio.get_running_loop()).acquire()
+    session = await pool_for(wrapper, asyncio.get_running_loop()).acquire(beyond=beyond)
     if session.raw is not None:
         session.raw.detach()
     return session

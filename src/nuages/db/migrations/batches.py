@@ -151,7 +151,7 @@ class Batches:
             except OperationalError as error:
                 if attempt == ATTEMPTS or not _may_pass(error):
                     raise
-            await asyncio.sleep(0.1 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311
+            await asyncio.sleep(0.1 * 2**attempt * random.uniform(0.5, 1.5))  # noqa: S311 - a pause
 
     async def _batch(self, number: int, wait: bool) -> None:
         work = self._work

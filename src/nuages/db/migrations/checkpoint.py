@@ -73,25 +73,36 @@ class Range(models.Model):
 
 def has_tables(alias: str) -> bool:
     """Whether the tables are there."""
+    return not _missing(alias)
+
+
+def _missing(alias: str) -> list[type[models.Model]]:
+    """The models that have no table, in the order in which they are made."""
     connection = connections[alias]
     with connection.cursor() as cursor:
-        return Range._meta.db_table in connection.introspection.table_names(cursor)
+        there = connection.introspection.table_names(cursor)
+    return [model for model in (Checkpoint, Range) if model._meta.db_table not in there]
 
 
 def make_tables(alias: str) -> None:
-    """Make the tables where they are missing."""
-    if has_tables(alias):
-        return
+    """Make the tables where they are missing.
+
+    One by one: another process may be at it, and MySQL keeps a table whose maker has died.
+    """
+    for model in _missing(alias):
+        _make_table(alias, model)
+
+
+def _make_table(alias: str, model: type[models.Model]) -> None:
     connection = connections[alias]
     # In a migration, whose own editor has them off; this one switches them on in the end.
     checks_are_off = connection.vendor == "sqlite" and not _checks_foreign_keys(connection)
     try:
         with connection.schema_editor() as editor:
-            editor.create_model(Checkpoint)
-            editor.create_model(Range)
+            editor.create_model(model)
     except DatabaseError:
-        # Another process that migrates may just have made them.
-        if not has_tables(alias):
+        # Another process that migrates may just have made it.
+        if model in _missing(alias):
             raise
     if checks_are_off:
         connection.disable_constraint_checking()

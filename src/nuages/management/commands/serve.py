@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
 import socket
 import ssl
@@ -147,6 +146,8 @@ class Command(BaseCommand):
         for connection in connections.all(initialized_only=True):
             connection.close()
         listener, place = self.listen(options)
+        uds = options["uds"]
+        made = listening.identity(uds) if uds else ()
         from nuages.management import application, production
 
         count = options["workers"]
@@ -176,9 +177,8 @@ class Command(BaseCommand):
             )
         finally:
             listener.close()
-            if options["uds"]:
-                with contextlib.suppress(FileNotFoundError):
-                    os.unlink(options["uds"])
+            if uds:
+                listening.remove_unix(uds, made)
 
     def refuse(self, options: dict[str, Any]) -> None:
         """Raise CommandError for options that cannot be meant."""

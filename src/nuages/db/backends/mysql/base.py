@@ -259,6 +259,14 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """As in Django."""
         return CursorWrapper(self.connection.cursor())
 
+    def cursor_is_open(self, cursor: Any) -> bool:
+        """Whether what `create_cursor()` has made was not closed."""
+        return cursor.cursor.connection is not None
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close it without I/O: `close()` would read what is left of its result."""
+        cursor.cursor.connection = None
+
     def snapshot(self) -> Snapshot:
         """Ask the server what is set in the session."""
         return snapshot(self.connection, mariadb=self.mysql_is_mariadb)

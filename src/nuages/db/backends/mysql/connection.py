@@ -79,6 +79,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self._params = params
         self._connect_to = connect_to
         """The address of the server itself, whatever its name means by now."""
+        self._peer: Any = None
+        """The address that it is connected to; a socket that is lost does not know any more."""
         self._process = os.getpid()
         self.lock = ConnectionLock(self)
         self.exchange = Exchange(self)
@@ -130,6 +132,11 @@ class Connection(connections.Connection):  # type: ignore[misc]
             return opened
         host, port = self._connect_to or (self.host, self.port)
         opened = open_socket(host, port, timeout=timeout, bind_address=self.bind_address)
+        try:
+            self._peer = opened.getpeername()[:2]
+        except OSError:
+            opened.close()
+            raise
         self.host_info = f"socket {self.host}:{self.port}"
         return opened
 
@@ -154,8 +161,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         rest = max(deadline - time.monotonic(), 0.001)
         params |= {"connect_timeout": rest, "read_timeout": rest, "write_timeout": rest}
         params["autocommit"] = None
-        peer = None if self.unix_socket or self._sock is None else self._sock.getpeername()[:2]
-        return type(self)(connect_to=peer, **params)
+        return type(self)(connect_to=self._peer, **params)
 
     # Reading, writing, waiting
 
@@ -401,22 +407,20 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def terminate(self) -> None:
         """Close at once, without waiting."""
         self._closed = True
-        transport = self._sock
-        if transport is None:
-            return
-        loop = transport.loop
-        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
-            # Another thread's: the socket must have left the loop before it is closed.
-            self._sock = self._rfile = None
-            loop.call_soon_threadsafe(self._part, transport)
-        else:
-            self._force_close()
+        self._force_close()
 
     def _force_close(self) -> None:
+        # PyMySQL calls it too, where it finds the connection lost, in whichever thread that is.
         transport = self._sock
         self._sock = self._rfile = None
-        if transport is not None:
-            self._closed = True
+        if transport is None:
+            return
+        self._closed = True
+        loop = transport.loop
+        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
+            # Another thread's, whose loop the socket must leave before it is closed.
+            loop.call_soon_threadsafe(self._part, transport)
+        else:
             self._part(transport)
 
     def _part(self, transport: Transport) -> None:

@@ -20,7 +20,7 @@ from nuages.background import current_task
 from nuages.bridge import current_bridge
 from nuages.conf import setting
 from nuages.db.backends.contracts import KNOWING
-from nuages.db.backends.mysql.killing import Killer
+from nuages.db.backends.mysql.killing import Killer, SessionOver
 from nuages.db.counters import statistics
 from nuages.exceptions import BridgeClosed
 from nuages.tracebacks import hide_frames
@@ -64,7 +64,7 @@ class Exchange:
 
     def __enter__(self) -> None:
         caller = _caller()
-        if self._depth and self._owner is caller:
+        if self._depth and self._owner == caller:
             self._depth += 1
             return
         self._connection.lock.__enter__()
@@ -138,6 +138,9 @@ class Exchange:
     def _kill(self, killer: Killer) -> None:
         try:
             killer.kill()
+        except SessionOver as over:
+            self._connection.terminate()
+            raise ConnectionAbortedError("the session has ended") from over
         except (err.Error, OSError) as error:
             hide_frames(error, KNOWING)
             self._abort("closed a connection whose statement could not be cancelled: %s", error)

@@ -17,6 +17,13 @@ Identity = tuple[Any, ...]
 _IDENTITY = "SELECT @@hostname, @@port, @@server_id"
 
 
+_NO_SUCH_THREAD = 1094
+
+
+class SessionOver(Exception):
+    """The session whose statement was to be cancelled has ended, and the statement with it."""
+
+
 class NotTheServer(err.OperationalError):  # type: ignore[misc]
     """Behind this address answers another server, where the number is somebody else's."""
 
@@ -47,13 +54,18 @@ class Killer:
         """When the statement, if it goes on, should be cancelled again."""
 
     def kill(self) -> None:
-        """Cancel what the session does now. Raises what goes wrong on the way."""
+        """Cancel what the session does now. Raises SessionOver, and what goes wrong on the way."""
         side = self._side
         if side is None:
             side = self._side = self._victim.beside(self._deadline)
             if identity_of(side) != self._victim.identity:
-                raise NotTheServer(1094, "another server answers at this address")
-        side.query(f"KILL QUERY {self._victim.thread_id():d}")
+                raise NotTheServer(_NO_SUCH_THREAD, "another server answers at this address")
+        try:
+            side.query(f"KILL QUERY {self._victim.thread_id():d}")
+        except err.OperationalError as error:
+            if error.args[0] != _NO_SUCH_THREAD:
+                raise
+            raise SessionOver from error
         self.count += 1
         self.next_at = time.monotonic() + self._pause
         self._pause *= 2

@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from nuages.bridge import off_loop
+from nuages.offloading import off_loop
 
 _FILES = ("ca", "capath", "cert", "key")
 _contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
@@ -26,7 +26,9 @@ def context_for(options: Any, make: Callable[[Any], ssl.SSLContext]) -> ssl.SSLC
     key = (*known, *(_changed(options.get(name)) for name in _FILES))
     context = _contexts.get(key)
     if context is None:
-        context = _contexts[key] = off_loop(make)(options) if options else _unverified()
+        # Without arguments: frames outside this package show them, the key's password too.
+        context = off_loop(lambda: make(options))() if options else _unverified()
+        _contexts[key] = context
     return context
 
 

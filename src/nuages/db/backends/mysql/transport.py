@@ -9,6 +9,7 @@ taken over at once. Without a loop it waits in `poll()`. A connection can be use
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import os
 import select
 import socket
@@ -42,6 +43,8 @@ class Transport:
         self._fd = connected.fileno()
         self._process = os.getpid()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._writing: asyncio.AbstractEventLoop | None = None
+        """The loop with which it is registered for writing, while somebody waits."""
         self._future: asyncio.Future[None] | None = None
         self._errors: select.poll | None = None
 
@@ -164,25 +167,32 @@ class Transport:
         self.attach(loop)
         future = self._future = loop.create_future()
         timer = None if timeout is None else loop.call_later(max(timeout, 0.0), wake, future)
-        fd = self._fd
-        writing = writing or self._wants_write
         self._ready = False
-        if writing:
-            loop.add_writer(fd, self._writable)
+        if writing or self._wants_write:
+            loop.add_writer(self._fd, self._writable)
+            self._writing = loop
         try:
             bridge.wait(future)
         finally:
             self._future = None
             if timer is not None:
                 timer.cancel()
-            if writing and self.sock is not None:
-                loop.remove_writer(fd)
+            if self._writing is not None:
+                self._stop_writing()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         if self.sock is None:
             raise ConnectionAbortedError("the connection was closed")
         return self._ready
+
+    def _stop_writing(self) -> None:
+        loop, self._writing = self._writing, None
+        if loop is not None and self._may_unregister(loop):
+            loop.remove_writer(self._fd)
+
+    def _may_unregister(self, loop: asyncio.AbstractEventLoop) -> bool:
+        return not loop.is_closed() and self._process == os.getpid()
 
     def _writable(self) -> None:
         self._ready = True
@@ -222,7 +232,8 @@ class Transport:
         self.detach()
         if self.sock is None:
             raise ConnectionAbortedError("the connection was closed")
-        loop.add_reader(self._fd, self._readable)
+        # It may outlive the caller, whose context it must not keep alive.
+        contextvars.Context().run(loop.add_reader, self._fd, self._readable)
         self._loop = loop
         if not isinstance(loop, asyncio.SelectorEventLoop):
             # uvloop drops the reader of a socket that is in error after one call, and what is
@@ -234,7 +245,7 @@ class Transport:
         """Take the socket out of its loop. On the loop's thread."""
         loop, self._loop = self._loop, None
         self._errors = None
-        if loop is not None and not loop.is_closed() and self._process == os.getpid():
+        if loop is not None and self._may_unregister(loop):
             loop.remove_reader(self._fd)
 
     @property
@@ -261,6 +272,7 @@ class Transport:
     def close(self) -> None:
         """Close the socket; whoever waits for it is told so. On the loop's thread."""
         self.detach()
+        self._stop_writing()
         closing, self.sock = self.sock, None
         if closing is not None:
             closing.close()

@@ -11,6 +11,7 @@ import errno
 import os
 import socket
 import types
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ImproperlyConfigured
@@ -107,8 +108,11 @@ class _Tracked(Noting, _NamedCursor):
         self._closed = True
 
     def close(self) -> None:
+        """As psycopg's, with Django's errors: it is what iterating ends with."""
         connection = self._conn
         bridge = current_bridge()
+        wrapper: Any = connection.wrapper
+        errors = nullcontext() if wrapper is None else wrapper.wrap_database_errors
         if asyncio._get_running_loop() is not None and (
             bridge is None or bridge.closing or connection.wrapper is None
         ):
@@ -116,12 +120,9 @@ class _Tracked(Noting, _NamedCursor):
             self._orphan()
             return
         try:
-            if bridge is None:
+            # Shielded, since a generator that is finalised would swallow a cancellation.
+            with errors, nullcontext() if bridge is None else bridge.shield():
                 super().close()
-            else:
-                # Shielded, since a generator that is finalised would swallow a cancellation.
-                with bridge.shield():
-                    super().close()
         except BaseException:
             # The connection is lost, say.
             self._orphan()
@@ -234,6 +235,14 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         if self.timezone != loader.timezone:
             register_tzloader(self.timezone, cursor)
         return cursor
+
+    def cursor_is_open(self, cursor: Any) -> bool:
+        """Whether what `create_cursor()` has made was not closed."""
+        return not cursor.closed
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close it without I/O, as psycopg's own `close()` of a client-side cursor."""
+        cursor.close()
 
     def snapshot(self) -> Snapshot:
         """Ask the server what is set in the session."""

@@ -4,10 +4,10 @@
 `cancel_safe`, `cancel` and `close` do not pass through it and have overrides of their own, and
 `lock` is replaced by one that never blocks the loop's thread.
 
-A connection of the pool keeps its socket registered with the loop, so that waiting costs no
-system call and a connection the server closes is noticed while idle. It is unregistered
+A connection of the pool keeps its socket registered with the loop (`watching`), so that waiting
+costs no system call and a connection the server closes is noticed while idle. It is unregistered
 whenever data arrives that nobody waits for, before any close, and before a thread uses it: a
-dead socket left registered spins the loop, and a reused descriptor never wakes.
+dead socket left registered spins the loop.
 
 Longer than most modules: waiting, being interrupted and answering the pool share the state of one
 socket, and are best read together.
@@ -33,6 +33,7 @@ from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
 from nuages.db.backends.locking import ConnectionLock
 from nuages.db.backends.postgresql.connecting import CANCEL_AGAIN, INTERVAL, connect_on_loop
 from nuages.db.backends.postgresql.session_state import Adapters, Trace, noting
+from nuages.db.backends.postgresql.watching import WatchedSocket
 from nuages.db.counters import statistics
 from nuages.exceptions import SyncInCoroutine
 
@@ -74,11 +75,9 @@ class Connection(psycopg.Connection[Any]):
         self.lock = ConnectionLock(self)  # type: ignore[assignment]
         self.open_cursors: set[str] = set()
         self.orphaned_cursors: set[str] = set()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._fd = -1
+        self._watched: WatchedSocket | None = None
         self._future: asyncio.Future[None] | None = None
         self._ready = 0
-        self._errors: select.poll | None = None
         self._baseline: tuple[Any, ...] = ()
 
     # Connecting
@@ -136,7 +135,9 @@ class Connection(psycopg.Connection[Any]):
             self._interrupted(bridge, gen, wanted)
             raise
         finally:
-            if self.pool is None or self.pgconn.status != OK:
+            if self.pgconn.status != OK:
+                self._leave_loop()
+            elif self.pool is None:
                 self.detach()
 
     def _wait_elsewhere(
@@ -156,7 +157,9 @@ class Connection(psycopg.Connection[Any]):
         self, bridge: Bridge, wanted: int, tick: float | None, deadline: float | None
     ) -> int:
         loop = bridge.loop
-        self._watch(loop)
+        watched = self._watched
+        if watched is None or watched.loop is not loop:
+            watched = self._watch(loop)
         self._ready = 0
         future = self._future = loop.create_future()
         timer = None
@@ -165,18 +168,16 @@ class Connection(psycopg.Connection[Any]):
             if deadline is not None:
                 rest = max(0.0, min(rest, deadline - time.monotonic()))
             timer = loop.call_later(rest, _wake, future)
-        writes = wanted & WAIT_W
-        fd = self._fd
-        if writes:
-            loop.add_writer(fd, self._writable)
+        if wanted & WAIT_W:
+            watched.watch_writing(loop, self._writable)
         try:
             bridge.wait(future)
         finally:
             self._future = None
             if timer is not None:
                 timer.cancel()
-            if writes:
-                loop.remove_writer(fd)
+            if wanted & WAIT_W:
+                watched.unwatch_writing()
         return self._ready
 
     def _readable(self) -> None:
@@ -185,7 +186,7 @@ class Connection(psycopg.Connection[Any]):
             # Nobody waits: a notice, the server's good-bye, or data of a COPY. Whatever it is,
             # the descriptor must not stay registered while it is readable.
             pool = self.pool if self.wrapper is None else None
-            loop = self._loop
+            loop = self.loop
             self.detach()
             if pool is not None and loop is not None:
                 if self.is_alive():
@@ -194,7 +195,7 @@ class Connection(psycopg.Connection[Any]):
                     pool.lost(self)
             return
         self._ready |= READY_R
-        if self._errors is not None and self._errors.poll(0):
+        if self._watched is not None and self._watched.is_in_error():
             self.detach()
         if not future.done():
             future.set_result(None)
@@ -205,18 +206,17 @@ class Connection(psycopg.Connection[Any]):
         if future is not None and not future.done():
             future.set_result(None)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
-        fd = self.pgconn.socket
-        if self._loop is loop and self._fd == fd:
-            return
-        self.detach()
-        loop.add_reader(fd, self._readable)
-        self._loop, self._fd = loop, fd
-        if not isinstance(loop, asyncio.SelectorEventLoop):
-            # uvloop drops the reader of a socket that is in error after one call, and what is
-            # still to be read, the end of the stream at least, would never wake us.
-            self._errors = select.poll()
-            self._errors.register(fd, 0)
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> WatchedSocket:
+        if self._watched is None:
+            self._watched = WatchedSocket(self.pgconn.socket)
+        if self._watched.loop is not loop:
+            self._watched.watch(loop, self._readable)
+        return self._watched
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop | None:
+        """The loop that the socket is registered with."""
+        return self._watched.loop if self._watched is not None else None
 
     def settle(self) -> None:
         """Wait until the statement in flight has ended."""
@@ -231,10 +231,8 @@ class Connection(psycopg.Connection[Any]):
 
     def detach(self) -> None:
         """Take the socket out of the loop. On the loop's thread."""
-        loop, self._loop = self._loop, None
-        self._errors = None
-        if loop is not None and not loop.is_closed():
-            loop.remove_reader(self._fd)
+        if self._watched is not None:
+            self._watched.unwatch()
 
     # Interruptions
 
@@ -328,7 +326,9 @@ class Connection(psycopg.Connection[Any]):
 
     def close(self) -> None:
         """Close the connection; its socket leaves the loop first."""
-        if not self.closed:
+        if self.closed:
+            self._finish()  # lost, perhaps, with its socket in the loop
+        else:
             self.terminate()
 
     def cursor(self, name: str = "", **kwargs: Any) -> Any:
@@ -381,18 +381,26 @@ class Connection(psycopg.Connection[Any]):
     def terminate(self) -> None:
         """Close at once, without waiting."""
         self._closed = True
-        loop = self._loop
-        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
-            # Another thread's: the socket must have left the loop before it is closed.
-            loop.call_soon_threadsafe(self._finish)
-        else:
-            self._finish()
+        self._finish()
 
     def _finish(self) -> None:
-        self.detach()
+        loop = self.loop
+        if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
+            # Another thread's, whose loop the socket must leave before it is closed.
+            loop.call_soon_threadsafe(self._finish_here)
+        else:
+            self._finish_here()
+
+    def _finish_here(self) -> None:
+        self._leave_loop()
         self.pgconn.finish()
         if self._future is not None:
             _wake(self._future)  # whoever waits gets psycopg's error of a closed connection
+
+    def _leave_loop(self) -> None:
+        watched, self._watched = self._watched, None
+        if watched is not None:
+            watched.close()
 
     def is_alive(self) -> bool:
         """Whether the connection is open, as far as can be told without a round trip."""
@@ -400,12 +408,12 @@ class Connection(psycopg.Connection[Any]):
             return False
         poll = select.poll()
         poll.register(self.pgconn.socket, select.POLLIN)
-        loop = self._loop
+        loop = self.loop
         if not poll.poll(0) or self.pgconn.transaction_status == ACTIVE:
             return True
         if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
             return True  # a loop in another thread watches the socket, and will find out
-        self.detach()  # at the end of the stream libpq closes the socket
+        self.detach()  # it may not stay there if this is the end of the stream
         try:
             # Behind the server's last words comes the end of the stream, which one read misses.
             while poll.poll(0):

@@ -24,7 +24,6 @@ from nuages.db.backends.sqlite3.connection import Connection, gates
 from nuages.db.backends.sqlite3.cursor import Cursor
 from nuages.db.backends.sqlite3.snapshot import snapshot
 from nuages.db.backends.sqlite3.worker import Job, Worker
-from nuages.db.connections import current_chain
 from nuages.db.pool_options import PoolOptions
 from nuages.db.session_check import Snapshot
 
@@ -85,7 +84,8 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         """As in Django; a lease's is opened by its worker."""
         key = (self.alias, str(conn_params["database"]))
         in_memory = self.is_in_memory_db()
-        if current_bridge() is None and (self.role != "lease" or current_chain() is None):
+        serves_loop = self.role == "lease" and self._chain_to_serve() is not None
+        if current_bridge() is None and not serves_loop:
             connection = super().get_new_connection(conn_params)
             connection.statement_timeout = self._statement_timeout
             if in_memory and not (key in _in_memory and _in_memory[key].is_alive()):
@@ -138,7 +138,12 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     def _open(self, session: Any) -> None:
         super()._open(session)
+        self.connection.attach(session.pool)  # in a thread too: a worker serves any
         self.connection.note_baseline()
+
+    def is_waited_for(self) -> bool:
+        """Whether the file's other writers wait for this one."""
+        return self.connection is not None and self.connection.has_gate()
 
     def _reuse(self, session: Any) -> bool:
         self.transaction_mode = self._transaction_mode()
@@ -148,6 +153,14 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     def create_cursor(self, name: str | None = None) -> Any:
         """As in Django, with our cursor."""
         return self.connection.cursor(factory=Cursor)
+
+    def cursor_is_open(self, cursor: Any) -> bool:
+        """Whether what `create_cursor()` has made was not closed."""
+        return bool(cursor.is_open())
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close it without I/O."""
+        cursor.forget()
 
     def share(self) -> None:
         """Give the connection a worker: it must not block a loop, nor be used by two at once."""
@@ -201,6 +214,13 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             connection.terminate()
 
     def _set_autocommit(self, autocommit: bool) -> None:
+        try:
+            self._switch_isolation_level(autocommit)
+        finally:
+            # sqlite3 commits an open transaction when autocommit is switched on.
+            self.connection.leave_gate_after_transaction()
+
+    def _switch_isolation_level(self, autocommit: bool) -> None:
         connection = self.connection
         if connection.worker is None or current_bridge() is None:
             super()._set_autocommit(autocommit)
@@ -210,7 +230,6 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             return
 
         def switch() -> None:
-            # sqlite3 commits an open transaction when autocommit is switched on.
             connection.isolation_level = level
 
         with self.wrap_database_errors:

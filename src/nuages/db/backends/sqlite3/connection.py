@@ -32,6 +32,7 @@ from nuages.db.backends.contracts import RawConnection, Verdict
 from nuages.db.backends.leasing import on_loop_of
 from nuages.db.backends.sqlite3.cursor import Cursor, PlainCursor
 from nuages.db.backends.sqlite3.session_state import NotesState
+from nuages.db.backends.sqlite3.use import Use
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.turns import Turns
 
@@ -147,7 +148,7 @@ class Connection(NotesState):
         if worker is None or self._broken:
             return
         worker.call(functools.partial(super().execute, f"PRAGMA busy_timeout = {timeout}"))
-        self._leave_gate_after_transaction()
+        self.leave_gate_after_transaction()
         self.worker = None
         worker.stop()
 
@@ -189,32 +190,39 @@ class Connection(NotesState):
 
     def in_worker(self, function: Callable[[], Any]) -> Any:
         """Run `function` in the worker and wait for it, in turn with the others of a scope."""
-        wrapper = self.wrapper
-        if wrapper is None or wrapper.node is None:
-            return self._call_worker(functools.partial(self.timed, function))
+        return self._in_turn(functools.partial(self._send, function))
+
+    def _in_turn(self, work: Callable[[Use], Any]) -> Any:
+        """Call `work` while nothing else of the scope uses the connection.
+
+        The turn comes before the file's gate, as it does for a block that begins: where one had
+        the turn and another the gate, neither could go on.
+        """
         while True:
-            seals = wrapper.seals
-            turn = wrapper.take_turn()
+            use = Use(self)
+            turn = use.take_turn()
             try:
-                if current_bridge() is None:
-                    # A block may begin to end, in another thread, before the worker hears of this.
-                    return self._call_worker(functools.partial(self._in_scope, function, seals))
-                if wrapper.seals != seals:
-                    wrapper.require_scope()
-                return self._call_worker(functools.partial(self.timed, function))
+                use.look_again()
+                return work(use)
             except _BlockEnded:
                 # Of this code, which is refused, or one beside it.
-                wrapper.require_scope()
+                use.look_again()
             finally:
                 if turn is not None:
                     turn.end()
 
-    def _in_scope(self, function: Callable[[], Any], seals: int) -> Any:
-        """In the worker: call `function`, unless a block has begun to end since it was told to."""
-        wrapper = self.wrapper
-        if wrapper is not None and wrapper.seals != seals:
+    def _send(self, function: Callable[[], Any], use: Use) -> Any:
+        work = functools.partial(self.timed, function)
+        if current_bridge() is None:
+            # A block may begin to end, in another thread, before the worker hears of this.
+            work = functools.partial(self._in_scope, work, use)
+        return self._call_worker(work)
+
+    def _in_scope(self, work: Callable[[], Any], use: Use) -> Any:
+        """In the worker: call `work`, unless a block has begun to end since it was told to."""
+        if use.block_began_to_end():
             raise _BlockEnded
-        return self.timed(function)
+        return work()
 
     def _call_worker(self, function: Callable[[], Any]) -> Any:
         assert self.worker is not None
@@ -251,24 +259,34 @@ class Connection(NotesState):
         # An interrupted or failed write may have dropped the whole transaction; what follows
         # must not run in autocommit unseen.
         wrapper = self.wrapper
-        if wrapper is not None and wrapper.in_atomic_block and not self.in_transaction:
+        if wrapper is not None and wrapper.in_atomic_block and self.is_settled():
             wrapper.needs_rollback = True
             self._leave_gate()
 
     def execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
         """Run a statement in the worker, waiting for SQLite's locks where it needs them."""
-        self._leave_gate_after_transaction()
-        settled = not self.in_transaction
-        self.note(query)
+        self._in_turn(functools.partial(self._execute, query, function))
+
+    def _execute(self, query: str, function: Callable[[], Any], use: Use) -> None:
+        deadline = time.monotonic() + self.timeout
+        self.leave_gate_after_transaction()
+        if not self._gate_held and (_BEGIN.match(query) or _WRITE.match(query)):
+            self._enter_gate(use)
+        if self.in_test:
+            self._write_of_test = _WRITE.match(query) is not None
+        settled = self.is_settled()
         try:
-            self._execute_in_turn(query, function)
+            self.note(query)
+            self._until(deadline, function, use)
         except Exception:
             raise
         except BaseException:
             # Cancelled, and the worker had begun a transaction before it was interrupted.
-            if settled and not self._broken and self.in_transaction:
+            if settled and not self.is_settled():
                 self._undo()
             raise
+        finally:
+            self.leave_gate_after_transaction()
 
     def timed(self, function: Callable[[], Any]) -> Any:
         """In the thread that may: call `function`, interrupted at the statement's timeout."""
@@ -302,7 +320,6 @@ class Connection(NotesState):
         except BaseException:
             self.terminate()
             raise
-        self._leave_gate_after_transaction()
 
     def interrupt_until_done(self, job: Job) -> None:
         """Interrupt the worker, again and again: between two steps there is nothing to."""
@@ -311,29 +328,34 @@ class Connection(NotesState):
                 self.interrupt()
             asyncio.get_running_loop().call_later(0.01, self.interrupt_until_done, job)
 
-    def _execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
-        if self.in_test:
-            self._write_of_test = _WRITE.match(query) is not None
-        deadline = time.monotonic() + self.timeout
-        begins = _BEGIN.match(query) is not None
-        writes = begins or (not self._gate_held and _WRITE.match(query) is not None)
-        if not writes or self._gate_held or self.database is None:
-            self._until(deadline, function)
+    def _enter_gate(self, use: Use) -> None:
+        if self.database is None or self._broken:
             return
         gate = gate_of(self.database)
-        if not gate.acquire(self, self.timeout):
+        pool = self.pool if gate.locked() else None
+        if pool is not None:
+            # It must not keep readers, nor whoever has the gate, from a connection meanwhile.
+            on_loop_of(pool, pool.park)
+        try:
+            entered = gate.acquire(self, self.timeout)
+        finally:
+            if pool is not None:
+                on_loop_of(pool, pool.unpark)
+        try:
+            use.look_again()
+        except BaseException:
+            if entered:
+                gate.release()
+            raise
+        if not entered:
             raise sqlite3.OperationalError("database is locked")
         self._gate_held = True
-        try:
-            self._until(deadline, function)
-        finally:
-            self._leave_gate_after_transaction()
 
-    def _until(self, deadline: float, function: Callable[[], Any]) -> None:
+    def _until(self, deadline: float, function: Callable[[], Any], use: Use) -> None:
         pause = 0.001
         while True:
             try:
-                self.in_worker(function)
+                self._send(function, use)
                 return
             except sqlite3.OperationalError as error:
                 code = getattr(error, "sqlite_errorcode", 0)
@@ -342,7 +364,8 @@ class Connection(NotesState):
                 if time.monotonic() + pause >= deadline:
                     raise
             self._pause(pause)
-            pause = min(pause * 2, 0.05) * random.uniform(0.8, 1.2)  # noqa: S311
+            use.look_again()
+            pause = min(pause * 2, 0.05) * random.uniform(0.8, 1.2)  # noqa: S311 - a pause
 
     @staticmethod
     def _pause(seconds: float) -> None:
@@ -352,8 +375,13 @@ class Connection(NotesState):
         else:
             bridge.wait(asyncio.sleep(seconds))
 
-    def _leave_gate_after_transaction(self) -> None:
-        if not self.in_transaction:
+    def has_gate(self) -> bool:
+        """Whether the file's other writers wait for this one."""
+        return self._gate_held
+
+    def leave_gate_after_transaction(self) -> None:
+        """Let the file's next writer go on, unless a transaction is open."""
+        if self._gate_held and self.is_settled():
             self._leave_gate()
 
     def _leave_gate(self) -> None:
@@ -410,21 +438,20 @@ class Connection(NotesState):
             run()
         elif self.in_transaction:
             try:
-                self._until(time.monotonic() + self.timeout, run)
+                self._in_turn(functools.partial(self._until, time.monotonic() + self.timeout, run))
             finally:
-                self._leave_gate_after_transaction()
+                self.leave_gate_after_transaction()
 
     def rollback(self) -> None:
         """As sqlite3's."""
         run = super().rollback
         if self.runs_here():
             run()
-        else:
+        elif self.in_transaction:
             try:
-                if self.in_transaction:
-                    self.in_worker(run)
+                self.in_worker(run)
             finally:
-                self._leave_gate_after_transaction()
+                self.leave_gate_after_transaction()
 
     def backup(self, target: sqlite3.Connection, **kwargs: Any) -> None:
         """As sqlite3's."""
@@ -462,12 +489,12 @@ class Connection(NotesState):
         return not self._broken
 
     def is_idle(self) -> bool:
-        """Whether nothing is under way."""
-        return not self.in_transaction and not self.busy() and not self.open_cursors
+        """Whether nothing is under way; true of one that was closed, which the pool must hear."""
+        return self._broken or not (self.in_transaction or self.busy() or self.open_cursors)
 
     def is_settled(self) -> bool:
-        """Whether it is in no transaction."""
-        return not self.in_transaction
+        """Whether it is in no transaction; a closed one is in none."""
+        return self._broken or not self.in_transaction
 
     def inspect(self) -> Verdict:
         """What must be done before another user gets it."""
@@ -489,7 +516,7 @@ class Connection(NotesState):
         """
         if self.worker is not None and not self._broken:
             self.worker.call(lambda: None)
-        return self.in_transaction
+        return not self.is_settled()
 
     def attach(self, pool: Pool) -> None:
         """Remember the pool; a worker serves any loop."""

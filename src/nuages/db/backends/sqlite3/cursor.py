@@ -35,8 +35,21 @@ class _WorkerCursor(_CursorBase):
         self._exhausted = True
         self._closed = False
 
+    def is_open(self) -> bool:
+        """Whether it was not closed."""
+        return not self._closed
+
+    def forget(self) -> None:
+        """Close it without I/O: its connection goes to somebody else."""
+        self._closed = True
+
+    def _require_open(self) -> None:
+        if self._closed:
+            raise sqlite3.ProgrammingError("Cannot operate on a closed cursor.")
+
     def execute(self, *args: Any) -> Any:
         """Execute a statement and fetch its first rows."""
+        self._require_open()
         connection = self.connection
         if connection.runs_here():
             self._rows.clear()
@@ -72,6 +85,7 @@ class _WorkerCursor(_CursorBase):
 
     def executemany(self, query: str, param_list: Any) -> Any:
         """Execute a statement for each of the parameters."""
+        self._require_open()
         connection = self.connection
         if connection.runs_here():
             return connection.timed(functools.partial(super().executemany, query, param_list))
@@ -82,6 +96,7 @@ class _WorkerCursor(_CursorBase):
 
     def executescript(self, script: str) -> Any:
         """Execute several statements."""
+        self._require_open()
         connection = self.connection
         if not connection.runs_here():
             connection.note_script(script)
@@ -91,8 +106,7 @@ class _WorkerCursor(_CursorBase):
         return super().executescript(script)
 
     def _more(self, size: int) -> None:
-        if self._closed:
-            super().fetchone()  # raises sqlite3's error
+        self._require_open()
         if not self._exhausted and len(self._rows) < size:
             missing = size - len(self._rows)
             if self.connection.runs_here():
@@ -134,7 +148,9 @@ class _WorkerCursor(_CursorBase):
         connection = self.connection
         exhausted, self._closed = self._exhausted, True
         self._forget_rows(exhausted=True)
-        if exhausted or connection.runs_here() or not connection.is_alive():
+        if not connection.is_alive():
+            return  # closed with it; sqlite3 would raise, in place of the error that led here
+        if exhausted or connection.runs_here():
             super().close()
         elif current_bridge() is None and asyncio._get_running_loop() is not None:
             # Finalised outside a bridge.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import queue
 import sqlite3
 import threading
@@ -95,6 +96,18 @@ _PATIENCE = 10.0
 """Seconds that an interrupted statement gets to end."""
 
 
+_ending: set[Worker] = set()
+"""Those that were told to stop and have not ended yet."""
+
+
+@atexit.register
+def _join_ending() -> None:
+    # While it closes a connection sqlite3 calls the destructors of Django's functions, which
+    # crashes where the interpreter is gone by then.
+    for worker in list(_ending):
+        worker.join()
+
+
 class Worker:
     """The thread of one connection."""
 
@@ -111,6 +124,7 @@ class Worker:
         while (job := self._queue.get()) is not None:
             job.run(self._jobs.discard)
             del job
+        _ending.discard(self)
 
     @property
     def busy(self) -> bool:
@@ -134,6 +148,7 @@ class Worker:
         """End the thread when its queue is done."""
         with self._mutex:
             self._stopped = True
+            _ending.add(self)
             self._queue.put(None)
 
     def join(self) -> None:
