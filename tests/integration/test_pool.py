@@ -247,7 +247,7 @@ def test_a_connection_that_is_closed_while_it_sends_leaves_its_descriptor_usable
             async with hold_connection():
                 await Author.objects.acount()
                 raw: Any = connection.connection
-                sender = raw._watched if database == "postgresql" else raw._sock
+                sender = raw._watched if database == "postgresql" else raw._sock._watched
                 descriptor = sender._fd
                 proxy.stall("to_server")
                 sending = asyncio.create_task(fetch("SELECT length(%s)", "x" * 12_000_000))

@@ -9,8 +9,6 @@ taken over at once. Without a loop it waits in `poll()`. A connection can be use
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import os
 import select
 import socket
 import ssl
@@ -18,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nuages.bridge import Bridge
+from nuages.db.backends.watching import WatchedSocket
 
 _CHUNK = 65536
 
@@ -41,12 +40,8 @@ class Transport:
         self._takes = True
         self._ready = False
         self._fd = connected.fileno()
-        self._process = os.getpid()
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._writing: asyncio.AbstractEventLoop | None = None
-        """The loop with which it is registered for writing, while somebody waits."""
+        self._watched = WatchedSocket(self._fd)
         self._future: asyncio.Future[None] | None = None
-        self._errors: select.poll | None = None
 
     # What PyMySQL asks of a socket
 
@@ -169,30 +164,20 @@ class Transport:
         timer = None if timeout is None else loop.call_later(max(timeout, 0.0), wake, future)
         self._ready = False
         if writing or self._wants_write:
-            loop.add_writer(self._fd, self._writable)
-            self._writing = loop
+            self._watched.watch_writing(loop, self._writable)
         try:
             bridge.wait(future)
         finally:
             self._future = None
             if timer is not None:
                 timer.cancel()
-            if self._writing is not None:
-                self._stop_writing()
+            self._watched.unwatch_writing()
         if self._error is not None:
             error, self._error = self._error, None
             raise error
         if self.sock is None:
             raise ConnectionAbortedError("the connection was closed")
         return self._ready
-
-    def _stop_writing(self) -> None:
-        loop, self._writing = self._writing, None
-        if loop is not None and self._may_unregister(loop):
-            loop.remove_writer(self._fd)
-
-    def _may_unregister(self, loop: asyncio.AbstractEventLoop) -> bool:
-        return not loop.is_closed() and self._process == os.getpid()
 
     def _writable(self) -> None:
         self._ready = True
@@ -214,7 +199,7 @@ class Transport:
         except Exception as error:
             self._error = error
             self._ready = True
-        if self.eof or self._error is not None or (self._errors and self._errors.poll(0)):
+        if self.eof or self._error is not None or self._watched.is_in_error():
             self.detach()
         if self._ready:
             wake(future)
@@ -227,31 +212,20 @@ class Transport:
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Keep the socket registered with `loop` from now on. On the loop's thread."""
-        if self._loop is loop:
+        if self._watched.loop is loop:
             return
-        self.detach()
         if self.sock is None:
             raise ConnectionAbortedError("the connection was closed")
-        # It may outlive the caller, whose context it must not keep alive.
-        contextvars.Context().run(loop.add_reader, self._fd, self._readable)
-        self._loop = loop
-        if not isinstance(loop, asyncio.SelectorEventLoop):
-            # uvloop drops the reader of a socket that is in error after one call, and what is
-            # still to be read, the end of the stream at least, would never wake us.
-            self._errors = select.poll()
-            self._errors.register(self._fd, 0)
+        self._watched.watch(loop, self._readable)
 
     def detach(self) -> None:
         """Take the socket out of its loop. On the loop's thread."""
-        loop, self._loop = self._loop, None
-        self._errors = None
-        if loop is not None and self._may_unregister(loop):
-            loop.remove_reader(self._fd)
+        self._watched.unwatch()
 
     @property
     def loop(self) -> asyncio.AbstractEventLoop | None:
         """The loop that the socket is registered with."""
-        return self._loop
+        return self._watched.loop
 
     # The end
 
@@ -271,8 +245,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the socket; whoever waits for it is told so. On the loop's thread."""
-        self.detach()
-        self._stop_writing()
+        self._watched.leave()
         closing, self.sock = self.sock, None
         if closing is not None:
             closing.close()

@@ -33,7 +33,7 @@ from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
 from nuages.db.backends.locking import ConnectionLock
 from nuages.db.backends.postgresql.connecting import CANCEL_AGAIN, INTERVAL, connect_on_loop
 from nuages.db.backends.postgresql.session_state import Adapters, Trace, noting
-from nuages.db.backends.postgresql.watching import WatchedSocket
+from nuages.db.backends.postgresql.watching import DuplicatedSocket
 from nuages.db.counters import statistics
 from nuages.exceptions import SyncInCoroutine
 
@@ -75,7 +75,7 @@ class Connection(psycopg.Connection[Any]):
         self.lock = ConnectionLock(self)  # type: ignore[assignment]
         self.open_cursors: set[str] = set()
         self.orphaned_cursors: set[str] = set()
-        self._watched: WatchedSocket | None = None
+        self._watched: DuplicatedSocket | None = None
         self._future: asyncio.Future[None] | None = None
         self._ready = 0
         self._baseline: tuple[Any, ...] = ()
@@ -206,9 +206,9 @@ class Connection(psycopg.Connection[Any]):
         if future is not None and not future.done():
             future.set_result(None)
 
-    def _watch(self, loop: asyncio.AbstractEventLoop) -> WatchedSocket:
+    def _watch(self, loop: asyncio.AbstractEventLoop) -> DuplicatedSocket:
         if self._watched is None:
-            self._watched = WatchedSocket(self.pgconn.socket)
+            self._watched = DuplicatedSocket(self.pgconn.socket)
         if self._watched.loop is not loop:
             self._watched.watch(loop, self._readable)
         return self._watched
