@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import venv
 from collections.abc import Iterable
 from importlib import metadata, util
@@ -160,7 +161,14 @@ def _unpack(archive: Path, target: Path) -> Path:
     return target / root
 
 
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SourceError(f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}")
+def _run(command: list[str], pauses: Iterable[float] = (5, 20)) -> None:
+    """Run what asks the package index; again after each of `pauses`, in seconds, if it fails."""
+    for pause in (*pauses, None):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if not done.returncode:
+            return
+        failure = f"{' '.join(command)} ended with {done.returncode}:\n{done.stderr}"
+        if pause is None:
+            raise SourceError(failure)
+        print(f"{failure}\nIt is tried again in {pause:g} s.", flush=True)
+        time.sleep(pause)

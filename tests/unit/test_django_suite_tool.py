@@ -417,6 +417,16 @@ class TestWholeSuite:
         found = {str(path.relative_to(root)) for path in root.rglob("*.*")}
         assert found == {"tests/runtests.py", "docs/_ext/links.py"}
 
+    def test_what_asks_the_package_index_is_tried_again(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        script = f"cd {tmp_path}; echo >>tries; echo no index >&2; [ $(wc -l <tries) = $0 ]"
+        source._run(["sh", "-c", script, "2"], pauses=(0, 0))
+        assert "no index\n\nIt is tried again in 0 s.\n" in capsys.readouterr().out
+        with pytest.raises(source.SourceError, match="no index"):
+            source._run(["sh", "-c", script, "9"], pauses=(0, 0))
+        assert (tmp_path / "tries").read_text() == "\n" * 5
+
     @pytest.mark.parametrize("name", ["tests/link", "tests/../../up"])
     def test_an_archive_with_more_than_files_is_refused(self, tmp_path: Path, name: str) -> None:
         archive = tmp_path / "django-9.9.tar.gz"
