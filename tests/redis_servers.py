@@ -19,12 +19,12 @@ import redis
 from tests.services import (
     NotInstalled,
     _certificate,
-    _free_port,
     _give,
     _home,
     _kept,
     _package,
     _reachable,
+    free_port,
 )
 
 READY = "Ready to accept connections"
@@ -74,7 +74,7 @@ def cluster(nodes: int = 3) -> Iterator[list[int]]:
     with ExitStack() as stack:
         buses, ports = [], []
         for _ in range(nodes):
-            bus = _free_port()
+            bus = free_port()
             options = f"{PLAIN} --cluster-enabled yes --cluster-port {bus}"
             ports.append(stack.enter_context(_server(options))[0])
             buses.append(bus)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -36,6 +37,8 @@ import pymysql  # type: ignore[import-untyped]
 from psycopg import sql
 
 READY = "nuages: ready"
+
+_PORTS = range(20_000, 30_000)
 
 MYSQL_VARIABLE = "NUAGES_TEST_MYSQL_URL"
 MYSQL_DEFAULT = "mysql://root@127.0.0.1:3306/"
@@ -475,7 +478,7 @@ def _start(
 ) -> tuple[subprocess.Popen[str], int]:
     # Somebody else can take the port between our look and the server's start, hence three tries.
     for _ in range(3):
-        port = wanted or _free_port()
+        port = wanted or free_port()
         process = subprocess.Popen(
             ["/bin/sh", "-c", keeper, "keeper", str(binaries), str(home), str(port)],
             stdin=subprocess.PIPE,
@@ -505,7 +508,17 @@ def _start(
     raise ServiceError(f"The server in {binaries} did not start:\n{output}")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on, and that the system gives nobody by itself.
+
+    One of those it gives out (on Linux from 32768 on) may be another test's the moment after, and
+    a client that tries to connect to one may be connected to itself.
+    """
+    for port in random.SystemRandom().sample(_PORTS, 100):
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise ServiceError(f"None of a hundred ports in {_PORTS} is free.")

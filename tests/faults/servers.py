@@ -32,12 +32,12 @@ from tests.services import (
     _configure,
     _debian_binaries,
     _environment,
-    _free_port,
     _give,
     _home,
     _package,
     _reachable,
     _run_initdb,
+    free_port,
 )
 
 PATIENCE = 60.0
@@ -89,7 +89,7 @@ class Server:
         self, home: Path, binaries: Path, command: str, *, end: str, ping: Callable[[int], None]
     ) -> None:
         self.home = home
-        self.port = _free_port()
+        self.port = free_port()
         self._ping = ping
         self._process: psutil.Process | None = None
         self._keeper = subprocess.Popen(

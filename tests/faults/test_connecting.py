@@ -19,8 +19,9 @@ from nuages.test import FaultProxy
 from tests.faults import servers
 from tests.faults.databases import MariaDB, Postgres
 from tests.faults.world import World, fault, prepare
-from tests.integration.pool_tools import Heartbeat, free_port, options
+from tests.integration.pool_tools import Heartbeat, options
 from tests.library.models import Tag
+from tests.services import free_port
 
 CONNECT = {"connect_timeout": 2}
 """The least that libpq takes."""

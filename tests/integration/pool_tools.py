@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -161,10 +160,3 @@ class Heartbeat:
 def proxy_before(entry: dict[str, Any], listen: int = 0) -> FaultProxy:
     """A proxy before the server of a DATABASES entry; to be entered."""
     return FaultProxy(entry["HOST"], int(entry["PORT"] or 5432), listen=listen)
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

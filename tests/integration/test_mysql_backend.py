@@ -31,13 +31,13 @@ from tests.integration.pool_tools import (
     Heartbeat,
     assert_whole,
     fetch,
-    free_port,
     options,
     proxy_before,
     the_pool,
 )
 from tests.integration.scope_tools import names, statements, until
 from tests.library.models import Author
+from tests.services import free_port
 
 LOCK = f"nuages-test-{os.getpid()}"
 TABLE = Author._meta.db_table

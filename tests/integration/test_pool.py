@@ -37,7 +37,6 @@ from tests.integration.pool_tools import (
     backend,
     cancelled,
     fetch,
-    free_port,
     options,
     proxy_before,
     server,
@@ -45,6 +44,7 @@ from tests.integration.pool_tools import (
 )
 from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Novel
+from tests.services import free_port
 
 
 @pytest.mark.parametrize("where", ["bridge", "thread"])

@@ -25,8 +25,9 @@ from nuages.test import FaultProxy
 from tests import services
 from tests.integration.cache_tools import ours, prefix, the_pool
 from tests.integration.conftest import Counts, Run
-from tests.integration.pool_tools import Heartbeat, cancelled, free_port
+from tests.integration.pool_tools import Heartbeat, cancelled
 from tests.integration.sweep_tools import Cut, settled
+from tests.services import free_port
 
 
 def proxy_for(url: str) -> FaultProxy:

@@ -18,6 +18,7 @@ from django.utils.log import ServerFormatter
 
 from nuages.management.requestlog import log, logger
 from tests.integration.processes import Command, Site, site_in
+from tests.services import free_port
 
 
 @pytest.fixture
@@ -25,13 +26,6 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with site_in(tmp_path) as site:
         site.migrate()
         yield site
-
-
-def free_port() -> str:
-    """A port that was free just now: the command's own 0 is taken by its `addrport`, too."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
 
 
 def get(url: str, path: str = "/", **options: object) -> httpx.Response:
@@ -227,7 +221,7 @@ def test_a_failing_start_up_ends_the_command(site: Site) -> None:
 def test_a_failing_start_up_is_tried_again_when_files_change(site: Site) -> None:
     watch(site)
     site.settings('DATABASES["default"]["OPTIONS"]["pool"] = {"min_sise": 1}')
-    command = site.start("runserver", "--skip-checks", free_port())
+    command = site.start("runserver", "--skip-checks", str(free_port()))
     settings = site.folder / "site_settings.py"
     command.wait_for(rf"File {settings} first seen")
     command.forget(command.wait_for("The application did not start; it is tried again when"))
@@ -243,7 +237,7 @@ def test_a_signal_ends_it_with_streams_open(
 ) -> None:
     """Streams end, requests in flight are cancelled, the lifespan shuts down."""
     shutdown_file(site)
-    command = site.start("runserver", *reload, free_port())
+    command = site.start("runserver", *reload, str(free_port()))
     url = command.url()
     with (
         httpx.stream("GET", url + "/events/", timeout=30) as events,
@@ -262,7 +256,7 @@ def test_a_signal_ends_it_with_streams_open(
 
 def test_control_c_in_a_terminal_reaches_both_processes(site: Site) -> None:
     shutdown_file(site)
-    command = site.start("runserver", free_port())
+    command = site.start("runserver", str(free_port()))
     assert get(command.url(), "/text/").status_code == 200
     os.killpg(command.process.pid, signal.SIGINT)
     assert command.end() == 0, command.output
@@ -325,7 +319,7 @@ def reloading(site: Site) -> tuple[Command, str, Path]:
         urlpatterns = [path("", lambda request: HttpResponse("one"))]
         """,
     )
-    command = site.start("runserver", free_port())
+    command = site.start("runserver", str(free_port()))
     url = command.url()
     assert "Watching for file changes with StatReloader" in command.output
     assert get(url).text == "one"

@@ -30,9 +30,10 @@ from tests import services
 from tests.integration.asgi_tools import exchange
 from tests.integration.conftest import Run, close_thread_connection
 from tests.integration.mail_tools import OLD_SETTINGS, check_password, mail_server
-from tests.integration.pool_tools import free_port, proxy_before
+from tests.integration.pool_tools import proxy_before
 from tests.integration.scope_tools import receiving
 from tests.library.models import Author
+from tests.services import free_port
 
 pytestmark = OLD_SETTINGS
 

@@ -148,9 +148,9 @@ def test_a_named_server_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_taken_port_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        free_port = services._free_port
+        free_port = services.free_port
         ports = iter([taken.getsockname()[1], free_port()])
-        monkeypatch.setattr(services, "_free_port", lambda: next(ports))
+        monkeypatch.setattr(services, "free_port", lambda: next(ports))
         with services.valkey_server() as url, redis.Redis.from_url(url) as client:
             assert client.ping() is True
 
