@@ -405,7 +405,7 @@ def test_editor_publishes_a_held_comment(page: Page) -> None:
     title = held.first.locator(".field-article").inner_text()
     held.first.locator("input[type=checkbox]").check()
     page.locator("select[name=action]").select_option("publish")
-    page.get_by_role("button", name="Go").click()
+    page.locator("#changelist-form .actions button[name=index]").click()
     expect(page.locator(".messagelist .success")).to_have_text("Comments changed: 1.")
     assert held.count() == before - 1
 

@@ -335,4 +335,6 @@ def _forget_memory() -> None:
     from nuages.db.backends.sqlite3 import base
 
     for key in list(base._in_memory):
-        base._in_memory.pop(key).close()
+        connection = base._in_memory.pop(key)
+        while connection.is_alive():
+            connection.close()  # of one user after the other

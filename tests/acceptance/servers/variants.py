@@ -176,6 +176,12 @@ LIMITS: dict[tuple[str, str], str] = {
 }
 """(server or variant, ability) -> why it cannot be asked for there."""
 
+if sys.version_info >= (3, 12):
+    LIMITS["hypercorn-http1-asyncio", "forced end"] = (
+        "asyncio's Server.wait_closed() waits for open connections since Python 3.12, and "
+        "hypercorn 0.18 calls it before the grace begins (asyncio/run.py)"
+    )
+
 
 def limit(variant: Variant, ability: str) -> str | None:
     """Return why `variant` lacks `ability`, or None where it has it."""
