@@ -15,10 +15,10 @@ from nuages import off_loop, on_loop
 from nuages.db import aatomic, hold_connection
 from nuages.db.transaction import request_connections
 from tests.integration.conftest import Run
+from tests.integration.pool_tools import server
 from tests.integration.scope_tools import (
     Failure,
     names,
-    observer,
     pool_stats,
     queued,
     rolled_back,
@@ -277,17 +277,11 @@ def test_a_pool_of_two_serves_many_threads(postgresql: dict[str, Any], run: Run)
 
     async def main() -> None:
         call = sync_to_async(create_atomically, thread_sensitive=False)
-        async with asyncio.timeout(30), observer() as client:
+        async with asyncio.timeout(30), server() as pg:
             await asyncio.gather(*(call(f"{i}-") for i in range(20)))
             await until(lambda: pool_stats()["used"] == 0)
-            row = await (
-                await client.execute(
-                    "SELECT count(*), count(*) FILTER (WHERE state <> 'idle') "
-                    "FROM pg_stat_activity "
-                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
-                )
-            ).fetchone()
-        assert row == (pool_stats()["size"], 0)
+            await pg.until_idle()
+            await pg.until_sessions(pool_stats()["size"])
         assert pool_stats()["size"] <= 2
         assert await Author.objects.acount() == 40
 

@@ -72,7 +72,7 @@ class Witness:
         row = self.connection.execute(query, args).fetchone()  # type: ignore[call-overload]
         return row[0] if row else None
 
-    def until(self, wanted: Any, query: str, *args: Any, seconds: float = 5) -> None:
+    def until(self, wanted: Any, query: str, *args: Any, seconds: float = 30) -> None:
         """Ask until the answer is `wanted`; between two questions the server waits, 10 ms."""
         found = None
         for _ in range(int(seconds * 100)):
@@ -100,9 +100,9 @@ class Witness:
         query = "SELECT count(*) > 0 FROM site_entry WHERE token = %s AND what = %s"
         self.until(True, query, token, what)
 
-    def sessions(self, name: str) -> int:
-        count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s"
-        return int(self.value(count, name))
+    def until_disconnected(self, name: str) -> None:
+        """Wait until the server has noticed that the sessions of this name have gone."""
+        self.until(0, "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", name)
 
 
 @pytest.fixture(scope="session")
@@ -148,7 +148,7 @@ def _stopped_at_the_end(server: Server, witness: Witness, name: str) -> Iterator
     assert server.log.index("site: stopped") < server.log.index("site: left"), server.text
     assert code in server.variant.stopped, f"exit code {code}:\n{server.text}"
     server.assert_quiet()
-    witness.until(0, "SELECT count(*) FROM pg_stat_activity WHERE application_name = %s", name)
+    witness.until_disconnected(name)
 
 
 @pytest.fixture(scope="session")

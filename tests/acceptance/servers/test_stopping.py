@@ -50,7 +50,7 @@ def test_a_request_in_flight_is_finished(
         server.wait_until_it_listens()
         request = thread.submit(http.get, f"/locked/{token}/{key}/")
         with stop_watched(server) as until_it_stops:
-            witness.until(1, witness.running(token), seconds=20)
+            witness.until(1, witness.running(token))
             server.signal()
             until_it_stops()
         holder.rollback()
@@ -59,7 +59,7 @@ def test_a_request_in_flight_is_finished(
         assert server.wait() in variant.stopped
         server.assert_quiet()
         assert witness.noted(token) == ["started", "finally"]
-        assert witness.sessions(name) == 0
+        witness.until_disconnected(name)
 
 
 @pytest.mark.needs("stop notice")
@@ -78,7 +78,7 @@ def test_an_open_event_stream_ends(
             assert server.wait() in variant.stopped, server.text
         server.assert_quiet()
         assert witness.noted(token) == ["waiting", "finally"]
-        assert witness.sessions(name) == 0
+        witness.until_disconnected(name)
 
 
 @pytest.mark.needs("forced end")
@@ -96,4 +96,4 @@ def test_an_endless_stream_is_ended_after_the_grace(
             sending.read_to_end()
             assert server.wait() in variant.stopped, server.text
         assert witness.noted(token) == ["waiting", "finally"]
-        assert witness.sessions(name) == 0
+        witness.until_disconnected(name)
