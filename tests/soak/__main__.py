@@ -101,6 +101,8 @@ async def _soak(options: argparse.Namespace, database: Database, valkey: str, li
     hit = sum(load.faulty.values())
     if hit > faults.most_hit:
         wrong.append(f"{hit} requests were hit by {faults.most_hit} lost connections")
+    if counted[verdict.CUT_OFF] > faults.cut:
+        wrong.append(f"{counted[verdict.CUT_OFF]} cancellations failed, {faults.cut} cuts")
     report = page.Report(load, faults, fitted, gauges[0], gauges[1], counted)
     print(report.text())
     if options.write_docs and not wrong:
@@ -182,8 +184,7 @@ async def _site(
 ) -> AsyncIterator[tuple[int, Any]]:
     """Prepare the database, serve the site; gives its port and what makes faults."""
     entry = database.entry
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        proxy_port = free.getsockname()[1]
+    proxy_port = services.free_port()
     given = {"database": entry, "proxy": proxy_port, "cache": valkey}
     os.environ["SOAK_SITE"] = json.dumps(given)
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.soak.settings"

@@ -30,6 +30,14 @@ FEW_ERRORS = 2
 """So many exceptions more may be kept, the last ones that a library has met, say. Dozens were
 raised, and what keeps each of them is a leak."""
 
+CUT_OFF = "cancellations whose connection was cut"
+"""The request to the server travels on a connection of its own, which a fault may hit, too."""
+
+_NOT_CANCELLED = (
+    "closed a connection whose statement did not end: cancellation failed: ",
+    "closed a connection whose statement could not be cancelled: ",
+)
+
 BELONGING = {
     "write": ("", " kept", " hook"),
     "tasks": ("", " kept", " task", " thread"),
@@ -148,6 +156,8 @@ def _expected(record: Mapping[str, Any]) -> str | None:
         return "lost connections"
     if logger in ("nuages.postgresql", "nuages.mysql") and "cancelled again while" in message:
         return "clients that left while a deadline ended their statement"
+    if logger in ("nuages.postgresql", "nuages.mysql") and message.startswith(_NOT_CANCELLED):
+        return CUT_OFF
     if logger == "nuages.pool" and message.startswith("closed a connection of"):
         return "connections that could not be reset"
     return None

@@ -87,11 +87,22 @@ def test_the_log_may_have_what_was_meant_and_nothing_else() -> None:
         record("django.request", "Internal Server Error: /fail/", "Failure"),
         record("django.request", "Internal Server Error: /write/a/", "OperationalError"),
         record("uvicorn.error", "Started", level="INFO"),
+        record(
+            "nuages.postgresql",
+            "closed a connection whose statement did not end: cancellation failed: connection to "
+            'server at "127.0.0.1", port 20001 failed: server closed the connection unexpectedly',
+            level="WARNING",
+        ),
     ]
     wrong = [
         record("asyncio", "Task exception was never retrieved", "ValueError"),
         record("py.warnings", "ResourceWarning: unclosed socket", level="WARNING"),
         record("django.request", "Internal Server Error: /write/a/", "KeyError"),
+        record(
+            "nuages.postgresql",
+            "closed a connection whose statement did not end: cancellation timeout expired",
+            level="WARNING",
+        ),
         "Exception ignored in: <coroutine>",
     ]
     found, counts = judge_log([*meant, *wrong])
