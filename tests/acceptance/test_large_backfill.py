@@ -180,9 +180,7 @@ def migrate(site: Site, *arguments: str) -> Command:
 
 
 def ended(command: Command) -> str:
-    rest, _ = command.process.communicate(timeout=1500)
-    command.output += rest
-    assert command.process.returncode == 0, command.output
+    assert command.end(timeout=1500) == 0, command.output
     return command.output
 
 

@@ -7,11 +7,13 @@ polls, and the tests' own time limit ends what hangs.
 from __future__ import annotations
 
 import os
+import queue
 import re
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,24 +60,49 @@ KEEPER = """
 
 
 class Command:
-    """A running command, and what it has written so far."""
+    """A running command, and what it has written so far.
+
+    A thread reads what it writes: it must not wait for whoever looks at that later, since a pipe
+    that is full stops the command, in the middle of a request perhaps.
+    """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self.process = process
-        self.output = ""
+        self._lines: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        self._read = ""
         self._start = 0
+        self._reader = threading.Thread(target=self._pass_on, daemon=True)
+        self._reader.start()
+
+    def _pass_on(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    @property
+    def output(self) -> str:
+        """What it has written so far."""
+        while not self._lines.empty() and self._take():
+            pass
+        return self._read
+
+    def _take(self) -> bool:
+        line = self._lines.get()
+        if line is None:
+            self._lines.put(None)  # for whoever asks again
+            return False
+        self._read += line
+        return True
 
     def wait_for(self, pattern: str) -> re.Match[str]:
         """Read until the pattern is somewhere in what was written (since `forget()`)."""
-        assert self.process.stdout is not None
-        while not (match := re.compile(pattern).search(self.output, self._start)):
-            line = self.process.stdout.readline()
-            if not line:
-                break
-            self.output += line
-        if match:
-            return match
-        raise AssertionError(f"{pattern!r} was not written, but:\n{self.output}")
+        goes_on = True
+        while not (match := re.compile(pattern).search(self._read, self._start)):
+            if not goes_on:
+                raise AssertionError(f"{pattern!r} was not written, but:\n{self._read}")
+            goes_on = self._take()
+        return match
 
     def forget(self, match: re.Match[str]) -> None:
         """Have `wait_for()` look only at what was written after the match."""
@@ -85,13 +112,22 @@ class Command:
         """Wait until the command says where it listens."""
         return self.wait_for(r"(https?://[^ ]+)/")[1]
 
-    def end(self, number: int | None = None) -> int:
+    def end(self, number: int | None = None, timeout: float = 30) -> int:
         """Send a signal, wait for the end, return the exit code."""
         if number is not None:
             self.process.send_signal(number)
-        rest, _ = self.process.communicate(timeout=30)
-        self.output += rest
-        return self.process.returncode
+        code = self.process.wait(timeout)
+        self.close(timeout)
+        return code
+
+    def close(self, timeout: float = 30) -> None:
+        """Read the rest, which ends with the last process that can write."""
+        self._reader.join(timeout)
+        assert not self._reader.is_alive(), f"somebody still writes after:\n{self.output}"
+        while self._take():
+            pass
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 class Site:
@@ -157,6 +193,8 @@ def site_in(folder: Path) -> Iterator[Site]:
         for command in site.commands:
             if command.process.poll() is None:
                 os.killpg(command.process.pid, signal.SIGKILL)
-            command.process.communicate()
+            command.process.wait()
+            command.close()
+            print(command.output)  # pytest shows it where the test failed
         os.close(site.keeping)
         os.close(site.kept)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from tests.integration.processes import Site, site_in
+from tests.integration.processes import Command, Site, site_in
 from tests.integration.test_process import sessions
 from tests.library.models import Author
 
@@ -214,3 +216,14 @@ def test_the_loop_is_uvloops_where_that_is_installed(site: Site, there: bool) ->
     command = site.start("job", "loop", "--skip-checks")
     assert command.end() == 0, command.output
     assert command.output.strip() == ("uvloop" if there else "asyncio.unix_events")
+
+
+def test_what_a_command_writes_is_read_though_nobody_looks() -> None:
+    """A pipe that is full would stop it, and with it whoever waits for its answer."""
+    code = "print('a line' * 200_000); print('the end')"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    command = Command(process)
+    assert process.wait(30) == 0
+    command.wait_for("the end")
+    assert command.end() == 0
+    assert len(command.output) > 1_000_000
