@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextvars
+import gc
+import weakref
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -91,6 +94,27 @@ class Server:
 async def server() -> AsyncIterator[Server]:
     async with observer() as client:
         yield Server(client)
+
+
+async def ran_in_a_context(request: Callable[[], Coroutine[Any, Any, Any]]) -> Callable[[], bool]:
+    """Await `request` in a task; what is returned says whether anybody keeps its context."""
+
+    class Value:
+        pass
+
+    async def run() -> weakref.ref[Value]:
+        value = Value()
+        contextvars.ContextVar[Value]("value").set(value)
+        await request()
+        return weakref.ref(value)
+
+    value = await asyncio.create_task(run())
+
+    def is_kept() -> bool:
+        gc.collect()
+        return value() is not None
+
+    return is_kept
 
 
 def options(**pool: Any) -> None:

@@ -193,8 +193,10 @@ def site_in(folder: Path) -> Iterator[Site]:
         for command in site.commands:
             if command.process.poll() is None:
                 os.killpg(command.process.pid, signal.SIGKILL)
+        # The end of all that they started, so that nobody has the other end of what is read.
+        os.close(site.keeping)
+        os.close(site.kept)
+        for command in site.commands:
             command.process.wait()
             command.close()
             print(command.output)  # pytest shows it where the test failed
-        os.close(site.keeping)
-        os.close(site.kept)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import gc
 import itertools
 import os
 import random
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -25,7 +22,7 @@ from nuages.test import FaultProxy
 from tests import services
 from tests.integration.cache_tools import ours, prefix, the_pool
 from tests.integration.conftest import Counts, Run
-from tests.integration.pool_tools import Heartbeat, cancelled
+from tests.integration.pool_tools import Heartbeat, cancelled, ran_in_a_context
 from tests.integration.sweep_tools import Cut, settled
 from tests.services import free_port
 
@@ -70,25 +67,12 @@ def test_a_connection_keeps_nothing_of_the_context_it_was_opened_in(
 ) -> None:
     """It outlives the request that opened it."""
     cache = ours(valkey_url)
-    variable: contextvars.ContextVar[Any] = contextvars.ContextVar("variable")
-
-    class Big:
-        pass
 
     async def main() -> None:
-        kept: list[weakref.ref[Big]] = []
-
-        async def request() -> None:
-            value = Big()
-            kept.append(weakref.ref(value))
-            variable.set(value)
-            await cache.aget("a")
-
-        await asyncio.create_task(request())
+        is_kept = await ran_in_a_context(lambda: cache.aget("a"))
         await asyncio.sleep(0)  # the end of that task is what woke this one, and still at hand
         assert the_pool().stats() == {"idle": 1, "used": 0, "waiting": 0}
-        gc.collect()
-        assert kept[0]() is None
+        assert not is_kept()
 
     run(main)
 

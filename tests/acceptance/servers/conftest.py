@@ -72,10 +72,10 @@ class Witness:
         row = self.connection.execute(query, args).fetchone()  # type: ignore[call-overload]
         return row[0] if row else None
 
-    def until(self, wanted: Any, query: str, *args: Any, seconds: float = 30) -> None:
-        """Ask until the answer is `wanted`; between two questions the server waits, 10 ms."""
+    def until(self, wanted: Any, query: str, *args: Any) -> None:
+        """Ask for 30 s until the answer is `wanted`; between two the server waits, 10 ms."""
         found = None
-        for _ in range(int(seconds * 100)):
+        for _ in range(3000):
             found = self.value(query, *args)
             if found == wanted:
                 return

@@ -16,7 +16,6 @@ _FIRST_PAUSE = 0.1
 Identity = tuple[Any, ...]
 _IDENTITY = "SELECT @@hostname, @@port, @@server_id"
 
-
 _NO_SUCH_THREAD = 1094
 
 
