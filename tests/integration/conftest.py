@@ -1,10 +1,13 @@
 """Databases and event loops for the integration tests: variants are fixture parameters.
 
-`database` runs a test once on PostgreSQL, once on a SQLite file and, where the module is listed
-in ON_MYSQL, once on MySQL or MariaDB; `postgresql`, `sqlite` and `mysql` run it on one. `run` runs
-an async function on a fresh event loop (asyncio's in debug mode, uvloop, or once on each where the
-module is listed in ON_BOTH_LOOPS) and checks afterwards that it left no task, no greenlet's bridge
-and no pool behind.
+`database` runs a test once on PostgreSQL and once on a SQLite file; with the mark
+`every_database`, which tests of connections and of what is done on them have, also on MySQL or
+MariaDB. `postgresql`, `sqlite` and `mysql` run it on one.
+
+`run` runs an async function on a fresh event loop, uvloop's, and checks afterwards that it left no
+task, no greenlet's bridge and no pool behind. With the mark `both_loops`, which tests of waiting
+itself have (sockets, cancellation, tasks, turns), or with NUAGES_EVERY_LOOP=1, a test runs on
+asyncio's in debug mode too; with `every_loop` also with eager tasks (Python 3.12).
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import asyncio
 import functools
 import gc
 import os
-import zlib
+import sys
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -50,6 +53,9 @@ def _frozen() -> None:
 
 CACHE_TABLE = "nuages_tests_cache"
 """A table for a cache in the database."""
+
+
+_ALL_LOOPS = bool(os.environ.get("NUAGES_EVERY_LOOP"))
 
 
 def use(entry: dict[str, Any]) -> None:
@@ -165,25 +171,10 @@ def sqlite(_sqlite_entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
     close_thread_connection()
 
 
-ON_MYSQL = """
-    cancellation compiled_get cursor detached hold kept_cursors no_threads on_commit orm pool
-    query_capture related scope_conflicts scope_ends scope_properties scopes session_check
-    sessions sweep threads transactions transactions_by_hand transactions_in_generators
-"""
-"""The modules whose `database` is MySQL too: those that are about connections and what is done on
-them. What requests, streams and forms add is the same on every database."""
-
 LOOPS = ["asyncio", "uvloop"]
-ON_BOTH_LOOPS = """
-    asgi cancellation cursor deadlines detached event_stream hold isolation lifespan limits
-    mysql_backend mysql_cancellation mysql_tls no_threads off_loop_scope on_commit parallel
-    pool postgresql_backend postgresql_connect redis_cache_connections request_connections
-    scope_conflicts scope_ends scopes sessions sqlite_backend thread_cancellation threads
-    transactions transactions_by_hand transactions_in_generators
-"""
-"""The modules that are about waiting itself: sockets, cancellation, tasks, whose turn it is. What
-stands on that waits by it, and a test there runs on one of the loops; with NUAGES_EVERY_LOOP=1 on
-both."""
+"""asyncio's in debug mode."""
+EVERY_LOOP = LOOPS if sys.version_info < (3, 12) else [*LOOPS, "eager"]
+"""With asyncio's loop and eager tasks too, which Python has from 3.12 on."""
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -192,18 +183,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for mark in metafunc.definition.iter_markers("parametrize"):
         names = mark.args[0]
         chosen.update(names.replace(" ", "").split(",") if isinstance(names, str) else names)
-    module = metafunc.module.__name__.rpartition(".test_")[2]
     if "database" in metafunc.fixturenames and "database" not in chosen:
         databases = ["postgresql", "sqlite"]
-        if module in ON_MYSQL.split():
+        if metafunc.definition.get_closest_marker("every_database"):
             databases.append("mysql")
         metafunc.parametrize("database", databases, indirect=True)
     if "run" in metafunc.fixturenames and "run" not in chosen:
-        loops = LOOPS
-        if module not in ON_BOTH_LOOPS.split() and not os.environ.get("NUAGES_EVERY_LOOP"):
-            # The same one every time. A quarter of a module's tests on asyncio's, whose debug mode
-            # takes half as long again: it notes the stack of every future.
-            loops = [LOOPS[zlib.crc32(metafunc.function.__name__.encode()) % 4 > 0]]
+        if metafunc.definition.get_closest_marker("every_loop"):
+            loops = EVERY_LOOP
+        elif metafunc.definition.get_closest_marker("both_loops") or _ALL_LOOPS:
+            loops = LOOPS
+        else:
+            # asyncio's takes half as long again: its debug mode notes the stack of every future.
+            loops = ["uvloop"]
         metafunc.parametrize("run", loops, indirect=True)
 
 
@@ -217,10 +209,18 @@ def database(request: pytest.FixtureRequest) -> str:
 Run = Callable[..., Any]
 
 
+def _eager_loop() -> asyncio.AbstractEventLoop:
+    loop = asyncio.new_event_loop()
+    loop.set_task_factory(asyncio.eager_task_factory)  # type: ignore[attr-defined]
+    return loop
+
+
 @pytest.fixture
 def run(request: pytest.FixtureRequest) -> Run:
     """Call it with a coroutine function (and arguments) to run that on a fresh loop."""
-    factory = uvloop.new_event_loop if request.param == "uvloop" else asyncio.new_event_loop
+    factory = {"uvloop": uvloop.new_event_loop, "eager": _eager_loop}.get(
+        request.param, asyncio.new_event_loop
+    )
 
     def run_(function: Callable[..., Coroutine[Any, Any, Any]], *args: Any) -> Any:
         async def main() -> Any:

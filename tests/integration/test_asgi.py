@@ -27,6 +27,8 @@ from nuages.db.pool import open_pools
 from tests.integration.conftest import Run, use
 from tests.integration.scope_tools import until
 
+pytestmark = pytest.mark.both_loops
+
 
 @pytest.fixture(autouse=True)
 def _site() -> Iterator[None]:

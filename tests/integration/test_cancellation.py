@@ -34,6 +34,8 @@ from tests.integration.pool_tools import (
 from tests.integration.scope_tools import names, until
 from tests.library.models import Author, Book
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 LOCK = 815
 
 

@@ -21,6 +21,8 @@ from tests.catalogue.models import Catalogued
 from tests.integration.conftest import Run
 from tests.library.models import Author, Biography, Book, Novel
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.fixture
 def compilations(monkeypatch: pytest.MonkeyPatch) -> list[type]:

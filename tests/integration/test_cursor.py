@@ -14,6 +14,8 @@ from nuages.db import aatomic, acursor
 from tests.integration.conftest import Run
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 SYNTAX_ERRORS = (ProgrammingError, OperationalError)
 
 

@@ -33,6 +33,8 @@ from tests.integration.pool_tools import fetch as query
 from tests.integration.scope_tools import names, pool_stats, receiving
 from tests.library.models import Author
 
+pytestmark = pytest.mark.both_loops
+
 SHORT = 0.05
 """Seconds of the deadlines here; what they interrupt would last for ever."""
 

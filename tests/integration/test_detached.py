@@ -18,6 +18,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 
 def test_detached_reads_what_is_committed(database: str, run: Run) -> None:
     async def main() -> None:

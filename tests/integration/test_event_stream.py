@@ -20,6 +20,8 @@ from typing import Any
 import httpx
 import pytest
 
+pytestmark = pytest.mark.both_loops
+
 ROOT = Path(__file__).parents[2]
 _migrated: bytes | None = None
 """The site's database as `migrate` made it, for the next test."""

@@ -28,6 +28,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 
 async def value(sql: str) -> Any:
     async with acursor() as cursor:

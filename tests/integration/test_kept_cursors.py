@@ -16,6 +16,8 @@ from tests.integration.pool_tools import assert_whole, options, the_pool
 from tests.integration.scope_tools import until
 from tests.library.models import Author
 
+pytestmark = pytest.mark.every_database
+
 STATE = {
     "postgresql": ("SET application_name = 'mine'", "SHOW application_name"),
     "mysql": ("SET @mine = 'mine'", "SELECT @mine"),

@@ -27,6 +27,8 @@ from tests.integration.conftest import Run
 from tests.integration.test_asgi import LifespanOf
 from tests.library.models import Author
 
+pytestmark = pytest.mark.both_loops
+
 log: list[str] = []
 gates: dict[str, Any] = {}
 

@@ -22,6 +22,8 @@ from tests.integration.pool_tools import options, the_pool
 from tests.integration.scope_tools import until
 from tests.library.models import Author
 
+pytestmark = pytest.mark.both_loops
+
 go: dict[str, Any] = {}
 
 

@@ -39,6 +39,8 @@ from tests.integration.scope_tools import names, statements, until
 from tests.library.models import Author
 from tests.services import free_port
 
+pytestmark = pytest.mark.both_loops
+
 LOCK = f"nuages-test-{os.getpid()}"
 TABLE = Author._meta.db_table
 

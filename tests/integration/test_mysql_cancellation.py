@@ -34,6 +34,8 @@ from tests.integration.scope_tools import names, until
 from tests.integration.sweep_tools import Cut, settled
 from tests.library.models import Author
 
+pytestmark = pytest.mark.both_loops
+
 SLEEP = "SELECT SLEEP(60)"
 
 

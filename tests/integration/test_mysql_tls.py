@@ -18,6 +18,8 @@ from tests.integration.conftest import Run, close_thread_connection, use
 from tests.integration.pool_tools import Heartbeat, fetch, the_pool
 from tests.integration.scope_tools import until
 
+pytestmark = pytest.mark.both_loops
+
 
 @pytest.fixture
 def tls(tls_mysql_server: services.TLSMySQLServer) -> Iterator[dict[str, Any]]:

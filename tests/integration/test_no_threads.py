@@ -17,6 +17,8 @@ from tests.integration.conftest import Counts, Run
 from tests.integration.pool_tools import Heartbeat, fetch, server
 from tests.library.models import Author, Book
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 LOCK = 4242
 
 

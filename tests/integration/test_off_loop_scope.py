@@ -15,6 +15,8 @@ from nuages.db.pool import open_pools
 from tests.integration.conftest import Run
 from tests.library.models import Author
 
+pytestmark = pytest.mark.both_loops
+
 
 def names() -> list[str]:
     return sorted(Author.objects.values_list("name", flat=True))

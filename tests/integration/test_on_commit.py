@@ -18,6 +18,8 @@ from tests.integration.conftest import Run
 from tests.integration.scope_tools import Failure, names, pool_stats, rolled_back
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 
 class Calls(list[str]):
     """Makes hooks that note their call."""

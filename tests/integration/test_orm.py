@@ -29,6 +29,8 @@ from tests.catalogue.models import Catalogued, Entry, Part, Shelf
 from tests.integration.conftest import Run
 from tests.library.models import Author, Book, Note, Tag
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.fixture(autouse=True)
 def _clean(request: pytest.FixtureRequest) -> Iterator[None]:

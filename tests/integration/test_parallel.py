@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import psycopg
+import pytest
 from django.contrib.contenttypes.models import ContentType
 from django.db import connections
 from django.db.models import Func, IntegerField, QuerySet, TextField
@@ -17,6 +18,8 @@ from django.db.models import Func, IntegerField, QuerySet, TextField
 from nuages.db import aatomic
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import observer
+
+pytestmark = pytest.mark.both_loops
 
 LOCK = 4711
 WAITING = """

@@ -47,6 +47,8 @@ from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Novel
 from tests.services import free_port
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 
 @pytest.mark.parametrize("where", ["bridge", "thread"])
 def test_a_session_that_dies_on_its_way_to_who_waits_is_replaced(

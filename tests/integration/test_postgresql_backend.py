@@ -36,7 +36,11 @@ from tests.integration.pool_tools import server
 from tests.library.models import Author, Tag
 from tests.services import FullPostgresServer, fresh_database
 
-pytestmark = [pytest.mark.postgresql, pytest.mark.usefixtures("postgresql", "nothing_blocks")]
+pytestmark = [
+    pytest.mark.both_loops,
+    pytest.mark.postgresql,
+    pytest.mark.usefixtures("postgresql", "nothing_blocks"),
+]
 
 
 @pytest.fixture

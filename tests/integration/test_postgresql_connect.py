@@ -25,7 +25,7 @@ from tests.integration.pool_tools import backend, cancelled, fetch, server
 from tests.library.models import Tag
 from tests.services import FullPostgresServer, PostgresServer, fresh_database
 
-pytestmark = pytest.mark.postgresql
+pytestmark = [pytest.mark.both_loops, pytest.mark.postgresql]
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from tests.integration.conftest import Run
 from tests.integration.scope_tools import pool_stats, statements
 from tests.library.models import Author, Book
 
+pytestmark = pytest.mark.every_database
+
 
 async def _three_kinds_of_query(name: str) -> None:
     """One insert, and reads in a task, a gather, a bridged function and a transaction."""

@@ -26,6 +26,8 @@ from tests.integration.pool_tools import Heartbeat, cancelled, ran_in_a_context
 from tests.integration.sweep_tools import Cut, settled
 from tests.services import free_port
 
+pytestmark = pytest.mark.both_loops
+
 
 def proxy_for(url: str) -> FaultProxy:
     parts = urlsplit(url)

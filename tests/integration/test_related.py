@@ -21,6 +21,8 @@ from tests.integration.conftest import Run
 from tests.integration.test_orm import queries
 from tests.library.models import Author, Biography, Book, Note, Novel, Tag
 
+pytestmark = pytest.mark.every_database
+
 
 @pytest.fixture(autouse=True)
 def _clean(request: pytest.FixtureRequest) -> Iterator[None]:

@@ -22,6 +22,8 @@ from tests.integration.conftest import Run
 from tests.integration.scope_tools import names, pool_stats, until
 from tests.library.models import Author
 
+pytestmark = pytest.mark.both_loops
+
 PID = "SELECT pg_backend_pid()"
 TENANT = "SELECT current_setting('nuages.tenant', true)"
 

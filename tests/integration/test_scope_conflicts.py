@@ -22,6 +22,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 # Tasks that wait for each other
 
 

@@ -25,6 +25,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 # A child's block is open when the parent leaves
 
 

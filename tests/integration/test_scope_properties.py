@@ -37,6 +37,8 @@ from tests.integration.scope_parts import SEEDED, Cancelled, NotCovered, Report
 from tests.integration.sweep_tools import TIMINGS, Timing, settled
 from tests.library.models import Author
 
+pytestmark = pytest.mark.every_database
+
 EXAMPLES = int(os.environ.get("NUAGES_PROPERTIES", "40"))
 SEED = int(os.environ.get("NUAGES_PROPERTIES_SEED", "5"))
 MOST_ACTORS = 7

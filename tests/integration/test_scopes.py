@@ -24,6 +24,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author, Book, Novel, Tag
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 # Receivers that query
 
 

@@ -17,6 +17,8 @@ from tests.integration.pool_tools import fetch, options, the_pool
 from tests.integration.scope_tools import until
 from tests.library.models import Author
 
+pytestmark = pytest.mark.every_database
+
 POSTGRESQL = {
     "setting": "PERFORM set_config('work_mem', '5MB', false)",
     "setting app.tenant": "PERFORM set_config('app.tenant', 'secret', false)",

@@ -20,6 +20,8 @@ from tests.integration.pool_tools import backend, fetch, options, server, the_po
 from tests.integration.scope_tools import until
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 
 @pytest.fixture(autouse=True)
 def _warnings_anew() -> None:

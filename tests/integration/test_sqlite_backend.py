@@ -38,7 +38,11 @@ from tests.integration.conftest import Run, use
 from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Tag
 
-pytestmark = [pytest.mark.sqlite, pytest.mark.usefixtures("sqlite", "nothing_blocks")]
+pytestmark = [
+    pytest.mark.both_loops,
+    pytest.mark.sqlite,
+    pytest.mark.usefixtures("sqlite", "nothing_blocks"),
+]
 
 NUMBERS = (
     "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 250) "

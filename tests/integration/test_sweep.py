@@ -43,6 +43,8 @@ from tests.integration.sweep_tools import (
 )
 from tests.library.models import Author, Book, Novel, Tag
 
+pytestmark = pytest.mark.every_database
+
 BEFORE: Any = {
     "authors": [("Ann", None), ("Zoe", "Ann")],
     "books": [("Air", 1), ("Earth", 1)],

@@ -18,6 +18,8 @@ from nuages.background import in_sensitive_thread, in_thread
 from tests.integration.asgi_tools import Exchange
 from tests.integration.conftest import Run
 
+pytestmark = pytest.mark.both_loops
+
 
 async def _nothing() -> None:
     await asyncio.sleep(0)

@@ -26,6 +26,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 
 def create(name: str) -> Author:
     return Author.objects.create(name=name)

@@ -20,6 +20,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 # As a decorator
 
 

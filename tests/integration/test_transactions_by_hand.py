@@ -19,6 +19,8 @@ from tests.integration.conftest import Run
 from tests.integration.scope_tools import Failure, names, observer, pool_stats, until
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 set_autocommit = on_loop(transaction.set_autocommit)
 commit = on_loop(transaction.commit)
 rollback = on_loop(transaction.rollback)

@@ -21,6 +21,8 @@ from tests.integration.scope_tools import (
 )
 from tests.library.models import Author
 
+pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
+
 
 async def _creating(*created: str) -> AsyncIterator[str]:
     async with aatomic():
