@@ -5,7 +5,7 @@ Add `"nuages"` to `INSTALLED_APPS` and use one of the engines of `nuages.db.back
 """
 
 from nuages.bridge import on_loop
-from nuages.offloading import off_loop
+from nuages.bridge.offloading import off_loop
 
 __all__ = ["__version__", "off_loop", "on_loop"]
 

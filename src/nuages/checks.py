@@ -30,7 +30,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db.utils import load_backend
 
 from nuages.conf import KEYS
-from nuages.db.app import check_app
+from nuages.db.engines import check_app
 
 _ENGINES = "nuages.db.backends."
 _CACHES = "nuages.cache."
@@ -56,8 +56,8 @@ def check_databases(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
     """Report what DATABASES says that cannot work on the loop."""
-    from nuages.db.native import foreign_aliases
-    from nuages.db.pool_options import PoolOptions
+    from nuages.db.engines import foreign_aliases
+    from nuages.db.pool.options import PoolOptions
 
     found: list[checks.CheckMessage] = []
     if apps.is_installed("django.contrib.gis"):
@@ -208,7 +208,7 @@ def check_models(
     app_configs: Sequence[AppConfig] | None, **kwargs: Any
 ) -> list[checks.CheckMessage]:
     """Report models whose own attributes stand where `a<relation>` would."""
-    from nuages.db.related import shadowed
+    from nuages.db.orm.related import shadowed
 
     models = [
         model

@@ -43,3 +43,15 @@ def _without(traceback: TracebackType | None, packages: tuple[str, ...]) -> Trac
     for each in reversed(kept):
         rebuilt = TracebackType(rebuilt, each.tb_frame, each.tb_lasti, each.tb_lineno)
     return rebuilt
+
+
+PASSWORD_FRAMES = (
+    "django.db.backends",
+    "django.utils.asyncio",  # whose wrapper has the arguments of what it guards
+    "nuages.db.backends",
+    "nuages.seams.backends",
+    "psycopg",
+    "psycopg_binary",
+    "pymysql",
+)
+"""Whose frames hold a password while they connect."""

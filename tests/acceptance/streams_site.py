@@ -103,8 +103,8 @@ async def publish(request: HttpRequest, number: int) -> HttpResponse:
 
 async def listening(request: HttpRequest, count: int) -> JsonResponse:
     """Answer when `count` streams are open, with the state of the process."""
-    from nuages.bridge import _bridges
-    from nuages.db.pool import open_pools
+    from nuages.bridge.core import _bridges
+    from nuages.db.pool.pool import open_pools
 
     async with changed:
         await changed.wait_for(lambda: len(listeners) == count)

@@ -77,7 +77,7 @@ def _run_on_loop(job: dict[str, Any]) -> int:
 
     from nuages import off_loop, on_loop
     from nuages.bridge import await_
-    from nuages.db.counters import statistics
+    from nuages.db.backends.base.statistics import statistics
     from tests.django_suite.recorder import EventFile
 
     events = EventFile(job["events"])

@@ -13,7 +13,7 @@ import pytest
 from django.db import OperationalError
 
 from nuages.db import acursor
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from nuages.exceptions import OutcomeUnknown
 from nuages.test import FaultProxy
 from tests.faults import servers

@@ -20,11 +20,12 @@ import uvloop
 from django.db import OperationalError, connection, connections
 from django.test import override_settings
 
-from nuages import background, bridge
 from nuages.asgi.handler import ASGIHandler
+from nuages.bridge import core as bridge
+from nuages.bridge import tasks
 from nuages.db import aatomic, acursor, aon_commit
-from nuages.db import pool as pools
-from nuages.db.pool import Pool, open_pools
+from nuages.db.pool import pool as pools
+from nuages.db.pool.pool import Pool, open_pools
 from nuages.exceptions import OutcomeUnknown
 from nuages.test import FaultProxy
 from tests.faults.databases import Database
@@ -183,8 +184,8 @@ class World:
 
     async def is_whole(self) -> None:
         """The pool, the next request and every row are as they must be."""
-        while background._spawned:
-            await asyncio.wait(list(background._spawned))
+        while tasks._spawned:
+            await asyncio.wait(list(tasks._spawned))
         for pool in open_pools():
             assert_whole(pool)
         assert await self.next_request("afterwards") == 200
@@ -281,8 +282,8 @@ def _play(
                 await world.is_whole()
             for pool in open_pools():
                 pool.close()
-        while background._spawned:
-            await asyncio.wait(list(background._spawned))
+        while tasks._spawned:
+            await asyncio.wait(list(tasks._spawned))
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks were left behind: {left}"
 

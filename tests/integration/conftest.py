@@ -28,11 +28,12 @@ from django.apps import apps
 from django.db import connection, connections, transaction
 from psycopg.conninfo import conninfo_to_dict
 
-from nuages import background, bridge
 from nuages.asgi import lifespan
+from nuages.bridge import core as bridge
+from nuages.bridge import tasks
 from nuages.cache import loops
-from nuages.db import pool as pools
-from nuages.db.counters import statistics
+from nuages.db.backends.base.statistics import statistics
+from nuages.db.pool import pool as pools
 from nuages.test.threads import Threads as Counts
 from nuages.test.threads import watch_threads
 from tests import services
@@ -256,7 +257,7 @@ _CLOSING = _type_of_aclose()
 
 async def _settled() -> None:
     """Wait for background work (resets, closes) and see that no other task is left."""
-    await background.settle(30.0)
+    await tasks.settle(30.0)
     # The loop's own tasks, which close the async generators that a library (redis-py) abandons.
     closing = [task for task in asyncio.all_tasks() if isinstance(task.get_coro(), _CLOSING)]
     if closing:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nuages import on_loop
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.integration.conftest import Run
 
 

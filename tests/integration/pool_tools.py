@@ -14,7 +14,7 @@ import psycopg
 from django.db import connections
 
 from nuages.db import acursor
-from nuages.db.pool import Pool, open_pools
+from nuages.db.pool.pool import Pool, open_pools
 from nuages.test import FaultProxy
 from tests.integration.scope_tools import observer
 

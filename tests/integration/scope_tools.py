@@ -13,8 +13,8 @@ from django.db import connection, connections
 from django.dispatch import Signal
 
 from nuages.db import aatomic, detached
-from nuages.db.pool import open_pools
-from nuages.db.scope import context_node, held_by_request
+from nuages.db.pool.pool import open_pools
+from nuages.db.scopes.tree import context_node, held_by_request
 from tests.library.models import Author
 
 

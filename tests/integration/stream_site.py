@@ -16,7 +16,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseBase, JsonRespons
 from django.urls import path
 
 from nuages import on_loop
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from nuages.http import Event, EventStream, afile_response
 from tests.library.models import Author
 

@@ -13,7 +13,8 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from nuages import background, bridge
+from nuages.bridge import core as bridge
+from nuages.bridge import tasks
 
 Timing = Literal["early", "late"]
 TIMINGS: tuple[Timing, ...] = ("early", "late")
@@ -106,8 +107,8 @@ class Counted:
 
 async def settled() -> None:
     """Wait for what goes on in the background, and see that nothing else is left."""
-    while background._spawned:
-        await asyncio.wait(list(background._spawned))
+    while tasks._spawned:
+        await asyncio.wait(list(tasks._spawned))
     # An iterator that was abandoned is closed by a task of the loop's own.
     if left := asyncio.all_tasks() - {asyncio.current_task()}:
         _, left = await asyncio.wait(left, timeout=10.0)

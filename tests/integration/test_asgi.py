@@ -23,7 +23,7 @@ from django.test import override_settings
 from nuages import seams
 from nuages.asgi import get_asgi_application
 from nuages.asgi.handler import ASGIHandler
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.integration.conftest import Run, use
 from tests.integration.scope_tools import until
 
@@ -203,10 +203,10 @@ def test_connection_per_request(database: str, run: Run) -> None:
 
 
 def test_the_handler_refuses_to_run_without_seams(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nuages.seams import table
+    from nuages.seams import installation
 
-    monkeypatch.setattr(table, "_installed", False)
-    monkeypatch.setattr(table, "_problems", ["django.db:x does not exist"])
+    monkeypatch.setattr(installation, "_installed", False)
+    monkeypatch.setattr(installation, "_problems", ["django.db:x does not exist"])
     assert not seams.installed()
     with pytest.raises(ImproperlyConfigured, match=r"django\.db:x does not exist"):
         ASGIHandler()

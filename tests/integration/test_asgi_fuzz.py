@@ -28,9 +28,10 @@ from django.test import override_settings
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from nuages import background, bridge
 from nuages.asgi import disconnect, get_asgi_application
-from nuages.db.pool import open_pools
+from nuages.bridge import core as bridge
+from nuages.bridge import tasks
+from nuages.db.pool.pool import open_pools
 from tests.integration.asgi_tools import Exchange, pieces
 from tests.integration.conftest import create_tables, use
 from tests.integration.full_site import SITE, log_in, make_user
@@ -466,8 +467,8 @@ class Player:
             self.raised = f"raised {type(error).__name__}"
         if task is not None:
             await task
-        while background._spawned:
-            await asyncio.wait(list(background._spawned))
+        while tasks._spawned:
+            await asyncio.wait(list(tasks._spawned))
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks were left behind: {left}"
         for pool in open_pools():

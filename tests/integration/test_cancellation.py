@@ -17,7 +17,7 @@ from django.test import override_settings
 
 from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
-from nuages.db.scope import context_node
+from nuages.db.scopes.tree import context_node
 from nuages.exceptions import OutcomeUnknown
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (

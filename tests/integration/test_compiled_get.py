@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext, isolate_apps
 from django.utils import timezone
 
 from nuages import on_loop
-from nuages.db import compiled
+from nuages.db.orm import compiled_get as compiled
 from tests.catalogue.models import Catalogued
 from tests.integration.conftest import Run
 from tests.library.models import Author, Biography, Book, Novel

@@ -18,7 +18,7 @@ from django.core.management import call_command
 from django.test import override_settings
 
 from nuages.asgi import get_asgi_application
-from nuages.db.counters import statistics
+from nuages.db.backends.base.statistics import statistics
 from tests.integration.asgi_client import Exchange, fetch, post
 from tests.integration.conftest import Counts, Run
 from tests.integration.full_site import SITE, log_in, make_user

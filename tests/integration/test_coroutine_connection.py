@@ -14,8 +14,8 @@ from django.db import connection, connections, transaction
 
 from nuages import on_loop
 from nuages.db import aatomic, detached, hold_connection
-from nuages.db.counters import Statistics, statistics
-from nuages.db.pool import open_pools
+from nuages.db.backends.base.statistics import Statistics, statistics
+from nuages.db.pool.pool import open_pools
 from nuages.db.transaction import request_connections
 from nuages.exceptions import SyncInCoroutine
 from tests.integration.conftest import Run
@@ -204,7 +204,7 @@ def test_the_wrappers_public_face_is_djangos() -> None:
     """Properties of ours take the place of Django's attributes, under the same names."""
     from django.db.backends.base.base import BaseDatabaseWrapper
 
-    from nuages.db.backends.base import LoopWrapper
+    from nuages.db.backends.base.base import LoopWrapper
 
     for name in ("on_commit", "set_autocommit", "get_autocommit", "execute_wrapper", "close"):
         ours = inspect.signature(getattr(LoopWrapper, name))

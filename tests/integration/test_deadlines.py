@@ -511,7 +511,7 @@ def test_one_view_may_have_two_limits() -> None:
 
 
 def test_what_on_loop_made_stays_that() -> None:
-    from nuages.wrapping import on_loop_target
+    from nuages.bridge.wrapping import on_loop_target
 
     marked = on_loop(TemplateView.as_view())
     marked.csrf_exempt = True  # type: ignore[attr-defined]

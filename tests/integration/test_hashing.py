@@ -27,7 +27,7 @@ from django.urls import path
 
 from nuages import on_loop
 from nuages.asgi.handler import ASGIHandler
-from nuages.background import in_thread
+from nuages.bridge.threads import in_thread
 from nuages.handling import hashing
 from tests.integration.asgi_client import post
 from tests.integration.conftest import Run

@@ -14,7 +14,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from jupyter_client.manager import AsyncKernelManager
 from traitlets.config import Config
 
-from nuages import bridge
+from nuages.bridge import core as bridge
 from nuages.db import aatomic
 from tests.integration.test_shell import Prompt, no_session_left, site  # noqa: F401
 from tests.library.models import Author

@@ -19,7 +19,7 @@ from django.test import override_settings
 from django.utils import translation
 
 from nuages.asgi import get_asgi_application
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.integration import asgi_tools
 from tests.integration.asgi_tools import Exchange
 from tests.integration.conftest import Run

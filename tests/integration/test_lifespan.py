@@ -18,9 +18,9 @@ from django.http import HttpRequest, JsonResponse
 from django.test import override_settings
 from django.urls import path
 
-from nuages import background
 from nuages.asgi import get_asgi_application, hooks, on_shutdown, on_startup
-from nuages.db.pool import open_pools
+from nuages.bridge import tasks
+from nuages.db.pool.pool import open_pools
 from nuages.stopping import announce_stop, is_stopping, wait_for_stop
 from tests.integration.asgi_client import Exchange, fetch, where
 from tests.integration.conftest import Run
@@ -70,8 +70,8 @@ def _site(sqlite: Any) -> Iterator[None]:
 async def until_stopped() -> None:
     """Stop a late start-up's application, as its server's signal would."""
     announce_stop(asyncio.get_running_loop())
-    while background._spawned:
-        await asyncio.wait(list(background._spawned))
+    while tasks._spawned:
+        await asyncio.wait(list(tasks._spawned))
 
 
 def test_every_kind_of_hook(run: Run) -> None:

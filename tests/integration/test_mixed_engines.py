@@ -13,7 +13,7 @@ from django.db.models import aprefetch_related_objects
 from django.test import override_settings
 
 from nuages import on_loop
-from nuages.db import native
+from nuages.db import engines
 from tests.integration.conftest import Run
 from tests.library.models import Author, Book, Tag
 
@@ -32,7 +32,7 @@ def _stock(database: str, tmp_path: Path) -> Iterator[None]:
     entry = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "stock.sqlite3")}
     settings = connections.configure_settings({"default": {}, "stock": entry})
     connections.settings["stock"] = settings["stock"]
-    native._changed(setting="DATABASES")
+    engines._changed(setting="DATABASES")
     from django.core.management import call_command
 
     call_command("migrate", run_syncdb=True, verbosity=0, database="stock", skip_checks=True)
@@ -40,7 +40,7 @@ def _stock(database: str, tmp_path: Path) -> Iterator[None]:
     connections["stock"].close()
     del connections["stock"]
     del connections.settings["stock"]
-    native._changed(setting="DATABASES")
+    engines._changed(setting="DATABASES")
 
 
 @pytest.fixture

@@ -20,10 +20,11 @@ from django.test import override_settings
 from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection, session_state
+from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.base import session_warning as session_state
+from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.mysql import base, tls
 from nuages.db.backends.mysql.connection import Connection
-from nuages.db.counters import statistics
 from nuages.seams import backends as backend_seams
 from tests.integration.conftest import Run
 from tests.integration.mysql_tools import server

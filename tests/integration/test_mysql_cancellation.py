@@ -17,7 +17,7 @@ from django.test import override_settings
 from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, hold_connection
 from nuages.db.backends.mysql import connection as mysql_connection
-from nuages.db.backends.mysql.killing import Killer
+from nuages.db.backends.mysql.kill_query import Killer
 from nuages.exceptions import OutcomeUnknown
 from nuages.test import FaultProxy
 from tests.integration.conftest import Run

@@ -12,7 +12,8 @@ import pytest
 from django.db import DatabaseError, OperationalError, connection, connections
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection, session_state
+from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.base import session_warning as session_state
 from tests.integration.conftest import Run
 from tests.integration.mysql_tools import server
 from tests.integration.pool_tools import cancelled, fetch, options

@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 
 from nuages import on_loop
 from nuages.db import aatomic
-from nuages.db.counters import statistics
+from nuages.db.backends.base.statistics import statistics
 from tests.integration.conftest import Counts, Run
 from tests.integration.pool_tools import Heartbeat, fetch, server
 from tests.library.models import Author, Book

@@ -11,7 +11,7 @@ from django.db import connection, transaction
 
 from nuages import off_loop, on_loop
 from nuages.db import aatomic
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.integration.conftest import Run
 from tests.library.models import Author
 

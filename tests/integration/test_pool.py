@@ -27,8 +27,8 @@ from nuages import on_loop
 from nuages.db import aatomic, acursor, detached, hold_connection
 from nuages.db.backends.mysql.transport import Transport
 from nuages.db.backends.sqlite3.connection import gate_of
-from nuages.db.pool import open_pools
-from nuages.db.warm import warm_pools
+from nuages.db.pool.pool import open_pools
+from nuages.db.prefill import warm_pools
 from nuages.exceptions import OutcomeUnknown, PoolTimeout, TooManyWaiting
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (

@@ -33,7 +33,7 @@ from django.utils import timezone
 
 from nuages import on_loop
 from nuages.asgi import get_asgi_application
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from nuages.handling.preload import preload
 from tests.integration import preload_site
 from tests.integration.conftest import Run

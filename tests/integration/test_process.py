@@ -22,7 +22,7 @@ from django.test import override_settings
 
 from nuages.asgi import get_asgi_application
 from nuages.db import acursor
-from nuages.db import pool as pools
+from nuages.db.pool import pool as pools
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import OURS, backend, fetch, options, server
 from tests.library.models import Author

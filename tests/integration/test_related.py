@@ -15,7 +15,7 @@ from django.test.utils import isolate_apps
 
 from nuages import on_loop
 from nuages.checks import check_models
-from nuages.db.related import AsyncRelated, RelatedObject, shadowed
+from nuages.db.orm.related import AsyncRelated, RelatedObject, shadowed
 from tests.catalogue.models import Chair, Entry, Lamp, Remark, Shelf, Taken, TakenBelow
 from tests.integration.conftest import Run
 from tests.integration.test_orm import queries

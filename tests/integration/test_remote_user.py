@@ -8,7 +8,7 @@ from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
 from django.test import AsyncClient, override_settings
 
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.integration.conftest import Run
 
 SITE = {

@@ -20,7 +20,7 @@ from django.test import override_settings
 from nuages import on_loop
 from nuages.asgi import get_asgi_application
 from nuages.db import aatomic
-from nuages.db.counters import statistics
+from nuages.db.backends.base.statistics import statistics
 from tests.integration.asgi_tools import Exchange, cookie, exchange
 from tests.integration.cache_site import SESSIONS, SITE, WHOLE_SITE
 from tests.integration.cache_tools import prefix

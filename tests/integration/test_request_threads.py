@@ -14,8 +14,8 @@ from django.test import override_settings
 from django.utils.translation import trans_real
 
 from nuages.asgi import get_asgi_application
-from nuages.db.counters import statistics
-from nuages.db.pool import open_pools
+from nuages.db.backends.base.statistics import statistics
+from nuages.db.pool.pool import open_pools
 from tests.integration.asgi_tools import Exchange, cookie, exchange
 from tests.integration.conftest import Counts, Run
 from tests.integration.full_site import SITE, log_in, make_user

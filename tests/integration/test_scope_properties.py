@@ -26,9 +26,9 @@ from hypothesis import HealthCheck, Phase, event, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from nuages import bridge
-from nuages.db import turns
-from nuages.db.pool import open_pools
+from nuages.bridge import core as bridge
+from nuages.db.pool.pool import open_pools
+from nuages.db.scopes import fair_lock as turns
 from nuages.exceptions import ScopeEnded
 from tests.integration.pool_tools import assert_whole
 from tests.integration.scope_actors import PATIENCE, Actor, Command, Stage

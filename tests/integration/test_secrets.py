@@ -24,7 +24,7 @@ from django.views.debug import ExceptionReporter
 from nuages import on_loop
 from nuages.asgi import get_asgi_application
 from nuages.cache.loops import open_clients
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from nuages.tracebacks import hide_frames
 from tests import services
 from tests.integration.asgi_tools import exchange

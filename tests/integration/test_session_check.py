@@ -11,7 +11,9 @@ from django.db import connection, connections
 from django.test import override_settings
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection, session_check, session_state
+from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.base import session_check
+from nuages.db.backends.base import session_warning as session_state
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import fetch, options, the_pool
 from tests.integration.scope_tools import until

@@ -15,7 +15,8 @@ import pytest
 from django.db import DatabaseError, connections
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection, session_state
+from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.base import session_warning as session_state
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import backend, cancelled, fetch, options, server
 from tests.integration.scope_tools import Failure, rolled_back

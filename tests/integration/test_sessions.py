@@ -13,7 +13,8 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection, session_state
+from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.base import session_warning as session_state
 from nuages.db.backends.postgresql import base
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import backend, fetch, options, server, the_pool

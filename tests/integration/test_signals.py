@@ -18,7 +18,7 @@ from django.test import override_settings
 
 from nuages import on_loop
 from nuages.exceptions import SendInCoroutine
-from nuages.handling import dispatch
+from nuages.handling import receivers as dispatch
 from tests.integration.asgi_client import where
 from tests.integration.conftest import Counts, Run
 from tests.integration.scope_tools import Failure, receiving

@@ -21,7 +21,7 @@ from django.urls import path
 from nuages import on_loop
 from nuages.asgi.handler import ASGIHandler
 from nuages.db import aatomic, detached
-from nuages.handling import dispatch
+from nuages.handling import receivers as dispatch
 from tests.integration.asgi_client import fetch, where
 from tests.integration.conftest import Counts, Run
 from tests.integration.pool_tools import server

@@ -31,9 +31,9 @@ from django.test.utils import isolate_apps
 from nuages import on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.sqlite3.connection import Connection
 from nuages.db.backends.sqlite3.cursor import PREFETCH
-from nuages.db.counters import statistics
 from tests.integration.conftest import Run, use
 from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Tag

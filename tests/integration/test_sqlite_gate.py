@@ -16,8 +16,8 @@ from django.test import override_settings
 
 from nuages import on_loop
 from nuages.db import aatomic, acursor, detached, hold_connection
+from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.sqlite3.connection import gate_of
-from nuages.db.counters import statistics
 from nuages.db.transaction import request_connections
 from nuages.exceptions import ScopeEnded
 from tests.integration.conftest import Run

@@ -12,7 +12,8 @@ from django.db import DatabaseError, connection
 from django.db.backends.signals import connection_created
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection, session_state
+from nuages.db import aatomic, acursor, hold_connection
+from nuages.db.backends.base import session_warning as session_state
 from nuages.db.backends.sqlite3.session_state import NotesState
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import options, the_pool

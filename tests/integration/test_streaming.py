@@ -24,7 +24,7 @@ from nuages import on_loop
 from nuages.asgi import disconnect, get_asgi_application
 from nuages.bridge import current_bridge
 from nuages.db import aatomic
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.integration.asgi_tools import Exchange, exchange
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import Heartbeat

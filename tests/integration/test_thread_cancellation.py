@@ -14,7 +14,7 @@ from django.test import override_settings
 from django.urls import path
 
 from nuages.asgi import get_asgi_application
-from nuages.background import in_sensitive_thread, in_thread
+from nuages.bridge.threads import in_sensitive_thread, in_thread
 from tests.integration.asgi_tools import Exchange
 from tests.integration.conftest import Run
 

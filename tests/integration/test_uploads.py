@@ -24,7 +24,7 @@ from django.views.generic import FormView
 
 from nuages import on_loop
 from nuages.asgi import body, get_asgi_application
-from nuages.background import in_thread
+from nuages.bridge.threads import in_thread
 from tests.integration.asgi_tools import Exchange
 from tests.integration.conftest import Counts, Run
 from tests.integration.pool_tools import Heartbeat

@@ -24,7 +24,7 @@ from django.urls import path
 
 from nuages import on_loop
 from nuages.db import aatomic
-from nuages.db import pool as pools
+from nuages.db.pool import pool as pools
 from tests.integration.conftest import close_thread_connection, use
 from tests.integration.test_process import sessions
 from tests.library.models import Author

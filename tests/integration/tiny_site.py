@@ -10,7 +10,7 @@ from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.urls import path
 
 from nuages import on_loop
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.library.models import Author
 
 

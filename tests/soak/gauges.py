@@ -18,9 +18,10 @@ from pathlib import Path
 from types import FrameType, ModuleType, TracebackType
 from typing import Any
 
-from nuages import background, bridge
+from nuages.bridge import core as bridge
+from nuages.bridge import tasks
 from nuages.cache.loops import open_clients
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from tests.soak.kinds import ON_PURPOSE, SQLITE_FILE
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -194,7 +195,7 @@ def gauges() -> dict[str, Any]:
         "rss": resident(),
         "processor": time.process_time(),
         "tasks": len(asyncio.all_tasks()),
-        "background": len(background._spawned),
+        "background": len(tasks._spawned),
         "bridges": len(bridge._bridges),
         "greenlets": len(_noted) - reserve,
         "greenlets left": _greenlets_left() if quiet and len(_noted) - reserve > 1 else [],

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, markcoroutinefunction
 
-from nuages.background import in_sensitive_thread, in_thread, to_its_end
+from nuages.bridge.tasks import to_its_end
+from nuages.bridge.threads import in_sensitive_thread, in_thread
 
 color: ContextVar[str] = ContextVar("color", default="none")
 

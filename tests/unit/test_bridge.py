@@ -27,8 +27,9 @@ from django.test import RequestFactory
 from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 
-from nuages import background, bridge, on_loop
-from nuages.bridge import Bridge, await_, bridge_of, current_bridge
+from nuages import on_loop
+from nuages.bridge import Bridge, await_, bridge_of, current_bridge, tasks
+from nuages.bridge import core as bridge
 from nuages.exceptions import BridgeClosed, NotInBridge
 
 
@@ -1487,10 +1488,10 @@ async def test_spawn_reports_failures_to_the_loops_exception_handler() -> None:
         raise ZeroDivisionError
 
     loop.set_exception_handler(handle)
-    background.spawn(loop, fails)
+    tasks.spawn(loop, fails)
     await reported.wait()
     assert isinstance(reports[0]["exception"], ZeroDivisionError)
-    assert not background._spawned
+    assert not tasks._spawned
 
 
 async def test_spawned_work_runs_in_a_context_of_its_own() -> None:
@@ -1503,7 +1504,7 @@ async def test_spawned_work_runs_in_a_context_of_its_own() -> None:
         seen.set_result(variable.get())
 
     variable.set("the caller's")
-    background.spawn(loop, work)
+    tasks.spawn(loop, work)
     assert await seen == "none"
 
 
@@ -1516,14 +1517,14 @@ async def test_spawned_work_that_nothing_else_refers_to_is_not_collected() -> No
         waiting.append(weakref.ref(future))
         await future
 
-    background.spawn(loop, work)
+    tasks.spawn(loop, work)
     while not waiting:  # noqa: ASYNC110
         await asyncio.sleep(0)
     gc.collect()
     future = waiting[0]()
     assert future is not None
     future.set_result(None)
-    await asyncio.wait(list(background._spawned))
+    await asyncio.wait(list(tasks._spawned))
 
 
 async def test_spawn_works_from_another_thread() -> None:
@@ -1533,14 +1534,14 @@ async def test_spawn_works_from_another_thread() -> None:
     async def work() -> None:
         seen.set_result(threading.get_ident())
 
-    await asyncio.to_thread(background.spawn, loop, work)
+    await asyncio.to_thread(tasks.spawn, loop, work)
     assert await seen == threading.get_ident()
 
 
 def test_spawn_leaves_a_closed_loop_alone() -> None:
     loop = asyncio.new_event_loop()
     loop.close()
-    background.spawn(loop, asyncio.Event().wait)
+    tasks.spawn(loop, asyncio.Event().wait)
 
 
 async def test_a_bridge_in_an_async_generator_of_the_users() -> None:

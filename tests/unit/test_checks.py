@@ -15,8 +15,8 @@ from django.test import override_settings
 
 from nuages import checks, seams
 from nuages.conf import KEYS
-from nuages.db import app, native
-from nuages.seams import table
+from nuages.db import engines
+from nuages.seams import installation
 from tests.integration.full_site import SITE
 
 
@@ -28,12 +28,12 @@ def databases() -> Iterator[Any]:
     def put(**entries: dict[str, Any]) -> None:
         connections.settings.clear()
         connections.settings.update(connections.configure_settings(entries))
-        native._changed(setting="DATABASES")
+        engines._changed(setting="DATABASES")
 
     yield put
     connections.settings.clear()
     connections.settings.update(original)
-    native._changed(setting="DATABASES")
+    engines._changed(setting="DATABASES")
 
 
 def ids(messages: list[Any]) -> list[str]:
@@ -60,7 +60,7 @@ def test_an_engine_without_the_app(databases: Any, monkeypatch: pytest.MonkeyPat
     is_installed = apps.is_installed
     monkeypatch.setattr(apps, "is_installed", lambda name: name != "nuages" and is_installed(name))
     assert checks.check_app(None) == []  # the seams are in place all the same
-    monkeypatch.setattr(app, "is_routed", lambda: False)
+    monkeypatch.setattr(engines, "is_routed", lambda: False)
     (message,) = checks.check_app(None)
     assert message.id == "nuages.E001"
     assert "INSTALLED_APPS" in message.msg
@@ -147,7 +147,7 @@ def test_right_nuages_keys() -> None:
 
 def test_seams_that_do_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert checks.check_seams(None) == []
-    monkeypatch.setattr(table, "_problems", ["django.db:x is used otherwise"])
+    monkeypatch.setattr(installation, "_problems", ["django.db:x is used otherwise"])
     (message,) = checks.check_seams(None)
     assert message.id == "nuages.E004"
     assert "django.db:x" in message.msg
@@ -180,9 +180,9 @@ def test_one_seam_that_does_not_fit_keeps_all_from_being_installed(
     installed: list[Any] = []
     good = seams.Seam("django.db:reset_queries", "", installed.append, "(**kwargs)")
     bad = seams.Seam("django.db:nothing", "", installed.append)
-    monkeypatch.setattr(table, "_installed", False)
-    monkeypatch.setattr(table, "_problems", [])
-    monkeypatch.setattr(table, "all_seams", lambda: [good, bad])
+    monkeypatch.setattr(installation, "_installed", False)
+    monkeypatch.setattr(installation, "_problems", [])
+    monkeypatch.setattr(installation, "all_seams", lambda: [good, bad])
     seams.install()
     assert installed == []
     assert not seams.installed()
@@ -261,7 +261,7 @@ def test_every_id_is_in_the_table_and_tested_here() -> None:
     from pathlib import Path
 
     documented = set(re.findall(r"^\| (nuages\.[EW]\d+)", checks.__doc__ or "", re.MULTILINE))
-    sources = "".join(Path(module.__file__ or "").read_text() for module in (checks, app))
+    sources = "".join(Path(module.__file__ or "").read_text() for module in (checks, engines))
     used = set(re.findall(r'id="(nuages\.[EW]\d+)"', sources))
     tested = set(re.findall(r"nuages\.[EW]\d+", Path(__file__).read_text()))
     assert used == documented

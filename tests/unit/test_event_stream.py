@@ -18,7 +18,8 @@ from django.middleware.gzip import GZipMiddleware
 from django.middleware.http import ConditionalGetMiddleware
 from django.test import AsyncRequestFactory, RequestFactory
 
-from nuages import background, stopping
+from nuages import stopping
+from nuages.bridge import tasks
 from nuages.exceptions import EventStreamNeedsASGI
 from nuages.http import EventStream, last_event_id
 
@@ -28,7 +29,7 @@ OPENING = b":\n\n"
 @pytest.fixture(autouse=True)
 def _nothing_left() -> Iterator[None]:
     yield
-    assert not background._spawned, "background work was left behind"
+    assert not tasks._spawned, "background work was left behind"
     assert not any(state.callbacks for state in stopping._states.values()), "a stream was left"
 
 
@@ -429,7 +430,7 @@ async def test_dropped_without_being_closed_it_is_closed() -> None:
         if chunk != OPENING:
             break
     gc.collect()
-    while "closed" not in source.notes or background._spawned:  # noqa: ASYNC110
+    while "closed" not in source.notes or tasks._spawned:  # noqa: ASYNC110
         await asyncio.sleep(0)
     assert source.notes == ["begun", "GeneratorExit", "finally", "closed"]
     assert not await others()

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 
-from nuages.db import pool_options, reconnect
-from nuages.db.pool import Pool
-from nuages.db.pool_options import PoolOptions
+from nuages.db.pool import options as pool_options
+from nuages.db.pool import reconnect
+from nuages.db.pool.options import PoolOptions
+from nuages.db.pool.pool import Pool
 from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
 
 

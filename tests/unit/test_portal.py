@@ -16,8 +16,9 @@ from typing import Any
 import pytest
 from asgiref.sync import iscoroutinefunction
 
-from nuages import background, bridge, on_loop
-from nuages.bridge import await_, current_bridge
+from nuages import on_loop
+from nuages.bridge import await_, current_bridge, tasks
+from nuages.bridge import core as bridge
 from nuages.exceptions import BridgeClosed, NotInBridge
 
 
@@ -25,7 +26,7 @@ from nuages.exceptions import BridgeClosed, NotInBridge
 def _nothing_left() -> Iterator[None]:
     yield
     assert not bridge._bridges, "a bridge was left behind"
-    assert not background._spawned, "background work was left behind"
+    assert not tasks._spawned, "background work was left behind"
 
 
 async def value_of(value: Any) -> Any:
@@ -42,8 +43,8 @@ async def until_closed(steps: list[str], number: int = 1) -> None:
     """Give background closes the turns of the loop that they need."""
     while len(steps) < number:  # noqa: ASYNC110
         await asyncio.sleep(0)
-    while background._spawned:
-        await asyncio.wait(list(background._spawned))
+    while tasks._spawned:
+        await asyncio.wait(list(tasks._spawned))
 
 
 # Coroutine functions

@@ -17,8 +17,8 @@ from django.db import connections, transaction
 from django.db.models import Manager, QuerySet, query
 
 from nuages import seams
-from nuages.db import native
-from nuages.db.connections import Storage
+from nuages.db.orm import to_async
+from nuages.db.routing import Storage
 from nuages.seams.table import Seam, shape, users_of
 
 PRELUDE = """
@@ -36,7 +36,7 @@ REPORT = """
     from django.db import connections
     from django.db.models import QuerySet, query
     from asgiref.sync import sync_to_async
-    from nuages.db.connections import Storage
+    from nuages.db.routing import Storage
 
     print("installed", seams.installed())
     print("routed", isinstance(connections._connections, Storage))
@@ -79,7 +79,7 @@ def test_they_are_in_place_here() -> None:
     assert seams.installed()
     assert seams.problems() == []
     assert isinstance(vars(connections)["_connections"], Storage)
-    assert vars(query)["sync_to_async"] is native.native
+    assert vars(query)["sync_to_async"] is to_async.orm_to_async
     assert hasattr(QuerySet, "alist")
     assert hasattr(Manager, "alist")
 

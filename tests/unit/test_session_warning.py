@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from nuages.db import session_state
+from nuages.db.backends.base import session_warning as session_state
 
 
 @pytest.mark.parametrize(

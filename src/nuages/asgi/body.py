@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.exceptions import RequestAborted
 
 from nuages.asgi.types import Receive
-from nuages.background import in_thread
+from nuages.bridge.threads import in_thread
 
 _SPILL = 2**20
 """Bytes that are gathered for one write to the file."""

@@ -8,7 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 from nuages.asgi.types import Message, Receive, Send
-from nuages.background import ended
+from nuages.bridge.tasks import ended
 
 PATIENCE = 0.02
 """Seconds a request may take before a task is started that listens."""

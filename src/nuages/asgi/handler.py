@@ -25,11 +25,13 @@ from nuages.asgi.limits import InFlight, refuse
 from nuages.asgi.request import ASGIRequest
 from nuages.asgi.streaming import send_head, send_stream, send_whole
 from nuages.asgi.types import Application, Receive, Scope, Send
-from nuages.background import calls_ended, ended, sensitive_calls
 from nuages.bridge import await_, on_loop
+from nuages.bridge.tasks import ended
+from nuages.bridge.threads import calls_ended, sensitive_calls
 from nuages.conf import setting
 from nuages.db.transaction import request_connections
-from nuages.handling import placement, signals
+from nuages.handling import placement
+from nuages.handling import request_signals as signals
 from nuages.handling.respond import respond
 
 FILE_BLOCK = 2**18

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from nuages.bridge import on_loop
-from nuages.wrapping import is_async
+from nuages.bridge.wrapping import is_async
 
 logger = logging.getLogger("nuages.asgi")
 

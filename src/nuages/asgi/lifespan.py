@@ -16,10 +16,10 @@ from typing import Any
 from nuages.asgi import hooks
 from nuages.asgi.limits import InFlight
 from nuages.asgi.types import Receive, Scope, Send
-from nuages.background import spawn
+from nuages.bridge.tasks import spawn
 from nuages.conf import setting
-from nuages.db.pool import open_pools
-from nuages.db.warm import warm_pools
+from nuages.db.pool.pool import open_pools
+from nuages.db.prefill import warm_pools
 from nuages.stopping import announce_stop, expect_signals, wait_for_stop
 
 logger = logging.getLogger("nuages.asgi")

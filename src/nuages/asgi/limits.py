@@ -9,7 +9,7 @@ from typing import Any
 from nuages.asgi.streaming import send_whole
 from nuages.asgi.types import Send
 from nuages.conf import setting
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from nuages.handling.errors import unavailable
 
 logger = logging.getLogger("nuages.asgi")

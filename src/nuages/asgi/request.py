@@ -10,7 +10,7 @@ from django.core.files.uploadedfile import TemporaryUploadedFile
 from django.core.files.uploadhandler import MemoryFileUploadHandler
 from django.core.handlers.asgi import ASGIRequest as DjangoASGIRequest
 
-from nuages.offloading import off_loop
+from nuages.bridge.offloading import off_loop
 
 PARSED_INLINE = 64 * 1024
 """Bytes of a body that are parsed on the loop; a larger one takes longer than a thread does."""

@@ -24,7 +24,7 @@ from redis.backoff import NoBackoff
 from redis.cluster import LoadBalancingStrategy
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from nuages.background import uncaught
+from nuages.bridge.tasks import uncaught
 from nuages.cache.config import Config
 from nuages.cache.pool import LOST, PAUSES, LoopPool, SentinelLoopPool, pause, was_sent
 from nuages.exceptions import CachePoolTimeout

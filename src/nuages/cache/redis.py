@@ -19,8 +19,8 @@ from django.core.cache.backends.redis import RedisCacheClient
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.functional import cached_property
 
-from nuages.background import spawn
 from nuages.bridge import Bridge, await_, current_bridge, run_on_loop
+from nuages.bridge.tasks import spawn
 from nuages.exceptions import BridgeClosed
 
 try:

@@ -15,8 +15,8 @@ from django.core.cache.backends.redis import RedisSerializer
 from django.core.exceptions import ImproperlyConfigured, SynchronousOnlyOperation
 from django.utils.module_loading import import_string
 
-from nuages.background import in_thread
 from nuages.bridge import run_on_loop
+from nuages.bridge.threads import in_thread
 
 MARK = b"\x00nz\x01"
 IN_THREAD = 64 * 1024

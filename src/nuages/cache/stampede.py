@@ -25,8 +25,8 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 from nuages.bridge import await_, current_bridge
+from nuages.bridge.awaitables import discard
 from nuages.cache.loops import client_for
-from nuages.portal import discard
 
 if TYPE_CHECKING:
     from nuages.cache.config import Stampede

@@ -13,12 +13,14 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
-from nuages.db import scope as _scope
-from nuages.db import testing
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.blocks import end_open_children, leave_scope, open_scope
-from nuages.db.connections import Storage, chain_or_thread, current_chain, take_turn
-from nuages.db.scope import Kind, Node, context_node, current_node
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.routing import Storage
+from nuages.db.scopes import tree as _scope
+from nuages.db.scopes.admission import take_turn
+from nuages.db.scopes.chain import chain_or_thread, current_chain
+from nuages.db.scopes.scope import end_open_children, leave_scope, open_scope
+from nuages.db.scopes.tree import Kind, Node, context_node, current_node
+from nuages.db.testing import transactions as testing
 from nuages.exceptions import OpenBlock, ScopeEnded
 
 django_enter: Callable[[Atomic], None] = Atomic.__enter__

@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from nuages.bridge import on_loop
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.blocks import entered, leave_scope, open_scope
-from nuages.db.scope import Kind, Node
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.scopes.scope import leave_scope, open_scope
+from nuages.db.scopes.tree import Kind, Node
+from nuages.db.transaction import entered
 
 T = TypeVar("T")
 

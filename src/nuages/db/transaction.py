@@ -14,12 +14,13 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic, TransactionManagementError
 
 from nuages.bridge import on_loop
-from nuages.db import scope as _scope
+from nuages.bridge.core import run_on_loop
 from nuages.db.atomic import node_of
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.blocks import end_hold, entered, leave_scope, open_scope
-from nuages.db.pool import logger
-from nuages.db.scope import Kind, Node, context_node
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.pool.pool import logger
+from nuages.db.scopes import tree as _scope
+from nuages.db.scopes.scope import end_hold, leave_scope, open_scope
+from nuages.db.scopes.tree import Kind, Node, context_node
 from nuages.exceptions import OpenBlock
 
 P = ParamSpec("P")
@@ -38,6 +39,22 @@ def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
     async generator that another task closes could await; there is no telling the two apart.
     """
     return exc_type is GeneratorExit and task is not _running_task()
+
+
+async def entered(enter: Callable[[], T], undo: Callable[..., object]) -> T:
+    """Call `enter` on the loop, for an `__aenter__`; where that fails after it, `undo(*exc_info)`.
+
+    A cancellation that waited for a COMMIT before is raised when the call is over: the block is
+    entered then, and Python calls no `__aexit__`.
+    """
+    results: list[T] = []
+    try:
+        await run_on_loop(lambda: results.append(enter()), (), {})
+    except BaseException as error:
+        if results:
+            await run_on_loop(undo, (type(error), error, error.__traceback__), {})
+        raise
+    return results[0]
 
 
 class _AsyncAtomic:

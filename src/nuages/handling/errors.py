@@ -20,7 +20,7 @@ from django.utils.log import log_response
 from nuages.conf import setting
 from nuages.exceptions import PoolTimeout, TooManyWaiting
 from nuages.handling import placement
-from nuages.handling.signals import has_foreign_receivers
+from nuages.handling.request_signals import has_foreign_receivers
 
 _LOCAL = (logging.StreamHandler, logging.NullHandler, logging.handlers.QueueHandler)
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from nuages.background import in_thread_of
+from nuages.bridge.threads import in_thread_of
 
 T = TypeVar("T")
 

@@ -24,12 +24,12 @@ from django.http import HttpRequest, HttpResponseBase
 from django.utils.deprecation import MiddlewareMixin
 from django.utils.module_loading import import_string
 
-from nuages import bridge
 from nuages.bridge import await_
+from nuages.bridge import on_loop as make_on_loop
+from nuages.bridge.wrapping import on_loop_target
 from nuages.conf import setting
 from nuages.handling import placement
 from nuages.handling.errors import converted, converted_in_thread
-from nuages.wrapping import on_loop_target
 
 logger = logging.getLogger("django.request")
 
@@ -112,7 +112,7 @@ def _build(factory: Any, on_loop: bool, below: Link, path: str) -> tuple[Any, Li
         instance = _made(factory(_adapted(below, path)), path)
         return instance, Link(converted(_mixin_call(instance)))
     if can_async:
-        instance = _made(factory(bridge.on_loop(_adapted(below, path))), path)
+        instance = _made(factory(make_on_loop(_adapted(below, path))), path)
         return instance, Link(converted(_maybe_awaited(instance)))
     if below.threaded is None and settings.DEBUG:
         logger.debug("Asynchronous handler adapted for middleware %s.", path)

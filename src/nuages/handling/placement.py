@@ -20,11 +20,12 @@ from weakref import WeakKeyDictionary
 from asgiref.sync import async_to_sync
 from django.http import HttpResponseBase
 
-from nuages.background import in_sensitive_thread
 from nuages.bridge import await_, current_bridge, on_loop
+from nuages.bridge.handled import await_handling, call_handling
+from nuages.bridge.portal import run_steps
+from nuages.bridge.threads import in_sensitive_thread
+from nuages.bridge.wrapping import is_async, on_loop_target
 from nuages.conf import setting
-from nuages.portal import run_steps
-from nuages.wrapping import await_handling, call_handling, is_async, on_loop_target
 
 T = TypeVar("T")
 

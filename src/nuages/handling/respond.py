@@ -12,13 +12,13 @@ from django.http import HttpRequest
 from django.urls import set_urlconf
 
 from nuages.bridge import current_bridge
+from nuages.bridge.wrapping import is_async
 from nuages.db.transaction import aatomic
 from nuages.handling import deadline as _deadline
 from nuages.handling import errors, placement
 from nuages.handling.deadline import Deadline
 from nuages.handling.placement import Kind
 from nuages.handling.preload import preload
-from nuages.wrapping import is_async
 
 View = Callable[..., Any]
 

@@ -11,11 +11,11 @@ from typing import Any
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
 
+from nuages.bridge.awaitables import discard
 from nuages.exceptions import EventStreamNeedsASGI
 from nuages.http.event import HEARTBEAT, encode, require_retry
 from nuages.http.relay import Relay
 from nuages.http.streams import DirectStreamingResponse, aclose
-from nuages.portal import discard
 
 Source = AsyncIterable[Any] | Callable[[str | None], Any]
 

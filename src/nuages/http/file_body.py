@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
-from nuages.background import in_thread
+from nuages.bridge.threads import in_thread
 from nuages.exceptions import FileTruncated
 from nuages.http.byte_ranges import ByteRange
 

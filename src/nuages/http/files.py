@@ -16,7 +16,7 @@ from django.http.response import BadHeaderError, HttpResponseBase
 from django.utils.cache import get_conditional_response
 from django.utils.http import content_disposition_header, http_date
 
-from nuages.background import in_thread
+from nuages.bridge.threads import in_thread
 from nuages.http.byte_ranges import ByteRange, Unsatisfiable, if_range_passes, parse_range
 from nuages.http.file_body import BlockingChunks, Chunks, FileBody
 from nuages.http.streams import DirectStreamingResponse

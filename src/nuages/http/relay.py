@@ -16,7 +16,7 @@ import asyncio
 from collections.abc import AsyncIterable, Awaitable, Callable
 from typing import Any
 
-from nuages.background import spawn
+from nuages.bridge.tasks import spawn
 from nuages.http.event import HEARTBEAT
 from nuages.http.streams import aclose
 from nuages.stopping import call_at_stop, forget_at_stop

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from nuages.bridge import on_loop
+from nuages.bridge.wrapping import is_async, on_loop_target
 from nuages.handling.deadline import give_limit
-from nuages.wrapping import is_async, on_loop_target
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -18,8 +18,8 @@ except ImportError as error:
         "nuages.mail.smtp.EmailBackend needs aiosmtplib: pip install 'nuages[mail]'."
     ) from error
 
-from nuages.background import uncaught
 from nuages.bridge import await_
+from nuages.bridge.tasks import uncaught
 
 T = TypeVar("T")
 

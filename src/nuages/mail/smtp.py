@@ -21,8 +21,8 @@ from django.core.mail.message import EmailMessage
 from django.core.mail.utils import DNS_NAME
 
 from nuages.bridge import await_, current_bridge
+from nuages.bridge.offloading import off_loop
 from nuages.mail.client import Client
-from nuages.offloading import off_loop
 
 LARGE = 64 * 1024
 """Bytes of a message from which it is built in a thread: base64 of a megabyte takes long."""

@@ -8,8 +8,8 @@ from typing import Any
 from django.core import management
 from django.core.management.base import BaseCommand, CommandError
 
-from nuages.background import in_sensitive_thread
 from nuages.bridge import on_loop
+from nuages.bridge.threads import in_sensitive_thread
 from nuages.handling.placement import is_known, runs_on_loop
 from nuages.management.command import AsyncBaseCommand
 

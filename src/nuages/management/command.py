@@ -9,9 +9,9 @@ from typing import Any, TypeVar, cast
 from django.core.management.base import BaseCommand
 from django.db import connections
 
+from nuages.bridge.wrapping import is_async
 from nuages.management.running import refuse_coroutine, wait_for
 from nuages.progress import INTERVAL, Progress
-from nuages.wrapping import is_async
 
 T = TypeVar("T")
 

@@ -22,8 +22,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from nuages.background import settle
 from nuages.bridge import on_loop
+from nuages.bridge.tasks import settle
 from nuages.management.running import SETTLE_TIMEOUT, new_event_loop
 
 T = TypeVar("T")

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import BaseCommand
 
-from nuages import bridge, seams
-from nuages.db.native import foreign_aliases
+from nuages import seams
+from nuages.bridge import core as bridge
+from nuages.db.engines import foreign_aliases
 from nuages.management.running import run
 
 if TYPE_CHECKING:

@@ -23,10 +23,10 @@ from typing import Any, TypeVar, cast
 
 from asgiref.sync import async_to_sync
 
-from nuages.background import settle
 from nuages.bridge import current_bridge, on_loop
+from nuages.bridge.tasks import settle
 from nuages.db.atomic import published_scopes
-from nuages.db.connections import current_chain
+from nuages.db.scopes.chain import current_chain
 from nuages.exceptions import CommandInCoroutine
 from nuages.handling.placement import portal
 from nuages.stopping import announce_stop

@@ -1,8 +1,6 @@
 """Everything that Nuages overrides in Django and asgiref; nothing patches elsewhere."""
 
-from nuages.seams.table import (
-    DJANGO_VERSIONS,
-    Seam,
+from nuages.seams.installation import (
     all_seams,
     install,
     install_for_tests,
@@ -10,6 +8,7 @@ from nuages.seams.table import (
     problems,
     test_seams,
 )
+from nuages.seams.table import DJANGO_VERSIONS, Seam
 
 __all__ = [
     "DJANGO_VERSIONS",

@@ -8,9 +8,9 @@ import weakref
 from contextlib import nullcontext
 from typing import Any
 
-from nuages.background import noted_call
 from nuages.bridge import await_, current_bridge
-from nuages.db.connections import current_chain, thread_chain, thread_task
+from nuages.bridge.threads import noted_call
+from nuages.db.scopes.chain import current_chain, thread_chain, thread_task
 from nuages.seams.table import Seam
 
 

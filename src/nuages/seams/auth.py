@@ -13,8 +13,8 @@ from nuages.bridge import on_loop
 from nuages.handling.hashing import in_hashing_thread
 from nuages.handling.placement import placed
 from nuages.handling.preload import aloaded_user, loaded_user
-from nuages.seams.handoff import family, hand_over, in_thread_on_loop, portal
 from nuages.seams.table import Seam
+from nuages.seams.to_thread import family, hand_over, in_thread_on_loop, portal
 
 _BACKEND = (
     "authenticate",

@@ -10,8 +10,8 @@ from typing import Any
 from django.db import connections
 from django.db.backends.dummy.base import DatabaseWrapper as DummyWrapper
 
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.backends.contracts import may_do_io
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.backends.base.driver import may_do_io
 from nuages.exceptions import SyncInCoroutine
 from nuages.seams.table import Seam
 

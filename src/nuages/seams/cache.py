@@ -13,11 +13,11 @@ import django
 from asgiref.sync import iscoroutinefunction, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 
-from nuages.background import in_thread
 from nuages.bridge import on_loop, run_on_loop
-from nuages.db.native import foreign_aliases
-from nuages.seams.handoff import family, is_handed_over, is_inherited
+from nuages.bridge.threads import in_thread
+from nuages.db.engines import foreign_aliases
 from nuages.seams.table import Seam
+from nuages.seams.to_thread import family, is_handed_over, is_inherited
 
 _BACKENDS = "django.core.cache.backends"
 _BASE = f"{_BACKENDS}.base"

@@ -9,9 +9,9 @@ from typing import Any
 from django.utils.module_loading import import_string
 
 from nuages.bridge import on_loop
+from nuages.bridge.wrapping import is_async
 from nuages.handling.placement import portal
 from nuages.seams.table import Seam
-from nuages.wrapping import is_async
 
 
 def _get_commands(original: Any) -> Callable[[], dict[str, str]]:

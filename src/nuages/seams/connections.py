@@ -6,8 +6,8 @@ from typing import Any
 
 from django.db.utils import ConnectionHandler
 
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.connections import Storage, has_none
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.routing import Storage, has_none
 from nuages.seams.table import Seam
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuages.db.native import native
+from nuages.db.orm.to_async import orm_to_async
 from nuages.seams.table import Seam
 
 _CALLERS = frozenset(
@@ -20,7 +20,7 @@ def seams() -> list[Seam]:
         return []
 
     def make(original: Any) -> Any:
-        return native
+        return orm_to_async
 
     return [
         Seam(

@@ -11,7 +11,7 @@ from nuages.seams.table import Seam
 
 
 def _sync(robust: bool) -> Any:
-    from nuages.handling import dispatch
+    from nuages.handling import receivers as dispatch
 
     def make(original: Any) -> Any:
         @functools.wraps(original)
@@ -43,7 +43,7 @@ def _sync(robust: bool) -> Any:
 
 
 def _async(robust: bool) -> Any:
-    from nuages.handling import dispatch
+    from nuages.handling import receivers as dispatch
 
     def make(original: Any) -> Any:
         @functools.wraps(original)

@@ -10,8 +10,8 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from nuages.seams.handoff import family, handed, in_thread_on_loop
 from nuages.seams.table import Seam
+from nuages.seams.to_thread import family, handed, in_thread_on_loop
 
 LARGE = 64 * 1024
 """Bytes from which work on a body is worth a thread: below, the hop costs as much as the work."""

@@ -9,8 +9,8 @@ import functools
 from importlib import import_module
 from typing import Any
 
-from nuages.seams.handoff import family, handed, in_thread_on_loop
 from nuages.seams.table import Seam
+from nuages.seams.to_thread import family, handed, in_thread_on_loop
 
 
 def _translation(original: Any) -> Any:

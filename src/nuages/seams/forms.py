@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from nuages.db.native import native
+from nuages.db.orm.to_async import orm_to_async
 from nuages.seams.table import Seam
 
 
 async def ais_valid(self: Any) -> bool:
     """Return whether the form has no errors; its validation may query the database."""
-    return bool(await native(self.is_valid)())
+    return bool(await orm_to_async(self.is_valid)())
 
 
 async def afull_clean(self: Any) -> None:
     """Clean all of the data; its validation may query the database."""
-    await native(self.full_clean)()
+    await orm_to_async(self.full_clean)()
 
 
 async def asave(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -24,12 +24,12 @@ async def asave(self: Any, *args: Any, **kwargs: Any) -> Any:
 
     It takes what `save()` takes, the user's own too.
     """
-    return await native(self.save)(*args, **kwargs)
+    return await orm_to_async(self.save)(*args, **kwargs)
 
 
 async def asave_m2m(self: Any) -> None:
     """Save the many-to-many data after `asave(commit=False)`."""
-    await native(self.save_m2m)()
+    await orm_to_async(self.save_m2m)()
 
 
 # As of save(): templates must not call it.

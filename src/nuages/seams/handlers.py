@@ -8,8 +8,8 @@ from typing import Any
 
 from django.utils.module_loading import import_string
 
-from nuages.background import calls_ended, sensitive_calls
 from nuages.bridge import on_loop
+from nuages.bridge.threads import calls_ended, sensitive_calls
 from nuages.seams.table import Seam
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from nuages.bridge import run_on_loop
-from nuages.seams.handoff import family, in_thread_on_loop
 from nuages.seams.table import Seam
+from nuages.seams.to_thread import family, in_thread_on_loop
 
 
 async def asend(self: Any, *args: Any, **kwargs: Any) -> int:

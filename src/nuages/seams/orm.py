@@ -9,8 +9,9 @@ from typing import Any
 from django.db.models.query import MAX_GET_RESULTS
 
 from nuages.conf import setting
-from nuages.db import compiled, queryset, related
-from nuages.db.native import native
+from nuages.db.orm import compiled_get as compiled
+from nuages.db.orm import queryset, related
+from nuages.db.orm.to_async import orm_to_async
 from nuages.seams.table import Seam
 
 _QUERY = frozenset(
@@ -49,7 +50,7 @@ _WHY = (
 
 
 def _native(original: Any) -> Any:
-    return native
+    return orm_to_async
 
 
 def _put(function: Any) -> Callable[[Any], Any]:

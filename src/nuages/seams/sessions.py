@@ -9,10 +9,10 @@ from typing import Any
 from asgiref.sync import sync_to_async
 
 from nuages.bridge import on_loop
-from nuages.db.native import foreign_aliases
+from nuages.db.engines import foreign_aliases
 from nuages.handling.preload import settle
-from nuages.seams.handoff import family, in_thread_on_loop
 from nuages.seams.table import Seam
+from nuages.seams.to_thread import family, in_thread_on_loop
 
 _BACKENDS = "django.contrib.sessions.backends"
 _FILE = {

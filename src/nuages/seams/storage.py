@@ -14,9 +14,9 @@ from itertools import islice
 from tempfile import SpooledTemporaryFile
 from typing import Any
 
-from nuages.background import in_thread
 from nuages.bridge import run_on_loop
-from nuages.db.native import native
+from nuages.bridge.threads import in_thread
+from nuages.db.orm.to_async import orm_to_async
 from nuages.seams.table import Seam
 
 _LINES = 500
@@ -137,14 +137,14 @@ async def asave(self: Any, name: str, content: Any, save: bool = True) -> None:
 
     The file is written in a thread, the instance saved on the loop, in the caller's transaction.
     """
-    await native(self.save)(name, content, save)
+    await orm_to_async(self.save)(name, content, save)
 
 
 async def adelete(self: Any, save: bool = True) -> None:
     """Delete the file, by default save the model instance too: `delete()`, awaited."""
     if not self.closed:
         await self.aclose()
-    await native(self.delete)(save)
+    await orm_to_async(self.delete)(save)
 
 
 # As of save() and delete(): templates must not call them.

@@ -15,7 +15,6 @@ from importlib import import_module
 from typing import Any
 
 import django
-from django.core.exceptions import ImproperlyConfigured
 
 DJANGO_VERSIONS = ((5, 2), (6, 0), (6, 1))
 """The Django versions that the seams are known to fit."""
@@ -124,96 +123,3 @@ def users_of(module: types.ModuleType, name: str) -> frozenset[str]:
     visit(compile(source, module.__name__, "exec"), "<module>")
     found.discard("<module>")
     return frozenset(found)
-
-
-_installed = False
-_installed_for_tests = False
-_problems: list[str] = []
-
-
-def test_seams() -> list[Seam]:
-    """Return the seams that only a process that runs tests needs."""
-    from nuages.seams import test
-
-    return test.seams()
-
-
-def all_seams() -> list[Seam]:
-    """Return the table: every seam of every area, for this Django."""
-    areas = (
-        "asgiref",
-        "backends",
-        "connections",
-        "transaction",
-        "dispatch",
-        "orm",
-        "contenttypes",
-        "forms",
-        "handlers",
-        "auth",
-        "sessions",
-        "mail",
-        "files",
-        "storage",
-        "firstuse",
-        "cache",
-        "commands",
-        "shell",
-        "messages",
-        "migrations",
-        "urls",
-    )
-    return [
-        seam
-        for area in areas
-        for seam in import_module(f"nuages.seams.{area}").seams()
-        if seam.applies()
-    ]
-
-
-def install() -> None:
-    """Install every seam, or none where one does not fit (`problems()`). Idempotent.
-
-    Models get their `a<relation>` attributes with them.
-    """
-    from nuages.db import related, testing
-
-    global _installed
-    if _installed:
-        return
-    seams = all_seams()
-    _problems[:] = [problem for seam in seams if (problem := seam.problem()) is not None]
-    if _problems:
-        return
-    for seam in seams:
-        seam.install()
-    related.install()
-    testing.run_hooks.append(install_for_tests)
-    _installed = True
-
-
-def install_for_tests() -> None:
-    """Install the seams of `django.test` as well. Idempotent.
-
-    Where one does not fit it raises ImproperlyConfigured, which ends the test run.
-    """
-    global _installed_for_tests
-    if _installed_for_tests or not _installed:
-        return
-    seams = test_seams()
-    found = [problem for seam in seams if (problem := seam.problem()) is not None]
-    if found:
-        raise ImproperlyConfigured("Nuages does not know this Django's tests: " + "; ".join(found))
-    for seam in seams:
-        seam.install()
-    _installed_for_tests = True
-
-
-def problems() -> list[str]:
-    """Return why the seams were not installed; empty where they were."""
-    return list(_problems)
-
-
-def installed() -> bool:
-    """Whether the seams are in place."""
-    return _installed

@@ -12,10 +12,10 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS
 
 from nuages.bridge import on_loop
-from nuages.db import testrun
-from nuages.db.capture_commit import CaptureOnCommit
+from nuages.bridge.wrapping import is_async
+from nuages.db.testing import run as testrun
+from nuages.db.testing.on_commit import CaptureOnCommit
 from nuages.seams.table import Seam
-from nuages.wrapping import is_async
 
 _MODULE = "django.test.testcases"
 

@@ -29,7 +29,7 @@ def _exit(original: Any) -> Any:
 
 
 def _on_commit(original: Any) -> Any:
-    from nuages.db.backends.hooks import sync_hook
+    from nuages.db.backends.base.on_commit import sync_hook
 
     @functools.wraps(original)
     def on_commit(self: Any, func: Any, robust: bool = False) -> None:

@@ -14,12 +14,12 @@ from django.db.migrations.recorder import MigrationRecorder
 from django.db.models import Q
 
 from nuages.bridge import current_bridge, on_loop
-from nuages.db.backends.base import LoopWrapper
+from nuages.bridge.portal import run_steps
+from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.migrations import checkpoint
 from nuages.db.migrations.batches import Batches, Work
 from nuages.db.migrations.checkpoint import Divided
 from nuages.exceptions import BackfillError
-from nuages.portal import run_steps
 
 
 class Backfill(Operation):

@@ -13,7 +13,7 @@ from typing import Any
 from django.db import OperationalError, connections
 
 from nuages.bridge import on_loop
-from nuages.db.backends.base import LoopWrapper
+from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.migrations import locks, report
 from nuages.db.migrations.checkpoint import Checkpoint, Divided, done_rows
 from nuages.db.transaction import aatomic, detached

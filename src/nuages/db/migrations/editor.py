@@ -11,10 +11,10 @@ import sys
 from typing import Any
 
 from nuages.bridge import current_bridge
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.blocks import end_hold, open_scope
-from nuages.db.connections import current_chain
-from nuages.db.scope import Kind
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.scopes.chain import current_chain
+from nuages.db.scopes.scope import end_hold, open_scope
+from nuages.db.scopes.tree import Kind
 
 
 def begin(editor: Any) -> None:

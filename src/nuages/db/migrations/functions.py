@@ -10,8 +10,8 @@ from typing import Any
 from asgiref.sync import async_to_sync
 
 from nuages.bridge import current_bridge, on_loop
-from nuages.portal import run_steps
-from nuages.wrapping import is_async
+from nuages.bridge.portal import run_steps
+from nuages.bridge.wrapping import is_async
 
 
 def awaited(function: Callable[..., Any]) -> Callable[..., Any]:

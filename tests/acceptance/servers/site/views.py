@@ -14,7 +14,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.generic import ListView
 
 from nuages import on_loop
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from nuages.http import afile_response
 from tests.acceptance.servers.site import counting
 from tests.acceptance.servers.site.models import Item

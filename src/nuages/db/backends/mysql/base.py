@@ -35,14 +35,14 @@ from pymysql import converters, err
 from pymysql.constants import CR, ER, FIELD_TYPE  # type: ignore[import-untyped]
 
 from nuages.bridge import current_bridge
-from nuages.db import session_state
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.backends.creation import TestDatabases
+from nuages.db.backends.base import session_warning as session_state
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.backends.base.commit_outcome import KnownOutcome
+from nuages.db.backends.base.session_check import Snapshot
 from nuages.db.backends.mysql.connection import Connection
 from nuages.db.backends.mysql.snapshot import snapshot
-from nuages.db.backends.outcome import KnownOutcome
-from nuages.db.reconnect import UNREACHABLE
-from nuages.db.session_check import Snapshot
+from nuages.db.pool.reconnect import UNREACHABLE
+from nuages.db.testing.databases import TestDatabases
 from nuages.seams.mysqldb import mysqldb
 
 with mysqldb():

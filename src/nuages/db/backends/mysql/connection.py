@@ -20,21 +20,21 @@ from pymysql import connections, err  # type: ignore[import-untyped]
 from pymysql.constants import CLIENT, CR, SERVER_STATUS  # type: ignore[import-untyped]
 
 from nuages.bridge import current_bridge
-from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
-from nuages.db.backends.locking import ConnectionLock
+from nuages.db.backends.base.connection_lock import ConnectionLock
+from nuages.db.backends.base.driver import GiveBack, RawConnection, may_do_io
+from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.mysql.connecting import open_socket, open_unix_socket
 from nuages.db.backends.mysql.exchange import Exchange
-from nuages.db.backends.mysql.killing import Identity, identity_of
+from nuages.db.backends.mysql.kill_query import Identity, identity_of
 from nuages.db.backends.mysql.results import Result, tracked
 from nuages.db.backends.mysql.session_state import trace_of
 from nuages.db.backends.mysql.tls import context_for
 from nuages.db.backends.mysql.transport import Transport
-from nuages.db.counters import statistics
 from nuages.exceptions import BridgeClosed, SyncInCoroutine
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base import LoopWrapper
-    from nuages.db.pool import Pool
+    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.pool.pool import Pool
 
 logger = logging.getLogger("nuages.mysql")
 
@@ -531,7 +531,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             *self.decoders.values(),
         )
 
-    def inspect(self) -> Verdict:
+    def inspect(self) -> GiveBack:
         """What must be done before another user gets this connection."""
         if self._sock is None or self.lock.locked() or self.has_more():
             return "close"

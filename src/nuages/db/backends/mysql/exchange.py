@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from pymysql import err  # type: ignore[import-untyped]
 from pymysql.constants import COMMAND  # type: ignore[import-untyped]
 
-from nuages.background import current_task
 from nuages.bridge import current_bridge
+from nuages.bridge.tasks import current_task
 from nuages.conf import setting
-from nuages.db.backends.contracts import KNOWING
-from nuages.db.backends.mysql.killing import Killer, SessionOver
-from nuages.db.counters import statistics
+from nuages.db.backends.base.statistics import statistics
+from nuages.db.backends.mysql.kill_query import Killer, SessionOver
 from nuages.exceptions import BridgeClosed
-from nuages.tracebacks import hide_frames
+from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
 
 if TYPE_CHECKING:
     from nuages.db.backends.mysql.connection import Connection
@@ -142,7 +141,7 @@ class Exchange:
             self._connection.terminate()
             raise ConnectionAbortedError("the session has ended") from over
         except (err.Error, OSError) as error:
-            hide_frames(error, KNOWING)
+            hide_frames(error, PASSWORD_FRAMES)
             self._abort("closed a connection whose statement could not be cancelled: %s", error)
         except asyncio.CancelledError:
             self._abort(_AGAIN)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pymysql.cursors import Cursor  # type: ignore[import-untyped]
 
-from nuages.db.session_check import Snapshot
+from nuages.db.backends.base.session_check import Snapshot
 
 _VOLATILE = """(
     'error_count', 'gtid_binlog_pos', 'gtid_current_pos', 'gtid_seq_no', 'identity',

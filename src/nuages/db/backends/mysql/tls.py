@@ -7,7 +7,7 @@ import ssl
 from collections.abc import Callable
 from typing import Any
 
-from nuages.offloading import off_loop
+from nuages.bridge.offloading import off_loop
 
 _FILES = ("ca", "capath", "cert", "key")
 _contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}

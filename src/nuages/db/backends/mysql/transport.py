@@ -16,7 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nuages.bridge import Bridge
-from nuages.db.backends.watching import WatchedSocket
+from nuages.db.backends.base.watched_socket import WatchedSocket
 
 _CHUNK = 65536
 

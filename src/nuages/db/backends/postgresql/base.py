@@ -35,16 +35,16 @@ from django.db.backends.postgresql import creation as django_creation
 from django.db.backends.postgresql.psycopg_any import register_tzloader
 
 from nuages.bridge import current_bridge
-from nuages.db import session_state
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.backends.creation import TestDatabases
-from nuages.db.backends.leasing import on_loop_of
-from nuages.db.backends.outcome import KnownOutcome
+from nuages.db.backends.base import session_warning as session_state
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.backends.base.commit_outcome import KnownOutcome
+from nuages.db.backends.base.session_check import Snapshot
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.db.backends.postgresql.session_state import Noting
 from nuages.db.backends.postgresql.snapshot import snapshot
-from nuages.db.reconnect import UNREACHABLE
-from nuages.db.session_check import Snapshot
+from nuages.db.pool.pool import on_loop_of
+from nuages.db.pool.reconnect import UNREACHABLE
+from nuages.db.testing.databases import TestDatabases
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
 Database: Any = types.ModuleType("psycopg")
@@ -162,7 +162,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             return
         loop = asyncio._get_running_loop()
         if loop is not None:
-            from nuages.db.pool import open_pools
+            from nuages.db.pool.pool import open_pools
 
             for pool in open_pools(loop):
                 if pool.alias == self.alias:

@@ -29,17 +29,17 @@ from psycopg import pq, waiting
 
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
-from nuages.db.backends.contracts import RawConnection, Verdict, may_do_io
-from nuages.db.backends.locking import ConnectionLock
+from nuages.db.backends.base.connection_lock import ConnectionLock
+from nuages.db.backends.base.driver import GiveBack, RawConnection, may_do_io
+from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.postgresql.connecting import CANCEL_AGAIN, INTERVAL, connect_on_loop
+from nuages.db.backends.postgresql.duplicated_socket import DuplicatedSocket
 from nuages.db.backends.postgresql.session_state import Adapters, Trace, noting
-from nuages.db.backends.postgresql.watching import DuplicatedSocket
-from nuages.db.counters import statistics
 from nuages.exceptions import SyncInCoroutine
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base import LoopWrapper
-    from nuages.db.pool import Pool
+    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.pool.pool import Pool
 
 logger = logging.getLogger("nuages.postgresql")
 
@@ -466,7 +466,7 @@ class Connection(psycopg.Connection[Any]):
             *self._notify_handlers,
         )
 
-    def inspect(self) -> Verdict:
+    def inspect(self) -> GiveBack:
         """What must be done before another user gets this connection."""
         status = self.pgconn.transaction_status
         if self.closed or self.pgconn.status != OK or self.lock.locked() or self._pipeline:

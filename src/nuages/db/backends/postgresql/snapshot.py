@@ -7,7 +7,7 @@ from typing import Any
 from psycopg import ClientCursor
 from psycopg.rows import tuple_row
 
-from nuages.db.session_check import Snapshot
+from nuages.db.backends.base.session_check import Snapshot
 
 _NAMES = r"""
     SELECT DISTINCT coalesce(found[1], found[2])

@@ -17,15 +17,15 @@ from django.db.backends.sqlite3 import base as django_base
 from django.db.backends.sqlite3 import creation as django_creation
 
 from nuages.bridge import current_bridge
-from nuages.db import session_state
-from nuages.db.backends.base import LoopWrapper
-from nuages.db.backends.creation import TestDatabases
+from nuages.db.backends.base import session_warning as session_state
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.backends.base.session_check import Snapshot
 from nuages.db.backends.sqlite3.connection import Connection, gates
 from nuages.db.backends.sqlite3.cursor import Cursor
 from nuages.db.backends.sqlite3.snapshot import snapshot
 from nuages.db.backends.sqlite3.worker import Job, Worker
-from nuages.db.pool_options import PoolOptions
-from nuages.db.session_check import Snapshot
+from nuages.db.pool.options import PoolOptions
+from nuages.db.testing.databases import TestDatabases
 
 
 class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):

@@ -4,7 +4,7 @@ Every call that may touch the file runs in the connection's worker and is awaite
 (in a thread: waited for). Outside loops a connection has no worker and is sqlite3's as it is.
 
 Waiting for SQLite's write lock never blocks anything but the waiter: in-process writers queue in
-a `Turns` of their database file, first come, first served, and where another process has the
+a `FairLock` of their database file, first come, first served, and where another process has the
 lock the statement is tried again until the connection's timeout.
 
 Longer than most modules: half of it is the list of sqlite3's methods that touch the file.
@@ -28,17 +28,17 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 from nuages.bridge import current_bridge
-from nuages.db.backends.contracts import RawConnection, Verdict
-from nuages.db.backends.leasing import on_loop_of
+from nuages.db.backends.base.driver import GiveBack, RawConnection
 from nuages.db.backends.sqlite3.cursor import Cursor, PlainCursor
 from nuages.db.backends.sqlite3.session_state import NotesState
 from nuages.db.backends.sqlite3.use import Use
 from nuages.db.backends.sqlite3.worker import Job, Worker
-from nuages.db.turns import Turns
+from nuages.db.pool.pool import on_loop_of
+from nuages.db.scopes.fair_lock import FairLock
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base import LoopWrapper
-    from nuages.db.pool import Pool
+    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.pool.pool import Pool
 
 logger = logging.getLogger("nuages.sqlite3")
 
@@ -60,16 +60,16 @@ class _BlockEnded(Exception):
 _switching = threading.Lock()
 """Held by the worker that switches a file to WAL."""
 
-gates: dict[str, Turns] = {}
+gates: dict[str, FairLock] = {}
 
 
 class FileReplaced(sqlite3.OperationalError):
     """The name of a connection's file is that of another one, or of none."""
 
 
-def gate_of(database: str) -> Turns:
+def gate_of(database: str) -> FairLock:
     """Return the queue of this process's writers of a database file."""
-    return gates.setdefault(database, Turns())
+    return gates.setdefault(database, FairLock())
 
 
 class Connection(NotesState):
@@ -496,7 +496,7 @@ class Connection(NotesState):
         """Whether it is in no transaction; a closed one is in none."""
         return self._broken or not self.in_transaction
 
-    def inspect(self) -> Verdict:
+    def inspect(self) -> GiveBack:
         """What must be done before another user gets it."""
         if self._broken or (self.has_settings_of_its_own() and not self.kept):
             return "close"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from nuages.db.session_check import Snapshot
+from nuages.db.backends.base.session_check import Snapshot
 
 _PRAGMAS = (
     "automatic_index", "cache_size", "cell_size_check", "foreign_keys",

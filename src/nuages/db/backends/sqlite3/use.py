@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nuages.db.turns import caller_label
+from nuages.db.scopes.fair_lock import caller_label
 from nuages.exceptions import ScopeEnded
 
 if TYPE_CHECKING:
     from nuages.db.backends.sqlite3.connection import Connection
-    from nuages.db.scope import Node
+    from nuages.db.scopes.tree import Node
 
 
 class Use:

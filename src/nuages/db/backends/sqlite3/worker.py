@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from nuages.bridge import current_bridge
-from nuages.db.backends.contracts import may_do_io
-from nuages.db.counters import statistics
+from nuages.db.backends.base.driver import may_do_io
+from nuages.db.backends.base.statistics import statistics
 from nuages.exceptions import BridgeClosed, SyncInCoroutine
 
 if TYPE_CHECKING:

@@ -1,0 +1,96 @@
+"""Tasks that nobody awaits, and waits that outlast a cancellation."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import sys
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+current_task: Callable[[asyncio.AbstractEventLoop], asyncio.Task[Any] | None]
+"""`asyncio.current_task(loop)`, which before Python 3.12 is a Python function over this dict."""
+if sys.version_info < (3, 12):
+    current_task = asyncio.tasks._current_tasks.get  # type: ignore[attr-defined]
+else:
+    current_task = asyncio.current_task
+
+
+_spawned: set[asyncio.Task[Any]] = set()
+"""A loop references its tasks weakly."""
+
+
+def spawn(
+    loop: asyncio.AbstractEventLoop,
+    function: Callable[[], Coroutine[Any, Any, Any]],
+    context: contextvars.Context | None = None,
+) -> None:
+    """Run `function()` in a task of `loop`, from any thread.
+
+    It runs in a copy of `context`; without one in an empty context, since it works for nobody
+    in particular: not in the transaction, say, of whoever happens to call. Its failure is
+    reported to the loop's exception handler. A closed loop is left alone.
+    """
+    context = contextvars.Context() if context is None else context
+
+    def start() -> None:
+        task = loop.create_task(function())
+        _spawned.add(task)
+        task.add_done_callback(done)
+
+    def done(task: asyncio.Task[Any]) -> None:
+        _spawned.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            loop.call_exception_handler(
+                {"message": "Nuages background work failed", "exception": error, "task": task}
+            )
+
+    if asyncio._get_running_loop() is loop:
+        context.run(start)
+    elif not loop.is_closed():
+        loop.call_soon_threadsafe(start, context=context)
+
+
+async def settle(timeout: float) -> None:
+    """Wait until what `spawn` started on the running loop is done, `timeout` seconds at most."""
+    loop = asyncio.get_running_loop()
+    if tasks := [task for task in _spawned if task.get_loop() is loop]:
+        await asyncio.wait(tasks, timeout=timeout)
+
+
+async def uncaught(awaitable: Awaitable[T]) -> T:
+    """Await what may swallow a cancellation of its task, and raise that in the end.
+
+    asgiref gives one that meets a thread to the coroutine which the thread awaits by
+    `async_to_sync`, if there is one, and the code there may catch it. Before Python 3.12
+    `asyncio.wait_for()`, which libraries use, drops one that comes as late as the result
+    (https://github.com/python/cpython/issues/86296).
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    result = await awaitable
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
+    return result
+
+
+async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until `future` is done, whatever is cancelled meanwhile; return the last of that."""
+    cancelled = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as error:
+            cancelled = error
+    return cancelled
+
+
+async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Await what must not be cancelled, in a task of its own; a cancellation is raised after."""
+    task = asyncio.ensure_future(coroutine)
+    cancelled = await ended(task)
+    if cancelled is not None:
+        raise cancelled from (None if task.cancelled() else task.exception())
+    return task.result()

@@ -1,0 +1,526 @@
+"""What the wrappers of all our backends share.
+
+`LoopWrapper` is mixed in before Django's `DatabaseWrapper` of a vendor. A wrapper has a role:
+
+* ``plain``: outside a loop, and copies; a connection of its own, exactly as in Django.
+* ``lease``: of a chain of calls on the loop; its connection comes from the pool at the first
+  I/O and goes back as soon as it is idle.
+* ``facade``: for bare coroutine code; does no I/O.
+
+A backend adds a raw connection class that fulfils `contracts.RawConnection`. It is one class, and
+as long as the list of Django's methods that a lease must answer differently.
+"""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import weakref
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+from typing import TYPE_CHECKING, Any, Literal
+
+from django.db import Error
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from nuages.bridge import current_bridge
+from nuages.db import engines
+from nuages.db.backends.base import session_check
+from nuages.db.backends.base.block_state import OwnBlock
+from nuages.db.backends.base.driver import GiveBack, may_do_io
+from nuages.db.backends.base.leasing import acquire, take_back
+from nuages.db.backends.base.query_log import QueryCapture
+from nuages.db.pool import reconnect
+from nuages.db.pool.options import PoolOptions, check_seconds
+from nuages.db.pool.pool import Pool, Session, logger, on_loop_of
+from nuages.db.scopes import scope as blocks
+from nuages.db.scopes.admission import take_turn
+from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain
+from nuages.db.scopes.fair_lock import caller_label
+from nuages.db.scopes.tree import Kind, Node, current_node, enter
+from nuages.exceptions import ScopeEnded, SyncInCoroutine
+from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
+
+# Here, since the app that registers the other checks is what it misses.
+engines.register()
+
+if TYPE_CHECKING:
+
+    class _Base(BaseDatabaseWrapper):
+        """Django's wrapper with its private parts, which the stubs leave out."""
+
+        _thread_ident: int
+        _force_debug_cursor: bool
+        Database: Any
+        _queries_log: deque[Any]
+        _execute_wrappers: list[Any]
+
+        def _commit(self) -> None: ...
+        def _rollback(self) -> None: ...
+        def _set_autocommit(self, autocommit: bool) -> None: ...
+        def _prepare_cursor(self, cursor: Any) -> Any: ...
+
+else:
+    _Base = object
+
+
+class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
+    """Mixin for Django's `DatabaseWrapper` classes."""
+
+    role: Literal["plain", "lease", "facade"] = "plain"
+    session: Session | None = None
+    node: Node | None = None
+    """The root of the scope that this wrapper's connection belongs to."""
+    blocks: list[Node]
+    """The open atomic blocks of the scope, outermost first."""
+    ending: Chain | Thread | None = None
+    """The chain, or else thread, that is ending the scope's block: it needs no turn."""
+    seals = 0
+    """How often a block of this connection began to end: what waited meanwhile looks again."""
+    opening_block = False
+    """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self.blocks = []
+        self._cursors: list[weakref.ref[Any]] = []
+        super().__init__(*args, **kwargs)
+
+    def pool_options(self) -> PoolOptions:
+        """Return the pool's options; raises ImproperlyConfigured."""
+        return PoolOptions.parse(self.alias, self.settings_dict)
+
+    # Opening: from the pool for a lease
+
+    def connect(self) -> None:
+        """Connect; a lease checks a connection out of the pool of its loop."""
+        engines.require_app(self.alias)
+        try:
+            self._connect()
+        except BaseException as error:
+            hide_frames(error, PASSWORD_FRAMES)
+            raise
+
+    def _connect(self) -> None:
+        if self.node is None:
+            self._connect_now()
+            return
+        # A request's or a hold's connection, which several tasks may be the first to use.
+        turn = take_turn(self)
+        if turn is not None:
+            # In a thread without a chain; so that the statements of connecting need no turn.
+            enter(turn)
+        try:
+            if self.connection is None:
+                self._connect_now()
+        finally:
+            if turn is not None:
+                turn.end()
+
+    def _connect_now(self) -> None:
+        chain = self._chain_to_serve() if self.role == "lease" else None
+        if chain is None:
+            super().connect()
+            self._bound()
+        else:
+            self._check_out(chain)
+
+    def _chain_to_serve(self) -> Chain | None:
+        """The caller's chain; in a thread without one, that of who made the scope it is in."""
+        chain = current_chain()
+        if chain is not None or self.node is None or asyncio._get_running_loop() is not None:
+            return chain
+        return self.node.chain if isinstance(self.node.chain, Chain) else None
+
+    def _check_out(self, chain: Chain) -> None:
+        self._drop_session()
+        while True:
+            session = self.session = acquire(self, chain.loop)
+            try:
+                if session.raw is None:
+                    self._open(session)
+                elif not self._reuse(session):
+                    continue
+            except BaseException:
+                raw, self.connection = self.connection, None
+                if raw is not None and session.raw is None:
+                    session.opened(raw)
+                self._drop_session()
+                raise
+            break
+        if self.node is None:
+            chain.active.append(self)
+
+    def _open(self, session: Session) -> None:
+        self._connect_patiently(session.pool)
+        session.opened(self.connection)
+        session.pool.opened += 1
+        self._bound()
+        if current_bridge() is not None:
+            self.connection.attach(session.pool)
+        if session_check.is_on():
+            session_check.begin(self, session)
+
+    def _connect_patiently(self, pool: Pool) -> None:
+        pauses = reconnect.pauses(pool.options.reconnect_timeout)
+        while True:
+            try:
+                super().connect()
+                return
+            except self.Database.OperationalError as error:
+                pause = next(pauses, None)
+                if pause is None or pool.closed or not self.is_away(error):
+                    raise
+                logger.info(
+                    "the server of %r is away, again in %.2f s: %s", self.alias, pause, error
+                )
+            raw, self.connection = self.connection, None
+            if raw is not None:
+                raw.terminate()
+            reconnect.sleep(pause)
+
+    def is_away(self, error: Exception) -> bool:
+        """Whether connecting failed since the server is not up, so that trying again may help."""
+        return False
+
+    def take_statement_timeout(self, params: dict[str, Any]) -> float | None:
+        """Take our option "statement_timeout" (seconds) out of connection parameters."""
+        timeout = params.pop("statement_timeout", None)
+        if timeout is None:
+            return None
+        where = f'DATABASES[{self.alias!r}]["OPTIONS"]["statement_timeout"]'
+        return check_seconds(where, timeout)
+
+    def _reuse(self, session: Session) -> bool:
+        self._forget_transaction()
+        self.closed_in_transaction = False
+        self.errors_occurred = False
+        self.close_at = None
+        self.connection = session.raw
+        self.autocommit = True
+        self._bound()
+        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
+        self.health_check_done = True
+        if self.health_check_enabled and not self.is_usable():
+            self.connection = None
+            self._drop_session()
+            return False
+        return True
+
+    def _bound(self) -> None:
+        self.connection.wrapper = self
+
+    def _forget_transaction(self) -> None:
+        self.in_atomic_block = False
+        self.savepoint_ids = []
+        self.atomic_blocks = []
+        self.needs_rollback = False
+        # Django keeps it, and with it every frame of a request that is over: contexts outlive it.
+        self.rollback_exc = None
+        self.run_on_commit = []
+
+    # Cursors
+
+    def _prepare_cursor(self, cursor: Any) -> Any:
+        if self.role == "lease":
+            if len(self._cursors) >= 16:
+                self._has_cursor()
+            self._cursors.append(weakref.ref(cursor))
+        return super()._prepare_cursor(cursor)
+
+    def chunked_cursor(self) -> Any:
+        """As in Django; the rows that are left do not keep a lease, but on the server."""
+        made = super().chunked_cursor()
+        if self._cursors and self._cursors[-1]() is made.cursor:
+            self._cursors.pop()  # it executes once
+        return made
+
+    def _has_cursor(self) -> bool:
+        """Whether somebody has a cursor that may execute yet, and would on this connection."""
+        if self._cursors:
+            self._cursors = [
+                one
+                for one in self._cursors
+                if (cursor := one()) is not None and self.cursor_is_open(cursor)
+            ]
+        return bool(self._cursors)
+
+    def cursor_is_open(self, cursor: Any) -> bool:
+        """Whether what `create_cursor()` has made was not closed."""
+        raise NotImplementedError
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close it without I/O: it must not execute any more."""
+        raise NotImplementedError
+
+    # Giving back
+
+    def is_idle(self) -> bool:
+        """Whether the connection could serve somebody else right now."""
+        return (
+            self.node is None
+            and not self.in_atomic_block
+            and self.autocommit
+            and not self._has_cursor()
+            and (self.connection is None or self.connection.is_idle())
+        )
+
+    def is_waited_for(self) -> bool:
+        """Whether others who have a connection wait for what this one does."""
+        return False
+
+    def release(self) -> None:
+        """Give the lease's connection back to the pool, reset or closed where need be."""
+        session, raw = self.session, self.connection
+        self.session = self.connection = None
+        self._forget_transaction()
+        cursors, self._cursors = self._cursors, []
+        for one in cursors:
+            if (cursor := one()) is not None:
+                self.close_cursor(cursor)
+        if session is None:
+            return
+        if raw is None:
+            on_loop_of(session.pool, session.pool.discard, session)
+            return
+        raw.wrapper = None
+        verdict: GiveBack = "close" if not self.autocommit else raw.inspect()
+        if verdict == "reuse":
+            raw.state_is_meant = False
+        on_loop_of(session.pool, take_back, session, verdict, type(self), self.settings_dict)
+
+    def end_forgotten(self, when: str) -> None:
+        """End a scope that nobody is left to end: close its connection, and say so."""
+        node, self.node = self.node, None
+        assert node is not None
+        logger.warning(
+            "Closed a connection of %r that was still in use when %s: a transaction, or a hold, "
+            "of %s was not ended. What was not committed is rolled back.",
+            self.alias,
+            when,
+            node.label,
+        )
+        for block in (node, *self.blocks):
+            block.killed = True
+            block.end()
+        self.blocks.clear()
+        if node.pool is not None:
+            node.pool.scope_ended(node)
+        self.drop_connection()
+
+    def drop_connection(self) -> None:
+        """Close the connection without I/O and be as new."""
+        self.connection = None
+        self.autocommit = True
+        self._forget_transaction()
+        self._drop_session()
+
+    def _drop_session(self) -> None:
+        session, self.session = self.session, None
+        if session is not None:
+            on_loop_of(session.pool, session.pool.discard, session)
+
+    def close(self) -> None:
+        """Close the connection to the database (a lease's too, not only give it back).
+
+        A test's connection is closed by the test's own thread only: whoever else is done with
+        it would end the test's transaction.
+        """
+        node = self.node
+        if node is not None and node.kind is Kind.TEST and not node.owned_by_caller:
+            return
+        super().close()
+        self.forget_closed()
+
+    def forget_closed(self) -> None:
+        """Give up the pool's place of a connection that was closed."""
+        if self.connection is None and self.session is not None:
+            chain = current_chain()
+            if chain is not None and self in chain.active:
+                chain.active.remove(self)
+            self._drop_session()
+
+    def close_if_unusable_or_obsolete(self) -> None:
+        """As in Django; a lease's age is the pool's business."""
+        if self.role == "lease":
+            self.close_at = None
+        super().close_if_unusable_or_obsolete()
+
+    @contextmanager
+    def temporary_connection(self) -> Iterator[Any]:
+        """As in Django; a lease goes back to the pool instead of being closed."""
+        opened = self.connection is None
+        try:
+            with self.cursor() as cursor:
+                yield cursor
+        finally:
+            if opened and self.role == "lease":
+                chain = current_chain()
+                if chain is not None and self in chain.active and self.is_idle():
+                    chain.active.remove(self)
+                    self.release()
+            elif opened:
+                self.close()
+
+    def share(self) -> None:
+        """A test's connection is used beside the test's own thread from now on. Idempotent."""
+
+    def unshare(self) -> None:
+        """The opposite, at the end of the test's transaction."""
+
+    def snapshot(self) -> session_check.Snapshot:
+        """Ask the server what is set in the session."""
+        raise NotImplementedError
+
+    def reset_session(self) -> None:
+        """Bring the session back to the state of a fresh one, before another user gets it."""
+        raise NotImplementedError
+
+    # Transactions
+
+    def _commit(self) -> None:
+        bridge = current_bridge()
+        if bridge is None:
+            super()._commit()
+            return
+        # The outcome of a COMMIT must be known before a cancellation is delivered: it decides
+        # whether the on-commit hooks run.
+        try:
+            with bridge.shield():
+                super()._commit()
+        except Exception:
+            raise  # Django's rollback follows
+        except BaseException:
+            # It was not sent yet: cancelled while a statement of another task was in flight.
+            try:
+                self._rollback()
+            except BaseException:
+                self._terminate()
+                raise
+            raise
+
+    def _terminate(self) -> None:
+        if self.connection is not None:
+            self.connection.terminate()
+
+    def abandon(self) -> None:
+        """Drop the connection without I/O: the server rolls back what is open on it."""
+        self._terminate()
+        if self.in_atomic_block:
+            self.closed_in_transaction = True
+            self.needs_rollback = True
+
+    def wait_for_end(self, raw: Any) -> None:
+        """Block until a connection that was dropped has let its locks go."""
+
+    def set_autocommit(
+        self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
+    ) -> None:
+        """As in Django; off, it makes a scope of a lease."""
+        if not may_do_io():
+            raise SyncInCoroutine()
+        if self.role != "lease":
+            self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+            return
+        if autocommit and self.ending is not None:
+            if not self.run_commit_hooks_on_set_autocommit_on:
+                # Not committed. Where its end was interrupted, Django has not come to this.
+                self.run_on_commit = []
+            if not self._is_dead() and not self.connection.is_settled():
+                # Its end was interrupted; what came of it is not known here.
+                self._terminate()
+            if self._is_dead():
+                self._end_without_connection()
+                return
+        self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
+        if not self.opening_block and self.ending is None:
+            blocks.manual_mode(self, on=not autocommit)
+
+    def _switch_autocommit(self, autocommit: bool, force_begin: bool) -> None:
+        committed = self.run_commit_hooks_on_set_autocommit_on
+        try:
+            super().set_autocommit(autocommit, force_begin)
+        except Error as error:
+            ended = autocommit and (committed or self.ending is not None)
+            if not ended or self.autocommit or not self.is_lost(error):
+                raise
+            # The transaction has ended before, whether committed or rolled back: only that the
+            # connection goes on has failed.
+            self._terminate()
+            self._end_without_connection()
+
+    def _end_without_connection(self) -> None:
+        """The end of a block on a connection that is gone: no I/O, and no new connection."""
+        self.connection = None
+        self.autocommit = True
+        if self.run_commit_hooks_on_set_autocommit_on:
+            # It was lost after the answer to COMMIT.
+            self.run_commit_hooks_on_set_autocommit_on = False
+            self.run_and_clear_commit_hooks()
+        else:
+            self.run_on_commit = []
+
+    def _is_dead(self) -> bool:
+        return self.connection is None or not self.connection.is_alive()
+
+    def is_lost(self, error: Exception) -> bool:
+        """Whether a statement failed with the connection, which may not have noticed yet."""
+        return self._is_dead() or self.ends_session(error)
+
+    def ends_session(self, error: Exception) -> bool:
+        """Whether the server says with this error that it ends the session."""
+        return False
+
+    def run_and_clear_commit_hooks(self) -> None:
+        """As in Django; the hooks run after the scope, in autocommit."""
+        if self.node is not None and not self.in_atomic_block:
+            if self.node.kind is Kind.TRANSACTION:
+                blocks.leave_scope(self)
+            elif self.blocks:
+                # In a hold, which goes on.
+                self.blocks.pop().end()
+                self.ending = None
+        bridge = current_bridge()
+        if bridge is None:
+            super().run_and_clear_commit_hooks()
+            return
+        # A cancellation that came during COMMIT is not the hooks'.
+        with bridge.postponed():
+            super().run_and_clear_commit_hooks()
+
+    def get_autocommit(self) -> bool:
+        """As in Django; in coroutine code outside a transaction, without connecting."""
+        if self.role == "facade" and not may_do_io():
+            return True
+        return super().get_autocommit()
+
+    # Who may use it
+
+    def validate_thread_sharing(self) -> None:
+        """As in Django; code in the scope of this connection may use it in any thread."""
+        if self._thread_ident != _thread.get_ident():
+            node = current_node(self.alias)
+            if node is None or node.wrapper is not self:
+                super().validate_thread_sharing()
+
+    def take_turn(self, *, keep: bool = False) -> Node | None:
+        """Wait until the calling code may send a statement (`connections.take_turn`).
+
+        Raises TransactionManagementError where its block was broken while it waited.
+        """
+        was_sound = not self.needs_rollback
+        turn = take_turn(self, keep=keep)
+        if was_sound and self.needs_rollback:
+            if turn is not None:
+                turn.end()
+            self.validate_no_broken_transaction()
+        return turn
+
+    def require_scope(self) -> None:
+        """Raise `ScopeEnded` where the calling code's block has ended: it waited too long."""
+        if self.ending is not None and self.ending is chain_or_thread():
+            return
+        node = current_node(self.alias)
+        if node is None or node.wrapper is not self:
+            raise ScopeEnded(task=caller_label())

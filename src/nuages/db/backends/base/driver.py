@@ -1,0 +1,68 @@
+"""What the pool and the wrappers ask of a driver's connection, and who may use one where."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from nuages.bridge import current_bridge
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.pool.pool import Pool
+
+GiveBack = Literal["reuse", "reset", "close"]
+
+
+class RawConnection(Protocol):
+    """What the pool and the wrapper ask of a driver connection."""
+
+    wrapper: LoopWrapper | None
+    """The wrapper that uses it now."""
+
+    def is_alive(self) -> bool:
+        """Tell, without a round trip, whether it may be used."""
+
+    def is_idle(self) -> bool:
+        """Whether nothing is under way on it: no statement, transaction or open cursor."""
+
+    def is_settled(self) -> bool:
+        """Whether it is in no transaction."""
+
+    def inspect(self) -> GiveBack:
+        """What must be done before another user gets it."""
+
+    state_is_meant: bool
+    """Whether the session's state was set on purpose, in a hold: nobody need be warned."""
+
+    recent: deque[Any] | None
+    """The statements of its last user, where sessions are checked."""
+
+    def settle(self) -> None:
+        """Wait until the statement in flight, if there is one, has ended."""
+
+    def quiesce(self) -> bool:
+        """From the test's own thread, all others being stopped: wait for the statement in flight.
+
+        False where it cannot end any more.
+        """
+
+    def attach(self, pool: Pool) -> None:
+        """Prepare for waiting on the pool's loop."""
+
+    def detach(self) -> None:
+        """Prepare for use by a thread."""
+
+    def terminate(self) -> None:
+        """Close at once, without waiting."""
+
+
+def may_do_io() -> bool:
+    """Whether sync database code may run here: in a bridge, or with no loop in this thread."""
+    return (
+        asyncio._get_running_loop() is None
+        or current_bridge() is not None
+        or bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
+    )

@@ -1,0 +1,117 @@
+"""Query capture: in the context, not on one of many wrappers.
+
+`connection.queries`, `force_debug_cursor` (`assertNumQueries`) and `execute_wrapper()` are
+attributes of a wrapper in Django. On the loop a task may use many wrappers, one after another or
+several at once, so they live in a record in the context and apply to every lease taken there,
+by child tasks too.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nuages.db.scopes.tree import Node
+
+_EMPTY: Mapping[str, Record] = MappingProxyType({})
+records: ContextVar[Mapping[str, Record]] = ContextVar("nuages.db.records", default=_EMPTY)
+
+
+class Record:
+    """What is captured for one alias in one context."""
+
+    __slots__ = ("execute_wrappers", "force_debug_cursor", "queries_log")
+
+    def __init__(self, limit: int | None) -> None:
+        self.queries_log: deque[Any] = deque(maxlen=limit)
+        self.force_debug_cursor = False
+        self.execute_wrappers: list[Any] = []
+
+
+def record(alias: str) -> Record | None:
+    """Return the record of `alias` in the calling context, if one was begun there."""
+    return records.get().get(alias)
+
+
+def begin(alias: str, limit: int | None) -> Record:
+    """Return the record of `alias` in the calling context; begin one if there is none."""
+    current = records.get()
+    found = current.get(alias)
+    if found is None:
+        found = Record(limit)
+        records.set({**current, alias: found})
+    return found
+
+
+class QueryCapture:
+    """Mixin: what Django keeps on the connection is kept in the context of a lease."""
+
+    if TYPE_CHECKING:
+        role: str
+        node: Node | None
+        alias: str
+        queries_limit: int
+        _force_debug_cursor: bool
+        _queries_log: deque[Any]
+        _execute_wrappers: list[Any]
+
+    def _record(self) -> Record | None:
+        if self.role == "plain" and self.node is None:
+            return None
+        return record(self.alias)
+
+    def _begin_record(self) -> Record | None:
+        if self.role == "plain" and (self.node is None or self.node.owned_by_caller):
+            # Of a test's connection only what uses it beside the test's own thread.
+            return self._record()
+        return begin(self.alias, self.queries_limit)
+
+    @property
+    def queries_log(self) -> deque[Any]:
+        """The context's log of queries."""
+        record = self._record() if self.role == "plain" else self._begin_record()
+        return self._queries_log if record is None else record.queries_log
+
+    @queries_log.setter
+    def queries_log(self, value: deque[Any]) -> None:
+        self._queries_log = value
+
+    @property
+    def force_debug_cursor(self) -> bool:
+        """Whether queries are logged in this context."""
+        record = self._record()
+        return self._force_debug_cursor if record is None else record.force_debug_cursor
+
+    @force_debug_cursor.setter
+    def force_debug_cursor(self, value: bool) -> None:
+        record = self._begin_record()
+        if record is None:
+            self._force_debug_cursor = value
+        else:
+            record.force_debug_cursor = value
+
+    @property
+    def execute_wrappers(self) -> list[Any]:
+        """The context's stack of execute wrappers."""
+        record = self._record()
+        return self._execute_wrappers if record is None else record.execute_wrappers
+
+    @execute_wrappers.setter
+    def execute_wrappers(self, value: list[Any]) -> None:
+        self._execute_wrappers = value
+
+    @contextmanager
+    def execute_wrapper(self, wrapper: Any) -> Iterator[None]:
+        """Install `wrapper` around the queries of this context."""
+        record = self._begin_record()
+        wrappers = self._execute_wrappers if record is None else record.execute_wrappers
+        wrappers.append(wrapper)
+        try:
+            yield
+        finally:
+            wrappers.pop()

@@ -1,0 +1,1 @@
+"""The ORM's `a*` methods, native; what users get beyond them."""

@@ -1,0 +1,194 @@
+"""Additions to QuerySet, and its async iteration."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncGenerator, Callable, Iterator
+from typing import Any, TypeVar
+
+from django.db import connections
+from django.db.models.query import RawQuerySet, aprefetch_related_objects
+
+from nuages.bridge import current_bridge, on_loop
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.orm.to_async import orm_to_async
+from nuages.db.scopes import tree as _scope
+from nuages.db.scopes.chain import Chain, current_chain
+from nuages.db.scopes.scope import leave_scope, open_scope
+from nuages.db.scopes.tree import Kind, Node, current_node
+
+T = TypeVar("T")
+
+RAW_HAS_AITER = hasattr(RawQuerySet, "__aiter__")
+
+
+async def alist(self: Any) -> list[Any]:
+    """Return the queryset's results as a list, fetched in one go: `list(queryset)`, awaited."""
+    if self._result_cache is None or (self._prefetch_related_lookups and not self._prefetch_done):
+        await orm_to_async(self._fetch_all)()
+    return list(self._result_cache)
+
+
+def aselect_related(self: Any, *fields: Any) -> Any:
+    """Return `select_related(*fields)`. A plain call: nothing is queried, nothing awaited."""
+    return self.select_related(*fields)
+
+
+def aprefetch_related(self: Any, *lookups: Any) -> Any:
+    """Return `prefetch_related(*lookups)`. A plain call: nothing is queried, nothing awaited."""
+    return self.prefetch_related(*lookups)
+
+
+async def manager_alist(self: Any) -> list[Any]:
+    """Return all objects as a list."""
+    result: list[Any] = await self.get_queryset().alist()
+    return result
+
+
+def manager_aselect_related(self: Any, *fields: Any) -> Any:
+    """Return `select_related(*fields)`. A plain call: nothing is queried, nothing awaited."""
+    return self.get_queryset().select_related(*fields)
+
+
+def manager_aprefetch_related(self: Any, *lookups: Any) -> Any:
+    """Return `prefetch_related(*lookups)`. A plain call: nothing is queried, nothing awaited."""
+    return self.get_queryset().prefetch_related(*lookups)
+
+
+async def alist_raw(self: Any) -> list[Any]:
+    """Return the raw query's results as a list."""
+    return list(await orm_to_async(self.__iter__)())
+
+
+async def iterate_raw(self: Any) -> AsyncGenerator[Any, None]:
+    """Iterate over a raw query's results."""
+    for item in await orm_to_async(self.__iter__)():
+        yield item
+
+
+async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, None]:
+    """Iterate over the results without keeping them, `chunk_size` rows at a time.
+
+    Django's `aiterator()`. Where the database has server-side cursors one connection is held
+    until the iteration ends, is closed or is abandoned; queries of the same task in the loop's
+    body, prefetches among them, use it too.
+    """
+    if chunk_size <= 0:
+        raise ValueError("Chunk size must be strictly positive.")
+    chunked = not connections[self.db].settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
+    iterable = self._iterable_class(self, chunked_fetch=chunked, chunk_size=chunk_size)
+    items = aiter(iterable)
+    try:
+        if not self._prefetch_related_lookups:
+            async for item in items:
+                yield item
+            return
+        batch: list[Any] = []
+        async for item in items:
+            batch.append(item)
+            if len(batch) >= chunk_size:
+                await aprefetch_related_objects(batch, *self._prefetch_related_lookups)
+                for result in batch:
+                    yield result
+                batch.clear()
+        if batch:
+            await aprefetch_related_objects(batch, *self._prefetch_related_lookups)
+            for result in batch:
+                yield result
+    finally:
+        await items.aclose()
+
+
+async def iterate(self: Any) -> AsyncGenerator[Any, None]:
+    """Iterate asynchronously over one of Django's iterables, a chunk in each bridged call."""
+    rows: Iterator[Any] = iter(self)
+    pin = _Pin(self.queryset.db) if self.chunked_fetch else None
+
+    def next_slice() -> list[Any]:
+        if pin is None:
+            return list(itertools.islice(rows, self.chunk_size))
+        found: list[Any] = pin.run(lambda: list(itertools.islice(rows, self.chunk_size)))
+        return found
+
+    def close() -> None:
+        close_rows = getattr(rows, "close", lambda: None)
+        if pin is None:
+            close_rows()
+        else:
+            pin.close(close_rows)
+
+    try:
+        while True:
+            chunk = await native_rows(self, next_slice)
+            for item in chunk:
+                yield item
+            if len(chunk) < self.chunk_size:
+                break
+    finally:
+        await native_rows(self, close)
+
+
+async def native_rows(iterable: Any, function: Callable[[], T]) -> T:
+    """Run `function` where the iterable's database is used: on the loop, or in a thread."""
+    wrapper = connections[iterable.queryset.db]
+    if isinstance(wrapper, LoopWrapper):
+        return await on_loop(function)()
+    from asgiref.sync import sync_to_async
+
+    return await sync_to_async(function)()
+
+
+class _Pin:
+    """Keeps one lease for an open cursor; visible to the task that iterates, no other."""
+
+    def __init__(self, alias: str) -> None:
+        self._alias = alias
+        self._chain: Chain | None = None
+        self._node: Node | None = None
+
+    def run(self, function: Any) -> Any:
+        """In a bridge: call `function` with the pinned lease."""
+        if current_bridge() is None:
+            return function()
+        if self._node is None and self._chain is None:
+            return self._begin(function)
+        if self._node is None:
+            return function()  # the scope or lease that was there already keeps the cursor
+        before = _scope.context_node(self._alias)
+        self._node.adopt()  # the task that closes an abandoned iteration is another one
+        if not _reaches(before, self._node):
+            _scope.set_node(self._alias, self._node)
+        try:
+            return function()
+        finally:
+            if _scope.context_node(self._alias) is self._node and not _reaches(before, self._node):
+                _scope.set_node(self._alias, before)
+
+    def _begin(self, function: Any) -> Any:
+        chain = self._chain = current_chain()
+        assert chain is not None
+        node = current_node(self._alias)
+        result = function()
+        wrapper = connections[self._alias]
+        if node is not None or not isinstance(wrapper, LoopWrapper) or wrapper.node is not None:
+            return result
+        if wrapper.connection is not None and not wrapper.is_idle():
+            self._node = open_scope(wrapper, Kind.PIN)
+        return result
+
+    def close(self, function: Any) -> None:
+        """In a bridge: end the iteration by `function` and let the lease go."""
+        try:
+            self.run(function)
+        finally:
+            node, self._node = self._node, None
+            if node is not None and node.wrapper.node is node:
+                leave_scope(node.wrapper)
+
+
+def _reaches(start: Node | None, node: Node) -> bool:
+    while start is not None:
+        if start is node:
+            return True
+        start = start.previous
+    return False

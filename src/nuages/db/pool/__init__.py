@@ -1,0 +1,1 @@
+"""The connections of one database on one event loop."""

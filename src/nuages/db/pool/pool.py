@@ -1,0 +1,407 @@
+"""The connection pool: open, check out, return, close; one per event loop and alias.
+
+It holds raw driver connections (`Session`), not Django wrappers: a wrapper belongs to the chain
+of calls that uses it and gets a session for as long as it works, so that nobody can keep hold of
+a connection that serves somebody else by now. Decisions are plain code on the loop's thread;
+only `acquire` waits. Option names and meanings are those of psycopg_pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import os
+import random
+import time
+import weakref
+from collections import deque
+from collections.abc import AsyncGenerator, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from nuages.bridge.tasks import spawn
+from nuages.db.pool.options import PoolOptions
+from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.scopes.tree import Node
+
+logger = logging.getLogger("nuages.pool")
+
+
+class Session:
+    """One place in the pool: a raw connection, or the right to open one."""
+
+    __slots__ = ("baseline", "expires", "generation", "pool", "raw", "returned")
+
+    def __init__(self, pool: Pool) -> None:
+        self.pool = pool
+        self.generation = pool.generation
+        self.raw: Any = None
+        self.expires: float | None = None
+        self.returned = 0.0
+        self.baseline: Any = None
+        """What was set in the session when it was opened, where sessions are checked."""
+
+    def opened(self, raw: Any) -> None:
+        """Note the connection that was opened for this place."""
+        self.raw = raw
+        lifetime = self.pool.options.max_lifetime
+        if lifetime is not None:
+            # Spread, so that connections opened together do not end together.
+            self.expires = time.monotonic() + lifetime * random.uniform(0.9, 1.0)  # noqa: S311 - spread
+
+
+class Pool:
+    """The connections of one alias on one event loop."""
+
+    def __init__(
+        self,
+        alias: str,
+        loop: asyncio.AbstractEventLoop,
+        options: PoolOptions,
+        fingerprint: int = 0,
+    ) -> None:
+        self.alias = alias
+        self.loop = loop
+        self.options = options
+        self.fingerprint = fingerprint
+        self.generation = 0
+        self.size = 0
+        self.parked = 0
+        """How many of the connections in use wait for something that makes them no use."""
+        self.closed = False
+        self.requests = 0
+        self.waited = 0
+        self.opened = 0
+        self._idle: deque[Session] = deque()
+        self._queue: deque[asyncio.Future[Session]] = deque()
+        self._reaper: asyncio.TimerHandle | None = None
+        self._guard: AsyncGenerator[None, None] | None = None
+        self.scopes: set[Node] = set()
+        """The roots of the open scopes on this pool's connections."""
+        self._no_scopes: asyncio.Event | None = None
+
+    def __repr__(self) -> str:
+        state = "closed" if self.closed else ", ".join(f"{k}={v}" for k, v in self.stats().items())
+        return f"<Pool {self.alias!r}: {state}>"
+
+    def waiting(self) -> int:
+        """How many tasks wait for a connection."""
+        return sum(not future.done() for future in self._queue)
+
+    def has_waiting(self, count: int) -> bool:
+        """Whether `count` tasks or more wait for a connection."""
+        return len(self._queue) >= count and self.waiting() >= count
+
+    def stats(self) -> dict[str, int]:
+        """Return counts: open, idle, used and waiting now; requests, waits and openings so far."""
+        return {
+            "size": self.size,
+            "idle": len(self._idle),
+            "used": self.size - len(self._idle),
+            "waiting": self.waiting(),
+            "max_size": self.options.max_size,
+            "requests": self.requests,
+            "waited": self.waited,
+            "opened": self.opened,
+        }
+
+    # Check out
+
+    def acquire_nowait(self) -> Session | None:
+        """Return an idle session, or an empty one to open; None where one has to wait."""
+        if self.closed:
+            raise PoolClosed(alias=self.alias)
+        if self._queue and any(not future.done() for future in self._queue):
+            return None
+        return self._take()
+
+    def _take(self) -> Session | None:
+        while self._idle:
+            session = self._idle.pop()
+            if session.generation == self.generation and session.raw.is_alive():
+                return session
+            self._drop(session)
+        return self._take_place(self._limit())
+
+    def _take_place(self, limit: int) -> Session | None:
+        if self.size < limit:
+            self.size += 1
+            return Session(self)
+        return None
+
+    def _limit(self) -> int:
+        return self.options.max_size + min(self.parked, self.options.max_size)
+
+    def acquire_beyond(self) -> Session | None:
+        """Return an empty session for one whom others with a connection wait for.
+
+        It must not wait for them in turn. At most `max_size` are given like that at a time.
+        """
+        return self._take_place(self._limit() + self.options.max_size)
+
+    def park(self) -> None:
+        """Note that one who has a connection waits for others who need one.
+
+        It keeps its connection, and does not count; `max_size` of them at most.
+        """
+        self.parked += 1
+        self._serve()
+
+    def unpark(self) -> None:
+        """Undo `park`."""
+        self.parked -= 1
+
+    def enqueue(self) -> asyncio.Future[Session]:
+        """Return a future that gets a session in its turn, or the error of a full queue."""
+        limit = self.options.max_waiting
+        if limit and self.has_waiting(limit):
+            raise TooManyWaiting(alias=self.alias, waiting=self.waiting())
+        self.waited += 1
+        future: asyncio.Future[Session] = self.loop.create_future()
+        self._queue.append(future)
+        timer = self.loop.call_later(self.options.timeout, self._time_out, future)
+        future.add_done_callback(lambda _: timer.cancel())
+        return future
+
+    def _time_out(self, future: asyncio.Future[Session]) -> None:
+        if not future.done():
+            self._queue.remove(future)
+            future.set_exception(
+                PoolTimeout(alias=self.alias, timeout=self.options.timeout, stats=repr(self))
+            )
+
+    def withdraw(self, future: asyncio.Future[Session]) -> None:
+        """Take a cancelled request out of the queue; what it got meanwhile goes on."""
+        if future.done() and not future.cancelled() and future.exception() is None:
+            session = future.result()
+            if session.raw is None:
+                self.discard(session)
+            else:
+                self.release(session)
+        else:
+            future.cancel()
+            if future in self._queue:
+                self._queue.remove(future)
+
+    async def acquire(self, *, beyond: bool = False) -> Session:
+        """Check a session out, waiting in line where need be; see `acquire_beyond`."""
+        self.requests += 1
+        session = self.acquire_nowait() or (self.acquire_beyond() if beyond else None)
+        if session is not None:
+            return session
+        future = self.enqueue()
+        try:
+            return self.handed_over(await future)
+        except asyncio.CancelledError:
+            self.withdraw(future)
+            raise
+
+    def handed_over(self, session: Session) -> Session:
+        """What a waiting task got, by the time it runs: a connection may have died since."""
+        raw = session.raw
+        if raw is not None and not raw.is_alive():
+            session.raw, session.generation = None, self.generation
+            raw.terminate()
+        return session
+
+    # Return
+
+    def release(self, session: Session, *, reusable: bool = True) -> None:
+        """Take a session back; one that is not reusable is closed. On the loop's thread."""
+        expired = session.expires is not None and time.monotonic() >= session.expires
+        if (
+            not reusable
+            or expired
+            or self.closed
+            or session.generation != self.generation
+            or not session.raw.is_alive()
+        ):
+            self._drop(session)
+            self._serve()
+        else:
+            self._put(session)
+
+    def discard(self, session: Session) -> None:
+        """Give up a place: its connection could not be opened or must not be used again."""
+        self._drop(session)
+        self._serve()
+
+    def _put(self, session: Session) -> None:
+        if self._hand_over(session):
+            return
+        session.returned = time.monotonic()
+        at_once = self.options.max_idle == 0 and self.size > self.options.min_size
+        if at_once or self.size > self._limit():
+            self._drop(session)
+            return
+        self._idle.append(session)
+        self._schedule_reaping()
+
+    def _serve(self) -> None:
+        while any(not future.done() for future in self._queue):
+            session = self._take()
+            if session is None:
+                return
+            if not self._hand_over(session):
+                self._put(session)
+
+    def _hand_over(self, session: Session) -> bool:
+        while self._queue:
+            future = self._queue.popleft()
+            if not future.done():
+                future.set_result(session)
+                return True
+        return False
+
+    def _drop(self, session: Session) -> None:
+        logger.debug("drop %r", session.raw)
+        self.size -= 1
+        raw, session.raw = session.raw, None
+        if raw is not None:
+            raw.terminate()
+
+    # Reaping and closing
+
+    def _schedule_reaping(self) -> None:
+        if self._reaper is None and self._idle and self.size > self.options.min_size:
+            delay = self._idle[0].returned + self.options.max_idle - time.monotonic()
+            # In no context: that of the caller, its transaction say, would live as long.
+            self._reaper = self.loop.call_later(
+                max(delay, 0.0), self._reap, context=contextvars.Context()
+            )
+
+    def _reap(self) -> None:
+        self._reaper = None
+        deadline = time.monotonic() - self.options.max_idle
+        while (
+            self._idle and self.size > self.options.min_size and self._idle[0].returned <= deadline
+        ):
+            self._drop(self._idle.popleft())
+        self._schedule_reaping()
+
+    def lost(self, raw: Any) -> None:
+        """Forget an idle connection whose server has closed it."""
+        for session in self._idle:
+            if session.raw is raw:
+                self._idle.remove(session)
+                self._drop(session)
+                return
+
+    def clear(self) -> None:
+        """Close what is idle now, and the rest as it comes back."""
+        self.generation += 1
+        while self._idle:
+            self._drop(self._idle.pop())
+
+    def close(self) -> None:
+        """Close the pool: idle connections now, others when they come back. Idempotent."""
+        if self.closed:
+            return
+        self.closed = True
+        self.clear()
+        if self._reaper is not None:
+            self._reaper.cancel()
+        for future in self._queue:
+            if not future.done():
+                future.set_exception(PoolClosed(alias=self.alias))
+        loops = _pools.get(self.loop)
+        if loops is not None and loops.get(self.alias) is self:
+            del loops[self.alias]
+        logger.debug("closed %r", self)
+
+    def close_with_loop(self) -> None:
+        """Have the loop close this pool when it shuts down (`loop.shutdown_asyncgens`)."""
+        self._guard = _closing(self)
+        step = self._guard.__anext__()
+        with suppress(StopIteration):
+            step.send(None)
+
+    def scope_ended(self, node: Node) -> None:
+        """Note the end of a transaction or hold."""
+        self.scopes.discard(node)
+        if not self.scopes and self._no_scopes is not None:
+            self._no_scopes.set()
+
+    async def end_scopes(self) -> None:
+        """End what was left open when the loop shuts down, all tasks being done."""
+        if not self.scopes:
+            return
+        # Async generators that the loop closes now may be about to roll back.
+        self._no_scopes = asyncio.Event()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(1.0):
+                await self._no_scopes.wait()
+        for node in list(self.scopes):
+            node.wrapper.end_forgotten("its event loop ended")
+
+    def run_in_background(self, function: Callable[[], Any]) -> None:
+        """Run a coroutine function on the pool's loop, its failure reported there."""
+        spawn(self.loop, function)
+
+
+async def _closing(pool: Pool) -> AsyncGenerator[None, None]:
+    try:
+        yield
+    finally:
+        pool.close()
+        await pool.end_scopes()
+
+
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def _fingerprint(settings_dict: dict[str, Any]) -> int:
+    # Hashed, since error reports show what functions have at hand.
+    return hash(tuple(map(settings_dict.get, ("NAME", "HOST", "PORT", "USER", "PASSWORD"))))
+
+
+def pool_for(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Pool:
+    """Return the pool of `wrapper`'s alias on `loop`; made, or made anew when settings changed."""
+    pools = _pools.get(loop)
+    if pools is None:
+        for other in [known for known in _pools if known.is_closed()]:
+            for left in list(_pools[other].values()):
+                left.close()
+        pools = _pools[loop] = {}
+    pool = pools.get(wrapper.alias)
+    fingerprint = _fingerprint(wrapper.settings_dict)
+    if pool is not None and pool.fingerprint == fingerprint:
+        return pool
+    if pool is not None:
+        pool.close()
+    options = wrapper.pool_options()
+    pool = pools[wrapper.alias] = Pool(wrapper.alias, loop, options, fingerprint)
+    pool.close_with_loop()
+    return pool
+
+
+def open_pools(loop: asyncio.AbstractEventLoop | None = None) -> list[Pool]:
+    """Return the pools of `loop` (by default the running one)."""
+    return list(_pools.get(loop or asyncio.get_running_loop(), {}).values())
+
+
+def every_pool() -> list[Pool]:
+    """Return the pools of every loop of the process."""
+    return [pool for pools in list(_pools.values()) for pool in list(pools.values())]
+
+
+def _after_fork() -> None:
+    # The sockets belong to the parent; psycopg does not end a session it did not begin.
+    _pools.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def on_loop_of(pool: Pool, function: Callable[..., Any], *args: Any) -> None:
+    """Call `function` on the thread of the pool's loop: now, or soon from another thread."""
+    if asyncio._get_running_loop() is pool.loop or pool.loop.is_closed():
+        function(*args)
+    else:
+        pool.loop.call_soon_threadsafe(function, *args)

@@ -1,0 +1,147 @@
+"""Chains: what one task does between entering its outermost bridge and leaving it.
+
+One call of a thread of `sync_to_async` is a chain too. Its leases go back to the pool at its
+end, and whenever it awaits something that is not the driver's own, as long as they are idle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+from nuages.bridge import Bridge
+from nuages.bridge import core as _bridge
+from nuages.bridge.core import current_bridge
+from nuages.db.scopes.tree import Node
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base.base import LoopWrapper
+
+
+_KEY = "nuages.db.chain"
+
+
+thread_task: ContextVar[weakref.ref[asyncio.Task[Any]] | None] = ContextVar(
+    "nuages.db.thread_task", default=None
+)
+"""In a thread of `sync_to_async`: the task that awaits it."""
+
+
+class Chain:
+    """The leases and scope calls of one chain of calls."""
+
+    __slots__ = ("__weakref__", "active", "calls", "left_open", "loop", "wrappers")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.wrappers: dict[str, Any] = {}
+        """Wrappers by alias, connected or not."""
+        self.active: list[LoopWrapper] = []
+        """Wrappers that have a connection of the pool."""
+        self.calls: list[Node] = []
+        self.left_open: list[Callable[[], None]] = []
+        """What sees to the end of scopes that may outlive the chain."""
+
+    def give_back(self) -> None:
+        """Give idle leases back, and turns of calls in a scope that nobody needs now."""
+        for wrapper in tuple(self.active):
+            if wrapper.node is not None:
+                self.active.remove(wrapper)
+            elif wrapper.is_idle():
+                self.active.remove(wrapper)
+                wrapper.release()
+        for call in self.calls:
+            if call.live and not call.turns.locked():
+                call.give_turn_back()
+
+    def end(self) -> None:
+        """End every call in a scope and give back every lease, idle or not."""
+        for call in reversed(self.calls):
+            call.end()
+        self.calls.clear()
+        for wrapper in self.active:
+            if wrapper.node is None:
+                wrapper.release()
+        self.active.clear()
+        while self.left_open:
+            self.left_open.pop()()
+
+
+class _ThreadChain(threading.local):
+    chain: Chain | None = None
+
+
+_thread = _ThreadChain()
+
+
+def chain_of(bridge: Bridge) -> Chain | None:
+    """Return the chain of the task whose bridge this is, if it has used one."""
+    chain: Chain | None = bridge.locals.get(_KEY)
+    return chain
+
+
+def current_chain() -> Chain | None:
+    """The chain of the calling code; None outside a bridge and `sync_to_async`'s threads."""
+    bridge = current_bridge()
+    if bridge is None:
+        return _thread.chain if asyncio._get_running_loop() is None else None
+    chain: Chain | None = bridge.locals.get(_KEY)
+    if chain is None:
+        chain = bridge.locals[_KEY] = Chain(bridge.loop)
+    return chain
+
+
+def chain_or_thread() -> Chain | threading.Thread:
+    """Who the calling code is: its chain, elsewhere its thread."""
+    return current_chain() or threading.current_thread()
+
+
+def task_behind() -> asyncio.Task[Any] | None:
+    """The task whose bridge the calling code is in, or that awaits its thread; None elsewhere."""
+    bridge = current_bridge()
+    if bridge is not None:
+        return bridge.task
+    task = thread_task.get()
+    return None if task is None else task()
+
+
+@contextmanager
+def thread_chain(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
+    """In a thread: borrow connections from the pools of `loop` until the end of the block."""
+    outer, _thread.chain = _thread.chain, Chain(loop)
+    try:
+        yield
+    finally:
+        chain, _thread.chain = _thread.chain, outer
+        chain.end()
+
+
+def _suspended(bridge: Bridge) -> None:
+    chain: Chain | None = bridge.locals.get(_KEY)
+    if chain is not None and (chain.active or chain.calls):
+        chain.give_back()
+
+
+def _ended(bridge: Bridge) -> None:
+    chain: Chain | None = bridge.locals.get(_KEY)
+    if chain is None:
+        return
+    if bridge.outer is None:
+        chain.end()
+    elif chain.active or chain.calls:
+        chain.give_back()
+
+
+def install_hooks() -> None:
+    """Let the bridge tell when it waits for something else and when it ends. Idempotent."""
+    if _suspended not in _bridge.suspend_hooks:
+        _bridge.suspend_hooks.append(_suspended)
+        _bridge.end_hooks.append(_ended)
+
+
+install_hooks()

@@ -1,0 +1,386 @@
+"""Scopes: a connection that belongs to a block of code, and who may use it when.
+
+A scope is a tree of nodes. Its root is what took the connection out of free use: an outermost
+transaction, a hold, or the pin of an open `aiterator()`. Below it stand nested atomic blocks and
+the bridged calls of other tasks. A node has the turn of its parent while it lives, so siblings
+never interleave: saves that are gathered in a transaction run one after another, concurrent
+savepoints nest. A node's own code needs no turn but waits while a child has it.
+
+The current node of every alias is kept in one contextvar, so tasks and threads started inside a
+block see it. It is set back to the previous value, never reset by token: async generators
+change context between steps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from enum import Enum
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from nuages.conf import setting
+from nuages.db.scopes.fair_lock import FairLock, caller_label
+from nuages.exceptions import ScopeDeadlock, ScopeEnded
+
+if TYPE_CHECKING:
+    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.pool.pool import Pool
+
+_EMPTY: Mapping[str, Node] = MappingProxyType({})
+_nodes: ContextVar[Mapping[str, Node]] = ContextVar("nuages.db.nodes", default=_EMPTY)
+
+
+class RequestNodes(dict[str, "Node"]):
+    """With CONNECTION_PER = "request": the connections that one request holds, by alias."""
+
+    ended = False
+    """Tasks that outlive the request find it so, and use connections like any other code."""
+
+
+request_nodes: ContextVar[RequestNodes | None] = ContextVar(
+    "nuages.db.request_nodes", default=None
+)
+detached_aliases: ContextVar[Mapping[str, Callable[[], Node | None]]] = ContextVar(
+    "nuages.db.detached_aliases", default=MappingProxyType({})
+)
+"""The databases whose request connection `detached()` code does not use, each with what gives the
+node around the block: weakly, since tasks of the block may outlive it."""
+
+context_variables: tuple[ContextVar[Any], ...] = (_nodes, request_nodes, detached_aliases)
+"""All that says, in a context, which scope its code is in."""
+
+
+def held_by_request(alias: str) -> RequestNodes | None:
+    """Return the connections of the running request, if that of `alias` is to be among them."""
+    held = request_nodes.get()
+    return None if held is None or held.ended or alias in detached_aliases.get() else held
+
+
+test_nodes: dict[str, Node] = {}
+"""The roots of the transactions that a running test has open; empty but in tests.
+
+They are not in a context: whatever runs in the process meanwhile works on the test's connection,
+on any loop and in any thread (`testing.py` opens and ends them).
+"""
+
+
+class Kind(Enum):
+    """What a node stands for."""
+
+    TEST = "test"
+    """The transaction of a TestCase."""
+
+    HOLD = "hold"
+    """`hold_connection()`."""
+    REQUEST = "request"
+    """A request's connection with CONNECTION_PER = "request"."""
+    PIN = "pin"
+    """An open `aiterator()`: seen by its own task only."""
+    TRANSACTION = "transaction"
+    SAVEPOINT = "savepoint"
+    CALL = "call"
+    """A bridged call of a task that found the scope in its context."""
+
+
+def _caller() -> Any:
+    """The running task, or the thread where no loop runs."""
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return threading.current_thread()
+    return asyncio.current_task(loop) or threading.current_thread()
+
+
+class Node:
+    """One block or call in a scope."""
+
+    __slots__ = (
+        "__weakref__",
+        "_owner",
+        "alias",
+        "atomic",
+        "chain",
+        "depth",
+        "doomed",
+        "ended",
+        "forget",
+        "killed",
+        "kind",
+        "label",
+        "live",
+        "parent",
+        "pool",
+        "previous",
+        "sealed_by",
+        "turns",
+        "wrapper",
+    )
+
+    def __init__(
+        self, kind: Kind, wrapper: LoopWrapper, parent: Node | None, chain: object
+    ) -> None:
+        self.kind = kind
+        self.wrapper = wrapper
+        self.alias: str = wrapper.alias
+        self.parent = parent
+        self.chain = chain
+        """The chain of calls that opened it: whose own code needs no turn."""
+        self.previous: Node | None = None
+        self.pool: Pool | None = None
+        """For a root: the pool that the connection is from."""
+        self.turns = FairLock()
+        self.ended = False
+        self.killed = False
+        """Whether an outer block ended, and rolled back, while this one was open."""
+        self.sealed_by: Any = None
+        """The task (or thread) that is ending it, which alone may still use it."""
+        self.live = True
+        """Whether it has its parent's turn (a call gives it back while it awaits elsewhere)."""
+        self.atomic: Any = None
+        self.depth = (0, 0)
+        self.doomed = False
+        """Whether it must be rolled back, noted while a block of another task is open in it."""
+        self.forget: Callable[[], object] | None = None
+        """For manual mode: takes it back that its task would end it. On the loop's thread."""
+        self._owner = weakref.ref(_caller())
+        self.label = caller_label()
+
+    def __repr__(self) -> str:
+        state = "ended" if self.ended else "live" if self.live else "suspended"
+        return f"<Node {self.kind.value} of {self.alias!r}, {state}, {self.label}>"
+
+    @property
+    def owned_by_caller(self) -> bool:
+        """Whether the running task (or thread) is the one that opened this node."""
+        return self._owner() is _caller()
+
+    def seal(self) -> None:
+        """Close it to all but the calling task, which is about to end it."""
+        self.sealed_by = _caller()
+        self.wrapper.seals += 1
+        self.turns.refuse_waiting(ScopeEnded(task="a task"))
+
+    def adopt(self) -> None:
+        """Make the running task (or thread) its owner."""
+        self._owner = weakref.ref(_caller())
+
+    @property
+    def has_turn(self) -> bool:
+        """Whether it goes on: not one that was given a turn and has not woken up yet."""
+        return self.live and not self.ended
+
+    def wait_for_children(self) -> None:
+        """Wait until no child has the turn: before this node's own statements."""
+        if self.turns.holder is not None:
+            _acquire(self, self)
+            self.turns.release()
+
+    def give_turn_back(self) -> None:
+        """Let the parent's next child go on."""
+        if self.live and self.parent is not None:
+            self.live = False
+            self.parent.turns.release()
+
+    def end(self) -> None:
+        """End this node. What waits for its turn goes on at the next live node above."""
+        if self.ended:
+            return
+        self.ended = True
+        self.sealed_by = None
+        heir = self.turns.holder
+        if (
+            self.live
+            and self.parent is not None
+            and isinstance(heir, Node)
+            and heir.has_turn
+            and (self.kind is Kind.CALL or heir.owned_by_caller)
+        ):
+            # A block opened in a call outlives it (`async with aatomic()`): it takes the call's
+            # place, so that nothing slips in between. A task that outlives a block does not.
+            heir.parent = self.parent
+            self.parent.turns.holder = heir
+            self.live = False
+        self.turns.refuse_waiting(_Requeue())
+        self.give_turn_back()
+        leave(self)
+
+
+class _Requeue(Exception):
+    """The node whose turn was waited for has ended; wait at the one above."""
+
+
+def current_node(alias: str) -> Node | None:
+    """Return the innermost node that has not ended, for the calling code; None outside scopes.
+
+    Raises `ScopeEnded` where the transaction that this code was started in is over: a silent
+    write outside of it would be worse.
+    """
+    node = above = _nodes.get().get(alias)
+    while above is not None:
+        if above.ended or above.sealed_by is not None or above.kind is Kind.PIN:
+            node = _climb(node)
+            break
+        above = above.parent
+    if node is None:
+        if test_nodes and (root := test_nodes.get(alias)) is not None:
+            return _in_test(root)
+        if (held := held_by_request(alias)) is not None:
+            return held.get(alias)
+    return node
+
+
+def _in_test(root: Node) -> Node:
+    """Return the node of code that is in no scope while a test has its transaction open."""
+    if not root.owned_by_caller:
+        root.wrapper.share()
+    blocks = root.wrapper.blocks
+    if blocks and root.alias in detached_aliases.get():
+        # Outside of the block around it there is nothing but that block's own connection.
+        return blocks[-1]
+    return root
+
+
+def _climb(node: Node | None) -> Node | None:
+    start = node
+    while start is not None:
+        top = node = start
+        step: Node | None = start
+        while step is not None:
+            if step.killed:
+                raise ScopeEnded(task=caller_label())
+            if (
+                step.ended
+                or (step.sealed_by is not None and step.sealed_by is not _caller())
+                or (step.kind is Kind.PIN and not step.owned_by_caller)
+            ):
+                top, node = step, None
+            step = step.parent
+        if node is not None:
+            return node
+        if top.kind is Kind.CALL:
+            start = top.parent
+        elif top.kind in (Kind.PIN, Kind.REQUEST, Kind.TEST) or top.owned_by_caller:
+            start = top.previous
+        else:
+            # A nested block too: the outer one would commit what this block rolled back.
+            raise ScopeEnded(task=caller_label())
+    return None
+
+
+def acquire_turn(node: Node, child: Node) -> None:
+    """Take the turn of the innermost live node from `node` upwards for `child`, its new child.
+
+    Raises `ScopeDeadlock` past NUAGES["SCOPE_TIMEOUT"], `ScopeEnded` where the scope is over.
+    """
+    child.live = False
+    child.parent = _acquire(node, child)
+    child.live = True
+
+
+def _acquire(node: Node, child: Node) -> Node:
+    timeout = float(setting("SCOPE_TIMEOUT"))
+    while True:
+        live = live_ancestor(node)
+        seals = live.wrapper.seals
+        try:
+            taken = live.turns.acquire(child, timeout)
+        except _Requeue:
+            continue
+        if not taken:
+            holder = live.turns.holder
+            raise ScopeDeadlock(
+                waiter=child.label, holder=holder.label if holder else "nobody", timeout=timeout
+            )
+        if seals != live.wrapper.seals and _is_over(node):
+            # Its block began to end between the turn's arrival and now.
+            live.turns.release()
+            raise ScopeEnded(task=caller_label())
+        if not live.ended and live.live:
+            return live
+        live.turns.release()
+
+
+def _is_over(node: Node | None) -> bool:
+    """Whether a block around the caller has ended, or is being ended by another task."""
+    while node is not None:
+        ended = node.ended and node.kind is not Kind.CALL
+        if ended or (node.sealed_by is not None and node.sealed_by is not _caller()):
+            return True
+        node = node.parent
+    return False
+
+
+def live_ancestor(node: Node) -> Node:
+    """Return `node`, or the nearest node above it that has its turn."""
+    while (node.ended or not node.live) and node.parent is not None:
+        node = node.parent
+    if node.ended:
+        raise ScopeEnded(task=caller_label())
+    return node
+
+
+def enter(node: Node) -> None:
+    """Make `node` the current one in the calling context."""
+    nodes = _nodes.get()
+    node.previous = nodes.get(node.alias)
+    _nodes.set({**nodes, node.alias: node})
+
+
+def leave(node: Node) -> None:
+    """Take `node`, and what ended in it, out of the calling context; what lives on stays."""
+    current = _nodes.get().get(node.alias)
+    inner = None
+    while current is not None and current is not node:
+        if not current.ended:
+            inner = current
+        current = current.previous
+    if current is None:
+        return
+    if inner is None:
+        set_node(node.alias, node.previous)
+    else:
+        inner.previous = node.previous
+
+
+def set_node(alias: str, node: Node | None) -> None:
+    """Set the current node of `alias` in the calling context; None for no scope."""
+    nodes = {**_nodes.get()}
+    if node is None:
+        nodes.pop(alias, None)
+    else:
+        nodes[alias] = node
+    _nodes.set(nodes)
+
+
+def context_node(alias: str) -> Node | None:
+    """The node in the calling context as it stands, ended or not."""
+    return _nodes.get().get(alias)
+
+
+def detach(aliases: Iterable[str]) -> dict[str, Node | None]:
+    """Take the calling context out of the scopes of `aliases`; return the nodes it was in."""
+    detached = {**detached_aliases.get()}
+    before = {alias: context_node(alias) for alias in aliases}
+    for alias, node in before.items():
+        if node is not None:
+            detached[alias] = weakref.ref(node)
+        else:
+            detached.setdefault(alias, _no_node)
+        set_node(alias, None)
+    detached_aliases.set(detached)
+    return before
+
+
+def _no_node() -> None:
+    return None
+
+
+def nodes_around() -> Iterator[Node]:
+    """The nodes that the calling code is in, ended or not, one an alias; if detached, too."""
+    yield from _nodes.get().values()
+    for around in detached_aliases.get().values():
+        if (node := around()) is not None:
+            yield node

@@ -1,0 +1,1 @@
+"""A test's transaction, databases and loop."""

@@ -1,0 +1,48 @@
+"""Test databases on our engines: made, copied and dropped as Django does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from django.db.backends.base.creation import BaseDatabaseCreation
+
+from nuages.db.testing import transactions as testing
+
+if TYPE_CHECKING:
+    _Base = BaseDatabaseCreation
+else:
+    _Base = object
+
+
+class TestDatabases(_Base):
+    """Mixin for Django's `DatabaseCreation` classes.
+
+    Where a test run makes its databases it is told to who wants to know (`testing.run_hooks`):
+    nothing of it costs a production process anything. A database cannot be copied or dropped
+    while connections are open, so ours are closed before.
+    """
+
+    __test__ = False
+
+    def _create_test_db(self, *args: Any, **kwargs: Any) -> Any:
+        """As in Django.
+
+        Not `create_test_db`, which calls it: that one's warnings name the line it is called from.
+        """
+        testing.begin_run()
+        return super()._create_test_db(*args, **kwargs)  # type: ignore[misc]
+
+    def setup_worker_connection(self, _worker_id: Any) -> None:
+        """As in Django."""
+        testing.begin_run()
+        super().setup_worker_connection(_worker_id)
+
+    def clone_test_db(self, *args: Any, **kwargs: Any) -> None:
+        """As in Django."""
+        testing.close_pools(self.connection.alias)
+        super().clone_test_db(*args, **kwargs)
+
+    def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
+        """As in Django."""
+        testing.close_pools(self.connection.alias)
+        super().destroy_test_db(*args, **kwargs)
