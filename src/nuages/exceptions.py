@@ -143,6 +143,35 @@ class OpenBlock(NuagesError, TransactionManagementError):
     code = "nuages.open-block"
 
 
+class EnteredElsewhere(NuagesError, TransactionManagementError):
+    """
+    A block that {opener} entered was left by {caller}, which is not in it: a context manager that
+    is entered in a task of its own (`create_task`, `gather`, before Python 3.12 `wait_for`) leaves
+    the body outside of it. What ran in the block was rolled back. Enter it where its body runs.
+    """
+
+    code = "nuages.entered-elsewhere"
+
+
+class BlockInterrupted(NuagesError, TransactionManagementError):
+    """
+    A statement of this transaction block was interrupted (a timeout, a cancellation), or the
+    database ended the transaction (a deadlock), and what that raised was caught in the block: it
+    was rolled back. Catch it outside of the block, or put what may fail into a block of its own.
+    """
+
+    code = "nuages.block-interrupted"
+
+
+class NotCommitted(NuagesError, OperationalError):
+    """
+    The block ended without an error, but its connection is gone, and COMMIT was not sent: nothing
+    of it was committed.
+    """
+
+    code = "nuages.not-committed"
+
+
 class ScopeDeadlock(NuagesError, TransactionManagementError):
     """
     {waiter} waited {timeout:g} s for its turn on the connection of the transaction it is in,

@@ -151,7 +151,7 @@ def test_transactions_in_a_hold(database: str, run: Run) -> None:
             # Committed at the end of its block, not of the hold; which goes on.
             assert await names() == ["committed"]
             assert not connection.in_atomic_block
-            assert connection.node is not None
+            assert connection.scope is not None
             async with rolled_back():
                 await Author.objects.acreate(name="rolled back")
             async with aatomic(durable=True):
@@ -439,7 +439,7 @@ def test_hooks_of_a_commit_that_was_not_sent_never_run(
         slow: list[asyncio.Task[None]] = []
         async with server() as watching, watching.locked(7), hold_connection() as wrapper:
             committing = asyncio.create_task(transaction())
-            await until(lambda: wrapper.ending is not None)
+            await until(lambda: wrapper.scope.ending is not None)
             committing.cancel()
             await asyncio.sleep(0)
             await watching.unlock()

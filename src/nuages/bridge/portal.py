@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Gene
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from nuages.bridge.awaitables import _await
+from nuages.bridge.generators import is_noting, note
 from nuages.bridge.tasks import spawn
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class SteppedGenerator(AsyncGenerator[Any, Any]):
         self._begun = True
         # The driven generator takes its hooks at its first step.
         firstiter, finalizer = sys.get_asyncgen_hooks()
-        sys.set_asyncgen_hooks(None, _closer(self._run))
+        sys.set_asyncgen_hooks(note if is_noting() else None, _closer(self._run))
         try:
             step = method(*args)
         finally:

@@ -13,18 +13,26 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
+from nuages.bridge.generators import Generators, when_dropped
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.routing import Storage
-from nuages.db.scopes import tree as _scope
-from nuages.db.scopes.admission import take_turn
-from nuages.db.scopes.chain import chain_or_thread, current_chain
-from nuages.db.scopes.scope import end_open_children, leave_scope, open_scope
-from nuages.db.scopes.tree import Kind, Node, context_node, current_node
+from nuages.db.scopes import tree
+from nuages.db.scopes.admission import Admission, take_turn
+from nuages.db.scopes.chain import current_chain
+from nuages.db.scopes.fair_lock import caller_label
+from nuages.db.scopes.scope import Scope, open_scope
+from nuages.db.scopes.tree import Kind, Node, current_node
 from nuages.db.testing import transactions as testing
-from nuages.exceptions import OpenBlock, ScopeEnded
+from nuages.exceptions import BlockInterrupted, EnteredElsewhere, OpenBlock, ScopeEnded
 
 django_enter: Callable[[Atomic], None] = Atomic.__enter__
 django_exit: Callable[..., None] = Atomic.__exit__
+
+
+def entered_in(atomic: Atomic, generators: Generators) -> None:
+    """Tell, of a block that is about to be entered, which async generators it is in."""
+    if generators:
+        atomic.__dict__["_nuages_generators"] = generators
 
 
 def enter_atomic(atomic: Atomic) -> None:
@@ -32,61 +40,72 @@ def enter_atomic(atomic: Atomic) -> None:
     if atomic._from_testcase and testing.enter(atomic, django_enter):  # type: ignore[attr-defined]
         return
     wrapper = connections[atomic.using or DEFAULT_DB_ALIAS]
-    if not isinstance(wrapper, LoopWrapper) or (wrapper.role != "lease" and wrapper.node is None):
+    if not isinstance(wrapper, LoopWrapper) or (wrapper.role != "lease" and wrapper.scope is None):
         django_enter(atomic)
         return
-    if wrapper.node is None:
-        wrapper.opening_block = True
-        try:
-            django_enter(atomic)
-        finally:
-            wrapper.opening_block = False
-        node = open_scope(wrapper, Kind.TRANSACTION)
+    if wrapper.scope is None:
+        django_enter(atomic)
+        node = open_scope(wrapper, Kind.TRANSACTION).root
     elif testing.is_ground(wrapper):
         django_enter(atomic)
         return
     else:
-        # In a thread without a chain the call is this function's to end.
-        call = take_turn(wrapper)
-        here = call or current_node(wrapper.alias)
-        assert here is not None
-        kind = Kind.SAVEPOINT if wrapper.in_atomic_block else Kind.TRANSACTION
-        node = Node(kind, wrapper, here, current_chain())
-        try:
-            _scope.acquire_turn(here, node)
-            _scope.enter(node)
-            wrapper.opening_block = True
-            seals, savepoints = wrapper.seals, len(wrapper.savepoint_ids)
-            if wrapper.blocks:
-                # So that code beside the new block sees it; noted back when that ends.
-                wrapper.blocks[-1].doomed = wrapper._needs_rollback
-            try:
-                django_enter(atomic)
-                if wrapper.seals != seals:
-                    try:
-                        wrapper.require_scope()
-                    except BaseException:
-                        _forget_entry(wrapper, atomic, savepoints)
-                        raise
-            except BaseException:
-                node.end()
-                raise
-            finally:
-                wrapper.opening_block = False
-        finally:
-            if call is not None:
-                call.end()
+        node = _nest(atomic, wrapper, wrapper.scope)
     node.atomic = atomic
     node.depth = (len(wrapper.atomic_blocks), len(wrapper.savepoint_ids))
-    wrapper.blocks.append(node)
+    generators = atomic.__dict__.pop("_nuages_generators", None)
+    if generators is not None:
+        node.generators = when_dropped(generators, node.abandon)
+    node.scope.blocks.append(node)
     atomic.__dict__.setdefault("_nuages_nodes", []).append(node)
 
 
-def _forget_entry(wrapper: LoopWrapper, atomic: Atomic, savepoints: int) -> None:
-    """Undo what Django noted for a block that was entered while the one around it ended."""
+def _nest(atomic: Atomic, wrapper: LoopWrapper, scope: Scope) -> Node:
+    """Enter a block in a scope: in its turn, which it has until it ends."""
+    admission = Admission(wrapper)
+    # In a thread without a chain the call is this function's to end.
+    call = take_turn(wrapper, scope)
+    try:
+        here = call or current_node(wrapper.alias)
+        assert here is not None
+        node = Node(Kind.SAVEPOINT, scope, here, current_chain())
+        tree.acquire_turn(here, node)
+        if not wrapper.in_atomic_block:
+            node.kind = Kind.TRANSACTION
+        tree.enter(node)
+        if scope.blocks:
+            # So that code beside the new block sees it; noted back when that ends.
+            scope.blocks[-1].doomed = wrapper._needs_rollback
+        try:
+            admission.look_again()
+            savepoints = tuple(wrapper.savepoint_ids)
+            django_enter(atomic)
+            try:
+                admission.look_again()
+            except BaseException:
+                _forget_entry(wrapper, atomic, savepoints)
+                raise
+        except BaseException:
+            node.end()
+            raise
+    finally:
+        if call is not None:
+            call.end()
+    return node
+
+
+def _forget_entry(wrapper: LoopWrapper, atomic: Atomic, savepoints: tuple[Any, ...]) -> None:
+    """Undo what Django has just noted for a block: the one around it ended meanwhile.
+
+    Its savepoint, which was not among `savepoints`, went with the one that ended.
+    """
     if wrapper.atomic_blocks and wrapper.atomic_blocks[-1] is atomic:
         wrapper.atomic_blocks.pop()
-    del wrapper.savepoint_ids[savepoints:]
+    if wrapper.savepoint_ids and wrapper.savepoint_ids[-1] not in savepoints:
+        wrapper.savepoint_ids.pop()
+    if wrapper.connection is None:
+        # A hold's, which ended while the transaction began.
+        wrapper.drop_connection()
 
 
 def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
@@ -98,43 +117,57 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
         django_exit(atomic, *exc_info)
         return
     atomic.__dict__["_nuages_nodes"].remove(node)
-    wrapper, alias = node.wrapper, node.alias
     if node.ended:
         # An outer block ended first and rolled this one back.
-        _scope.leave(node)
+        tree.leave(node)
         if exc_info[0] is None:
             raise ScopeEnded(task=node.label)
         return
-    outside = context_node(alias)
+    scope = node.scope
+    outside = tree.context_node(node.alias)
+    refusal = _why_not(node, scope.end_open_children(node)) if exc_info[0] is None else None
+    if exc_info[0] is not None:
+        scope.end_open_children(node)
+    elif refusal is not None:
+        exc_info = (type(refusal), refusal, None)
     if outside is not node:
         # Left in another context than it was entered in (an async generator, a fixture), or
         # before a block inside it that was opened here.
-        _scope.set_node(alias, node)
-    left_open = end_open_children(node)
-    error: BaseException | None = None
-    if left_open is not None and exc_info[0] is None:
-        error = OpenBlock(child=left_open.label)
-        exc_info = (type(error), error, None)
-    caller = chain_or_thread()
-    outer_ending, wrapper.ending = wrapper.ending, caller
+        tree.set_node(node.alias, node)
+    _leave_block(node, atomic, exc_info, outside)
+    if refusal is not None:
+        raise refusal
+
+
+def _why_not(node: Node, left_open: Node | None) -> Exception | None:
+    """Return why a block that is left without an error must not be committed; None: it may."""
+    if left_open is not None:
+        return OpenBlock(child=left_open.label)
+    if not tree.is_in_context(node):
+        return EnteredElsewhere(opener=node.label, caller=caller_label())
+    if tree.is_over(node.parent):
+        return ScopeEnded(task=node.label)
+    if node.interrupted:
+        return BlockInterrupted()
+    return None
+
+
+def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None) -> None:
+    scope = node.scope
+    wrapper: Any = scope.wrapper
     try:
-        django_exit(atomic, *exc_info)
+        with scope.ended_by_caller():
+            django_exit(atomic, *exc_info)
     finally:
-        if wrapper.ending is caller:
-            # Else its hooks ran after its end, and another's end began meanwhile.
-            wrapper.ending = outer_ending
-        if node in wrapper.blocks:
-            wrapper.blocks.remove(node)
-        if wrapper.blocks and wrapper.blocks[-1].doomed:
-            wrapper.blocks[-1].doomed = False
-            wrapper._needs_rollback = True
-        if node.parent is None:
-            leave_scope(wrapper)
-        node.end()
+        if len(scope.blocks) > 1 and scope.blocks[-1] is node:
+            around = scope.blocks[-2]
+            around.interrupted |= node.interrupted and wrapper._needs_rollback
+            if around.doomed:
+                around.doomed = False
+                wrapper._needs_rollback = True
+        scope.block_ended(node)
         if not _is_within(outside, node) and outside is not node:
-            _scope.set_node(alias, outside)
-    if error is not None:
-        raise error
+            tree.set_node(node.alias, outside)
 
 
 def node_of(atomic: Atomic) -> Node | None:
@@ -142,7 +175,7 @@ def node_of(atomic: Atomic) -> Node | None:
     nodes: list[Node] | None = atomic.__dict__.get("_nuages_nodes")
     if not nodes:
         return None
-    here = context_node(nodes[-1].alias)
+    here = tree.context_node(nodes[-1].alias)
     while here is not None:
         if here.atomic is atomic and here in nodes:
             return here
@@ -164,13 +197,13 @@ def published_scopes() -> Iterator[None]:
     nodes = [
         _publish(wrapper)
         for wrapper in _thread_wrappers()
-        if isinstance(wrapper, LoopWrapper) and wrapper.node is None and wrapper.in_atomic_block
+        if isinstance(wrapper, LoopWrapper) and wrapper.scope is None and wrapper.in_atomic_block
     ]
     try:
         yield
     finally:
         for node in nodes:
-            node.wrapper.node = None
+            node.wrapper.scope = None
             node.end()
 
 
@@ -180,7 +213,6 @@ def _thread_wrappers() -> list[Any]:
 
 
 def _publish(wrapper: LoopWrapper) -> Node:
-    node = Node(Kind.TRANSACTION, wrapper, None, object())
-    wrapper.node = node
-    _scope.enter(node)
+    node = Scope(wrapper, Kind.TRANSACTION, object()).root
+    tree.enter(node)
     return node

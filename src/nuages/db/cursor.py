@@ -8,10 +8,12 @@ from typing import Any, TypeVar
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from nuages.bridge import on_loop
+from nuages.bridge.generators import Generators, generators_around
 from nuages.db.backends.base.base import LoopWrapper
-from nuages.db.scopes.scope import leave_scope, open_scope
-from nuages.db.scopes.tree import Kind, Node
+from nuages.db.scopes.scope import Scope, open_scope
+from nuages.db.scopes.tree import Kind
 from nuages.db.transaction import entered
+from nuages.exceptions import OpenBlock
 
 T = TypeVar("T")
 
@@ -29,28 +31,35 @@ class AsyncCursor:
     def __init__(self, using: str) -> None:
         self._alias = using
         self._cursor: Any = None
-        self._node: Node | None = None
+        self._scope: Scope | None = None
 
     async def __aenter__(self) -> AsyncCursor:
-        await entered(self._open, lambda *_: self._close())
+        generators = generators_around()
+        await entered(lambda: self._open(generators), lambda *_: self._close(failed=True))
         return self
 
-    def _open(self) -> None:
+    def _open(self, generators: Generators) -> None:
         wrapper = connections[self._alias]
         self._cursor = wrapper.cursor()
-        if isinstance(wrapper, LoopWrapper) and wrapper.node is None:
-            self._node = open_scope(wrapper, Kind.PIN)
+        if isinstance(wrapper, LoopWrapper) and wrapper.scope is None:
+            self._scope = open_scope(wrapper, Kind.PIN, generators)
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await on_loop(self._close)()
+        await on_loop(self._close)(failed=exc_info[0] is not None)
 
-    def _close(self) -> None:
-        try:
-            self._cursor.close()
-        finally:
-            node, self._node = self._node, None
-            if node is not None:
-                leave_scope(node.wrapper)
+    def _close(self, *, failed: bool) -> None:
+        scope, self._scope = self._scope, None
+        if scope is None or not scope.blocks:
+            try:
+                self._cursor.close()
+            finally:
+                if scope is not None:
+                    scope.leave()
+        elif scope.root.abandoned:
+            # A block of the consumer's goes on with the connection, and ends this.
+            scope.let_go()
+        elif (left_open := scope.end_hold()) is not None and not failed:
+            raise OpenBlock(child=left_open.label)
 
     async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         if self._cursor is None:

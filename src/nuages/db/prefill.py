@@ -9,7 +9,7 @@ from django.db import connections
 from nuages.bridge import on_loop
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.pool.options import PoolOptions
-from nuages.db.scopes.scope import leave_scope, open_scope
+from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind
 
 
@@ -44,19 +44,18 @@ class _Barrier:
 
 
 async def _open_one(alias: str, barrier: _Barrier) -> None:
-    def hold() -> LoopWrapper:
+    def hold() -> Scope:
         wrapper = connections[alias]
         assert isinstance(wrapper, LoopWrapper)
         wrapper.ensure_connection()
-        open_scope(wrapper, Kind.PIN)
-        return wrapper
+        return open_scope(wrapper, Kind.PIN)
 
-    wrapper: LoopWrapper | None = None
+    scope: Scope | None = None
     try:
-        wrapper = await on_loop(hold)()
+        scope = await on_loop(hold)()
     finally:
         try:
             await barrier.arrive()
         finally:
-            if wrapper is not None:
-                await on_loop(leave_scope)(wrapper)
+            if scope is not None:
+                await on_loop(scope.leave)()

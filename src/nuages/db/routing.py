@@ -21,8 +21,8 @@ from django.db import connections
 from nuages.bridge import current_bridge
 from nuages.db.engines import RoutedStorage, foreign_aliases, is_named_ours
 from nuages.db.scopes import tree as _scope
-from nuages.db.scopes.admission import hold_for_request
 from nuages.db.scopes.chain import chain_of, current_chain
+from nuages.db.scopes.scope import hold_for_request
 from nuages.db.scopes.tree import current_node
 
 if TYPE_CHECKING:

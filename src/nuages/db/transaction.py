@@ -15,13 +15,15 @@ from django.db.transaction import Atomic, TransactionManagementError
 
 from nuages.bridge import on_loop
 from nuages.bridge.core import run_on_loop
-from nuages.db.atomic import node_of
+from nuages.bridge.generators import Generators, generators_around
+from nuages.db.atomic import entered_in, node_of
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.pool.pool import logger
-from nuages.db.scopes import tree as _scope
-from nuages.db.scopes.scope import end_hold, leave_scope, open_scope
-from nuages.db.scopes.tree import Kind, Node, context_node
-from nuages.exceptions import OpenBlock
+from nuages.db.scopes import tree
+from nuages.db.scopes.fair_lock import caller_label
+from nuages.db.scopes.scope import Scope, open_scope
+from nuages.db.scopes.tree import Kind, context_node
+from nuages.exceptions import EnteredElsewhere, OpenBlock
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,6 +70,7 @@ class _AsyncAtomic:
     async def __aenter__(self) -> None:
         self._task = _running_task()
         atomic = Atomic(*self._arguments)
+        entered_in(atomic, generators_around())
         await entered(atomic.__enter__, atomic.__exit__)
         self._entered.append(atomic)
 
@@ -155,43 +158,51 @@ class _Hold:
 
     def __init__(self, using: str | None) -> None:
         self._alias = using or DEFAULT_DB_ALIAS
-        self._node: Node | None = None
-        self._nested = False
+        self._scope: Scope | None = None
 
     async def __aenter__(self) -> Any:
         self._task = _running_task()
-        return await entered(self._enter, lambda *_: self._exit(failed=True))
+        generators = generators_around()
+        return await entered(
+            lambda: self._enter(generators), lambda *_: self._exit(failed=True, elsewhere=False)
+        )
 
-    def _enter(self) -> LoopWrapper:
+    def _enter(self, generators: Generators) -> LoopWrapper:
         wrapper = connections[self._alias]
         if not isinstance(wrapper, LoopWrapper):
             raise TransactionManagementError(
                 f"hold_connection() needs an engine of nuages.db.backends for {self._alias!r}."
             )
-        if wrapper.node is not None:
-            self._nested = True
-            return wrapper
-        wrapper.ensure_connection()
-        self._node = open_scope(wrapper, Kind.HOLD)
+        if wrapper.scope is None:
+            wrapper.ensure_connection()
+            self._scope = open_scope(wrapper, Kind.HOLD, generators)
         return wrapper
 
     async def __aexit__(self, *exc_info: Any) -> None:
-        if self._nested:
+        scope = self._scope
+        if scope is None:
             return
-        if _is_closed_by_hand(exc_info[0], self._task) and self._node is not None:
-            node, self._node = self._node, None
-            node.wrapper.abandon()
-            leave_scope(node.wrapper)
+        failed = exc_info[0] is not None
+        if _is_closed_by_hand(exc_info[0], self._task):
+            self._scope = None
+            if scope.wrapper.scope is scope:
+                if not scope.blocks:
+                    scope.wrapper.abandon()
+                scope.let_go()
             return
-        await on_loop(self._exit)(exc_info[0] is not None)
+        await on_loop(self._exit)(failed=failed, elsewhere=not tree.is_in_context(scope.root))
 
-    def _exit(self, failed: bool) -> None:
-        node, self._node = self._node, None
-        if node is None:
+    def _exit(self, *, failed: bool, elsewhere: bool) -> None:
+        scope, self._scope = self._scope, None
+        if scope is None:
             return
-        left_open = end_hold(node.wrapper) if node.wrapper.node is node else None
-        if left_open is not None and not failed:
+        left_open = scope.end_hold() if scope.wrapper.scope is scope else None
+        if failed:
+            return
+        if left_open is not None:
             raise OpenBlock(child=left_open.label)
+        if elsewhere:
+            raise EnteredElsewhere(opener=scope.root.label, caller=caller_label())
 
 
 def hold_connection(using: str | None = None) -> _Hold:
@@ -209,20 +220,20 @@ class _PerRequest:
     """An async context manager: one connection of each alias from first query to end."""
 
     async def __aenter__(self) -> None:
-        self._before = _scope.request_nodes.get()
-        self._held = _scope.RequestNodes()
-        _scope.request_nodes.set(self._held)
+        self._before = tree.request_nodes.get()
+        self._held = tree.RequestNodes()
+        tree.request_nodes.set(self._held)
 
     async def __aexit__(self, *exc_info: object) -> None:
-        _scope.request_nodes.set(self._before)
+        tree.request_nodes.set(self._before)
         self._held.ended = True
         async with AsyncExitStack() as every:  # those of other databases too, if one fails
             for node in self._held.values():
-                every.push_async_callback(on_loop(self._end), node.wrapper)
+                every.push_async_callback(on_loop(self._end), node.scope)
 
     @staticmethod
-    def _end(wrapper: LoopWrapper) -> None:
-        left_open = end_hold(wrapper)
+    def _end(scope: Scope) -> None:
+        left_open = scope.end_hold() if scope.wrapper.scope is scope else None
         if left_open is not None:
             logger.warning(
                 "A request ended while a transaction block of %s was open on its connection; "
@@ -244,13 +255,13 @@ class _Detached:
 
     async def __aenter__(self) -> None:
         aliases = [self._using] if self._using else list(connections)
-        self._outside = _scope.detached_aliases.get()
-        self._before = _scope.detach(aliases)
+        self._outside = tree.detached_aliases.get()
+        self._before = tree.detach(aliases)
 
     async def __aexit__(self, *exc_info: object) -> None:
-        _scope.detached_aliases.set(self._outside)
+        tree.detached_aliases.set(self._outside)
         for alias, node in self._before.items():
-            _scope.set_node(alias, node)
+            tree.set_node(alias, node)
 
 
 def detached(using: str | None = None) -> _Detached:

@@ -13,7 +13,7 @@ from typing import Any
 from nuages.bridge import current_bridge
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.scopes.chain import current_chain
-from nuages.db.scopes.scope import end_hold, open_scope
+from nuages.db.scopes.scope import open_scope
 from nuages.db.scopes.tree import Kind
 
 
@@ -24,7 +24,7 @@ def begin(editor: Any) -> None:
         editor.collect_sql
         or not isinstance(connection, LoopWrapper)
         or connection.role != "lease"
-        or connection.node is not None
+        or connection.scope is not None
         or current_bridge() is None
     ):
         return
@@ -42,9 +42,9 @@ def begin(editor: Any) -> None:
 
 def end(editor: Any) -> None:
     """After a schema editor was left."""
-    node = vars(editor).pop("_nuages_hold", None)
-    if node is not None and node.wrapper.node is node:
-        end_hold(node.wrapper)
+    scope = vars(editor).pop("_nuages_hold", None)
+    if scope is not None and scope.wrapper.scope is scope:
+        scope.end_hold()
 
 
 def close_block(editor: Any) -> None:

@@ -10,11 +10,12 @@ from django.db import connections
 from django.db.models.query import RawQuerySet, aprefetch_related_objects
 
 from nuages.bridge import current_bridge, on_loop
+from nuages.bridge.generators import generators_around
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.orm.to_async import orm_to_async
-from nuages.db.scopes import tree as _scope
+from nuages.db.scopes import tree
 from nuages.db.scopes.chain import Chain, current_chain
-from nuages.db.scopes.scope import leave_scope, open_scope
+from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind, Node, current_node
 
 T = TypeVar("T")
@@ -144,46 +145,58 @@ class _Pin:
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._chain: Chain | None = None
-        self._node: Node | None = None
+        self._scope: Scope | None = None
+        self._generators = generators_around()
 
-    def run(self, function: Any) -> Any:
+    def run(self, function: Callable[[], T]) -> T:
         """In a bridge: call `function` with the pinned lease."""
         if current_bridge() is None:
             return function()
-        if self._node is None and self._chain is None:
+        if self._scope is None and self._chain is None:
             return self._begin(function)
-        if self._node is None:
+        if self._scope is None:
             return function()  # the scope or lease that was there already keeps the cursor
-        before = _scope.context_node(self._alias)
-        self._node.adopt()  # the task that closes an abandoned iteration is another one
-        if not _reaches(before, self._node):
-            _scope.set_node(self._alias, self._node)
+        root = self._scope.root
+        before = tree.context_node(self._alias)
+        root.adopt()  # the task that closes an abandoned iteration is another one
+        if not _reaches(before, root):
+            tree.set_node(self._alias, root)
         try:
             return function()
         finally:
-            if _scope.context_node(self._alias) is self._node and not _reaches(before, self._node):
-                _scope.set_node(self._alias, before)
+            if tree.context_node(self._alias) is root and not _reaches(before, root):
+                tree.set_node(self._alias, before)
 
-    def _begin(self, function: Any) -> Any:
+    def _begin(self, function: Callable[[], T]) -> T:
         chain = self._chain = current_chain()
         assert chain is not None
         node = current_node(self._alias)
         result = function()
         wrapper = connections[self._alias]
-        if node is not None or not isinstance(wrapper, LoopWrapper) or wrapper.node is not None:
+        if node is not None or not isinstance(wrapper, LoopWrapper) or wrapper.scope is not None:
             return result
         if wrapper.connection is not None and not wrapper.is_idle():
-            self._node = open_scope(wrapper, Kind.PIN)
+            self._scope = open_scope(wrapper, Kind.PIN, self._generators)
         return result
 
-    def close(self, function: Any) -> None:
-        """In a bridge: end the iteration by `function` and let the lease go."""
+    def close(self, function: Callable[[], object]) -> None:
+        """In a bridge: end the iteration by `function` and let the lease go.
+
+        Where a block is open in it that goes on with the connection, that ends it.
+        """
+        scope = self._scope
+        if scope is not None and scope.wrapper.scope is scope and scope.blocks:
+            self._scope = None
+            scope.let_go()
+            return
         try:
+            if scope is not None:
+                scope.root.abandoned = False  # its own code, at its end
             self.run(function)
         finally:
-            node, self._node = self._node, None
-            if node is not None and node.wrapper.node is node:
-                leave_scope(node.wrapper)
+            self._scope = None
+            if scope is not None:
+                scope.leave()
 
 
 def _reaches(start: Node | None, node: Node) -> bool:

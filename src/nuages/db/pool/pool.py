@@ -26,7 +26,7 @@ from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
 
 if TYPE_CHECKING:
     from nuages.db.backends.base.base import LoopWrapper
-    from nuages.db.scopes.tree import Node
+    from nuages.db.scopes.scope import Scope
 
 logger = logging.getLogger("nuages.pool")
 
@@ -80,8 +80,8 @@ class Pool:
         self._queue: deque[asyncio.Future[Session]] = deque()
         self._reaper: asyncio.TimerHandle | None = None
         self._guard: AsyncGenerator[None, None] | None = None
-        self.scopes: set[Node] = set()
-        """The roots of the open scopes on this pool's connections."""
+        self.scopes: set[Scope] = set()
+        """The open scopes on this pool's connections."""
         self._no_scopes: asyncio.Event | None = None
 
     def __repr__(self) -> str:
@@ -320,9 +320,9 @@ class Pool:
         with suppress(StopIteration):
             step.send(None)
 
-    def scope_ended(self, node: Node) -> None:
+    def scope_ended(self, scope: Scope) -> None:
         """Note the end of a transaction or hold."""
-        self.scopes.discard(node)
+        self.scopes.discard(scope)
         if not self.scopes and self._no_scopes is not None:
             self._no_scopes.set()
 
@@ -335,8 +335,8 @@ class Pool:
         with suppress(TimeoutError):
             async with asyncio.timeout(1.0):
                 await self._no_scopes.wait()
-        for node in list(self.scopes):
-            node.wrapper.end_forgotten("its event loop ended")
+        for scope in list(self.scopes):
+            scope.wrapper.end_forgotten("its event loop ended")
 
     def run_in_background(self, function: Callable[[], Any]) -> None:
         """Run a coroutine function on the pool's loop, its failure reported there."""

@@ -1,59 +1,132 @@
-"""Who may send a statement now: whose turn it is on a connection that belongs to a scope."""
+"""Who may send a statement now: ask, wait, then look again.
+
+A connection that belongs to a scope is used in turns. Whoever waited, for its turn or for
+something else behind it (the connection's lock, SQLite's queue of writers), may find that its
+block has ended meanwhile, and that the connection serves somebody else.
+"""
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from nuages.db.scopes import tree as _scope
+from nuages.db.scopes import tree
 from nuages.db.scopes.chain import Chain, current_chain
 from nuages.db.scopes.fair_lock import caller_label
-from nuages.db.scopes.tree import Kind, Node, current_node
-from nuages.exceptions import ForeignConnection
+from nuages.db.scopes.tree import SUSPENDED, Kind, Node, current_node
+from nuages.exceptions import ForeignConnection, ScopeEnded
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.scopes.lease import Lease
+    from nuages.db.scopes.scope import Scope
 
 
-def take_turn(wrapper: LoopWrapper, *, keep: bool = False) -> Node | None:
-    """Wait until the calling code may use `wrapper`'s connection for a statement.
+class Used(Protocol):
+    """A driver's connection, which knows the wrapper that uses it."""
+
+    @property
+    def wrapper(self) -> Lease | None:
+        """The wrapper that uses it now."""
+
+
+class Admission:
+    """One use of a connection, from before its turn to the end of its statement."""
+
+    __slots__ = ("_call", "_connection", "_scope", "_seals", "_wrapper")
+
+    def __init__(self, wrapper: Lease | None, connection: Used | None = None) -> None:
+        self._connection = connection
+        self._wrapper = wrapper
+        self._scope = scope = None if wrapper is None else wrapper.scope
+        self._seals = 0 if scope is None else scope.seals
+        self._call: Node | None = None
+
+    def take_turn(self, *, keep: bool = False) -> None:
+        """Wait until nothing else of the scope uses the connection; `give_back` ends that.
+
+        With `keep` also where the code is the block's own, which tasks inside could otherwise come
+        before while it waits for something else than them. Raises TransactionManagementError where
+        its block was broken meanwhile.
+        """
+        if self._wrapper is not None and self._scope is not None:
+            self._call = take_turn(self._wrapper, self._scope, keep=keep)
+
+    def give_back(self) -> None:
+        """Let the next one of the scope go on."""
+        call, self._call = self._call, None
+        if call is not None:
+            call.end()
+
+    def block_began_to_end(self) -> bool:
+        """Tell whether a block of the connection did, the caller's or one beside it."""
+        return self._scope is not None and self._scope.seals != self._seals
+
+    def look_again(self) -> None:
+        """After a wait: raise `ScopeEnded` where the caller's block has ended."""
+        wrapper, scope = self._wrapper, self._scope
+        if self._connection is not None and self._connection.wrapper is not wrapper:
+            raise ScopeEnded(task=caller_label())
+        if wrapper is None or scope is None:
+            return
+        if wrapper.scope is not scope:
+            raise ScopeEnded(task=caller_label())
+        if scope.seals != self._seals:
+            self._seals = scope.seals
+            require(wrapper, scope)
+
+
+def require(wrapper: Lease, scope: Scope) -> None:
+    """Raise `ScopeEnded` where the calling code's block has ended: it waited too long."""
+    if scope.is_ended_by_caller:
+        return
+    node = current_node(wrapper.alias)
+    if node is None or node.scope is not scope or tree.is_over(node):
+        raise ScopeEnded(task=caller_label())
+
+
+def take_turn(wrapper: Lease, scope: Scope, *, keep: bool = False) -> Node | None:
+    """Wait until the calling code may use `wrapper`'s connection, which `scope` owns.
 
     Returns a node whose turn must be given back after the statement, where the calling code has
-    no chain to keep it (a thread of the user's own that carries the scope in its context). With
-    `keep` also where the code is the node's own, which tasks inside could otherwise come before
-    while it waits for something else than them.
+    no chain to keep it (a thread of the user's own that carries the scope in its context), or is
+    to `keep` it; see `Admission.take_turn`, and for what it raises.
     """
-    root = wrapper.node
-    if root is None:
+    if scope.is_ended_by_caller:
         return None
-    chain = current_chain()
-    if wrapper.ending is not None and wrapper.ending is (chain or threading.current_thread()):
-        return None
+    was_sound = not wrapper.needs_rollback
+    call = _take_turn(wrapper, scope, keep)
+    if was_sound and wrapper.needs_rollback:
+        if call is not None:
+            call.end()
+        wrapper.validate_no_broken_transaction()
+    return call
+
+
+def _take_turn(wrapper: Lease, scope: Scope, keep: bool) -> Node | None:
     node = current_node(wrapper.alias)
-    if node is None or node.wrapper is not wrapper:
-        raise ForeignConnection(owner=root.label, caller=caller_label())
+    if node is None or node.scope is not scope:
+        raise ForeignConnection(owner=scope.root.label, caller=caller_label())
+    chain = current_chain()
     own = node.chain is chain and (chain is not None or node.owned_by_caller)
     if own:
-        if not node.live:
+        if node.state is SUSPENDED:
             assert node.parent is not None
-            _scope.acquire_turn(node.parent, node)
+            tree.acquire_turn(node.parent, node)
         if not keep:
             node.wait_for_children()
             return None
     if keep and _is_in_statement(node, chain):
         return None
-    call = Node(Kind.CALL, wrapper, node, chain)
-    _scope.acquire_turn(node, call)
+    call = Node(Kind.CALL, scope, node, chain)
+    tree.acquire_turn(node, call)
     if own or chain is None:
         return call
-    _scope.enter(call)
+    tree.enter(call)
     chain.calls.append(call)
     return None
 
 
 def _is_in_statement(node: Node, chain: Chain | None) -> bool:
-    """Whether the calling code has the turn: the garbage collector closes cursors anywhere."""
+    """Tell whether the calling code has the turn: finalisers close cursors anywhere."""
     holder = node.turns.holder
     return (
         isinstance(holder, Node)
@@ -61,12 +134,3 @@ def _is_in_statement(node: Node, chain: Chain | None) -> bool:
         and holder.chain is chain
         and holder.owned_by_caller
     )
-
-
-def hold_for_request(wrapper: LoopWrapper) -> Node:
-    """Make `wrapper`'s connection, open or not, the request's: all of its tasks find it."""
-    caller = current_chain()
-    loop = asyncio.get_running_loop() if caller is None else caller.loop
-    # A chain of its own: no task's code may go without a turn.
-    node = wrapper.node = Node(Kind.REQUEST, wrapper, None, Chain(loop))
-    return node

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 from nuages.bridge import Bridge
 from nuages.bridge import core as _bridge
 from nuages.bridge.core import current_bridge
-from nuages.db.scopes.tree import Node
+from nuages.db.scopes.tree import LIVE, Node
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base.base import LoopWrapper
+    from nuages.db.scopes.lease import Lease
 
 
 _KEY = "nuages.db.chain"
@@ -41,7 +41,7 @@ class Chain:
         self.loop = loop
         self.wrappers: dict[str, Any] = {}
         """Wrappers by alias, connected or not."""
-        self.active: list[LoopWrapper] = []
+        self.active: list[Lease] = []
         """Wrappers that have a connection of the pool."""
         self.calls: list[Node] = []
         self.left_open: list[Callable[[], None]] = []
@@ -50,13 +50,13 @@ class Chain:
     def give_back(self) -> None:
         """Give idle leases back, and turns of calls in a scope that nobody needs now."""
         for wrapper in tuple(self.active):
-            if wrapper.node is not None:
+            if wrapper.scope is not None:
                 self.active.remove(wrapper)
             elif wrapper.is_idle():
                 self.active.remove(wrapper)
                 wrapper.release()
         for call in self.calls:
-            if call.live and not call.turns.locked():
+            if call.state is LIVE and not call.turns.locked():
                 call.give_turn_back()
 
     def end(self) -> None:
@@ -65,7 +65,7 @@ class Chain:
             call.end()
         self.calls.clear()
         for wrapper in self.active:
-            if wrapper.node is None:
+            if wrapper.scope is None:
                 wrapper.release()
         self.active.clear()
         while self.left_open:

@@ -1,135 +1,267 @@
-"""The beginnings and ends of scopes: whose a connection is, from here to there."""
+"""Scopes: a connection that belongs to a block of code, from its beginning to its end.
+
+A scope owns its wrapper's connection. It knows the blocks that are open on it, who is ending one,
+and how often one began to end, so that code which waited meanwhile looks again (`admission.py`).
+It begins with an outermost transaction, a hold, or an open `aiterator()` or `acursor()`.
+
+An early exit is a normal end. What a generator held when it was dropped is over for its consumer
+at once (`tree.Node.abandoned`); a block that is open in it by then keeps the connection and ends
+the scope with itself (`let_go`): a finaliser, which comes some time later, must not take it away.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import functools
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
+from nuages.bridge.generators import Generators, when_dropped
 from nuages.db.pool.pool import on_loop_of
-from nuages.db.scopes import tree as _scope
-from nuages.db.scopes.chain import chain_or_thread, current_chain, task_behind
-from nuages.db.scopes.tree import Kind, Node
+from nuages.db.scopes import tree
+from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain, task_behind
+from nuages.db.scopes.tree import Kind, Node, current_node
 from nuages.exceptions import ScopeEnded
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base.base import LoopWrapper
+    from threading import Thread
 
-T = TypeVar("T")
-
-
-def end_open_children(node: Node) -> Node | None:
-    """Seal `node`: blocks still open inside are over; return the innermost one."""
-    blocks = node.wrapper.blocks
-    first = blocks.index(node) + 1 if node in blocks else 0
-    inner = blocks[first:]
-    for child in inner:
-        child.killed = True
-        child.ended = True
-        child.turns.refuse_waiting(ScopeEnded(task="a task"))
-    if inner:
-        del blocks[first:]
-        atomic_depth, savepoint_depth = node.depth
-        del node.wrapper.atomic_blocks[atomic_depth:]
-        del node.wrapper.savepoint_ids[savepoint_depth:]
-    # A call in flight ends with its statement (the connection's lock); its next one is refused.
-    node.seal()
-    return inner[-1] if inner else None
+    from nuages.db.pool.pool import Pool
+    from nuages.db.scopes.lease import Lease
 
 
-def open_scope(wrapper: LoopWrapper, kind: Kind) -> Node:
-    """Make `wrapper`'s connection belong to a scope whose root is the calling code's."""
+class Scope:
+    """The ownership of one wrapper's connection."""
+
+    __slots__ = (
+        "__weakref__",
+        "blocks",
+        "ending",
+        "forget",
+        "left",
+        "pool",
+        "root",
+        "seals",
+        "wrapper",
+    )
+
+    def __init__(self, wrapper: Lease, kind: Kind, chain: object) -> None:
+        self.wrapper = wrapper
+        self.blocks: list[Node] = []
+        """The open atomic blocks, outermost first."""
+        self.ending: Chain | Thread | None = None
+        """The chain, or else thread, that is ending a block: it needs no turn."""
+        self.seals = 0
+        """How often a block began to end."""
+        self.left = False
+        """Whether the last block to end ends the scope: what began it is over."""
+        self.pool: Pool | None = None
+        """The pool that the connection is from."""
+        self.forget: Callable[[], object] | None = None
+        """For manual mode: takes it back that its task would end it. On the loop's thread."""
+        self.root = Node(kind, self, None, chain)
+        wrapper.scope = self
+
+    def __repr__(self) -> str:
+        return f"<Scope of {self.root!r}, {len(self.blocks)} blocks>"
+
+    @property
+    def is_ended_by_caller(self) -> bool:
+        """Whether the calling code is ending one of its blocks."""
+        return self.ending is not None and self.ending is chain_or_thread()
+
+    # Blocks
+
+    def end_open_children(self, node: Node) -> Node | None:
+        """Seal `node`: blocks still open inside are over; return the innermost one."""
+        first = self.blocks.index(node) + 1 if node in self.blocks else 0
+        inner = self.blocks[first:]
+        for child in inner:
+            child.kill()
+        if inner:
+            del self.blocks[first:]
+            atomic_depth, savepoint_depth = node.depth
+            del self.wrapper.atomic_blocks[atomic_depth:]
+            del self.wrapper.savepoint_ids[savepoint_depth:]
+        # A call in flight ends with its statement (the connection's lock); the next is refused.
+        node.seal()
+        return inner[-1] if inner else None
+
+    @contextmanager
+    def ended_by_caller(self) -> Iterator[None]:
+        """Inside, the calling code ends a block."""
+        caller = chain_or_thread()
+        outer, self.ending = self.ending, caller
+        try:
+            yield
+        finally:
+            if self.ending is caller:
+                # Else its hooks ran after its end, and another's end began meanwhile.
+                self.ending = outer
+
+    def block_ended(self, node: Node) -> None:
+        """Take a block out; the scope of an outermost one ends with it."""
+        if node in self.blocks:
+            self.blocks.remove(node)
+        if node.parent is None or (self.left and not self.blocks):
+            self.leave()
+        node.end()
+
+    def own_block(self) -> Node | None:
+        """Return the innermost block that the calling code is in; None outside of all of them."""
+        node = current_node(self.root.alias)
+        while node is not None and node not in self.blocks:
+            node = node.parent
+        return node
+
+    def is_beside_transaction(self) -> bool:
+        """Tell whether the calling code is in a hold, outside a transaction that is open in it."""
+        if not self.blocks or self.root.kind not in (Kind.HOLD, Kind.REQUEST):
+            return False
+        if self.is_ended_by_caller:
+            return False
+        try:
+            return self.own_block() is None
+        except ScopeEnded:
+            return False
+
+    def block_around_others(self) -> Node | None:
+        """Return the calling code's block, where another task has a block open within it."""
+        if len(self.blocks) < 2:
+            return None
+        try:
+            block = self.own_block()
+        except ScopeEnded:
+            return None
+        return None if block is self.blocks[-1] else block
+
+    # Its end
+
+    def leave(self) -> None:
+        """End it; its connection goes on as a lease of the calling chain."""
+        wrapper = self.wrapper
+        if wrapper.scope is not self:
+            return
+        wrapper.scope = None
+        if self.pool is not None:
+            self.pool.scope_ended(self)
+            if self.forget is not None:
+                on_loop_of(self.pool, self.forget)
+        self.root.end()
+        wrapper.forget_closed()
+        if wrapper.connection is None or wrapper.role != "lease":
+            return
+        chain = current_chain()
+        if chain is None or self.left:
+            wrapper.release()
+            return
+        chain.active.append(wrapper)
+        chain.wrappers.setdefault(wrapper.alias, wrapper)
+
+    def let_go(self) -> None:
+        """End it without I/O: now, or with the last block that is open in it."""
+        self.left = True
+        if not self.blocks:
+            self.leave()
+
+    def end_hold(self) -> Node | None:
+        """End a hold's scope; return the innermost block that a task has open in it.
+
+        It waits for a statement in flight. What is not committed is rolled back.
+        """
+        wrapper = self.wrapper
+        left_open = self.end_open_children(self.root)
+        try:
+            if wrapper.connection is not None:
+                wrapper.connection.state_is_meant = True
+                with self.ended_by_caller():
+                    wrapper.connection.settle()
+        finally:
+            if wrapper.in_atomic_block or not wrapper.autocommit:
+                wrapper.drop_connection()
+            self.leave()
+        return left_open
+
+    def end_forgotten(self) -> None:
+        """End it where nobody is left to do so: what is open in it is rolled back."""
+        self.wrapper.scope = None
+        for block in (self.root, *self.blocks):
+            block.end()
+            block.kill()
+        self.blocks.clear()
+        if self.pool is not None:
+            self.pool.scope_ended(self)
+        self.wrapper.drop_connection()
+
+
+def open_scope(wrapper: Lease, kind: Kind, generators: Generators = ()) -> Scope:
+    """Make `wrapper`'s connection belong to a scope whose root is the calling code's.
+
+    Where it is opened in async `generators`, it is abandoned as soon as one of them is dropped.
+    """
     chain = current_chain()
-    node = Node(kind, wrapper, None, chain)
-    wrapper.node = node
+    scope = Scope(wrapper, kind, chain)
     if wrapper.session is not None:
-        node.pool = wrapper.session.pool
-        node.pool.scopes.add(node)
+        scope.pool = wrapper.session.pool
+        scope.pool.scopes.add(scope)
     if chain is not None:
         if wrapper in chain.active:
             chain.active.remove(wrapper)
         if chain.wrappers.get(wrapper.alias) is wrapper:
             # From now on it is found by the scope, and only by code in the scope.
             del chain.wrappers[wrapper.alias]
-    _scope.enter(node)
-    return node
+    tree.enter(scope.root)
+    if generators:
+        scope.root.generators = when_dropped(generators, scope.root.abandon)
+    return scope
 
 
-def leave_scope(wrapper: LoopWrapper) -> None:
-    """End `wrapper`'s scope; its connection goes on as a lease of the calling chain."""
-    node, wrapper.node = wrapper.node, None
-    if node is None:
-        return
-    if node.pool is not None:
-        node.pool.scope_ended(node)
-        if node.forget is not None:
-            on_loop_of(node.pool, node.forget)
-    node.end()
-    wrapper.forget_closed()
-    if wrapper.connection is None or wrapper.role != "lease":
-        return
-    chain = current_chain()
-    if chain is None:
-        wrapper.release()
-        return
-    chain.active.append(wrapper)
-    chain.wrappers.setdefault(wrapper.alias, wrapper)
+def hold_for_request(wrapper: Lease) -> Node:
+    """Make `wrapper`'s connection, open or not, the request's: all of its tasks find it."""
+    caller = current_chain()
+    loop = asyncio.get_running_loop() if caller is None else caller.loop
+    # A chain of its own: no task's code may go without a turn.
+    return Scope(wrapper, Kind.REQUEST, Chain(loop)).root
 
 
-def end_hold(wrapper: LoopWrapper) -> Node | None:
-    """End the scope of a hold; return the innermost block that a task has open in it.
-
-    It waits for a statement in flight. What is not committed is rolled back.
-    """
-    node = wrapper.node
-    if node is None:
-        return None
-    left_open = end_open_children(node)
-    outer_ending, wrapper.ending = wrapper.ending, chain_or_thread()
-    try:
-        if wrapper.connection is not None:
-            wrapper.connection.state_is_meant = True
-            wrapper.connection.settle()
-    finally:
-        wrapper.ending = outer_ending
-        if wrapper.in_atomic_block or not wrapper.autocommit:
-            wrapper.drop_connection()
-        leave_scope(wrapper)
-    return left_open
-
-
-def manual_mode(wrapper: LoopWrapper, *, on: bool) -> None:
+def manual_mode(wrapper: Lease, *, on: bool) -> None:
     """Follow `set_autocommit()` outside `atomic`: off makes a scope, on ends it.
 
     A task that ends without switching it on again, be it in a thread that it awaited, leaves
     nobody who could: it is done here.
     """
-    node = wrapper.node
-    if on and node is None:
+    scope = wrapper.scope
+    if on and scope is None:
         opened = open_scope(wrapper, Kind.TRANSACTION)
         if (chain := current_chain()) is not None and opened.pool is not None:
             # Not sooner, since a thread may go on when the task has given it up.
             chain.left_open.append(
                 functools.partial(on_loop_of, opened.pool, _end_with_task, opened, task_behind())
             )
-    elif not on and node is not None and node.atomic is None and node.kind is Kind.TRANSACTION:
+    elif (
+        not on
+        and scope is not None
+        and scope.root.atomic is None
+        and scope.root.kind is Kind.TRANSACTION
+    ):
         session = wrapper.session
         # While a new connection is opened, which Django begins in autocommit, it goes on.
         if session is None or session.raw is not None:
-            leave_scope(wrapper)
+            scope.leave()
 
 
-def _end_with_task(node: Node, task: asyncio.Task[Any] | None) -> None:
-    """On the loop's thread: have the scope of `node` end with `task`, if nobody ends it before."""
+def _end_with_task(scope: Scope, task: asyncio.Task[Any] | None) -> None:
+    """On the loop's thread: have `scope` end with `task`, if nobody ends it before."""
 
     def end(_: object) -> None:
-        if node.wrapper.node is node:
-            node.wrapper.end_forgotten("its task ended")
+        if scope.wrapper.scope is scope:
+            scope.wrapper.end_forgotten("its task ended")
 
-    if node.ended:
+    if scope.root.ended:
         return
     if task is None or task.get_loop().is_closed():
         end(task)
         return
     task.add_done_callback(end)
-    node.forget = functools.partial(task.remove_done_callback, end)
+    scope.forget = functools.partial(task.remove_done_callback, end)

@@ -1,14 +1,15 @@
-"""Scopes: a connection that belongs to a block of code, and who may use it when.
+"""The nodes of a scope: blocks of code on one connection, and whose turn it is.
 
-A scope is a tree of nodes. Its root is what took the connection out of free use: an outermost
-transaction, a hold, or the pin of an open `aiterator()`. Below it stand nested atomic blocks and
-the bridged calls of other tasks. A node has the turn of its parent while it lives, so siblings
-never interleave: saves that are gathered in a transaction run one after another, concurrent
-savepoints nest. A node's own code needs no turn but waits while a child has it.
+A scope is a tree. Its root is what took the connection out of free use: an outermost transaction,
+a hold, or the pin of an open `aiterator()`. Below it stand nested atomic blocks and the bridged
+calls of other tasks. A node has the turn of its parent while it lives, so siblings never
+interleave: saves that are gathered in a transaction run one after another, concurrent savepoints
+nest. A node's own code needs no turn but waits while a child has it.
 
 The current node of every alias is kept in one contextvar, so tasks and threads started inside a
 block see it. It is set back to the previous value, never reset by token: async generators
-change context between steps.
+change context between steps. A generator that is dropped leaves its nodes in its consumer's
+context; they are *abandoned* from that moment on, and the code is outside of them.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from nuages.db.scopes.fair_lock import FairLock, caller_label
 from nuages.exceptions import ScopeDeadlock, ScopeEnded
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base.base import LoopWrapper
-    from nuages.db.pool.pool import Pool
+    from nuages.db.scopes.lease import Lease
+    from nuages.db.scopes.scope import Scope
 
 _EMPTY: Mapping[str, Node] = MappingProxyType({})
 _nodes: ContextVar[Mapping[str, Node]] = ContextVar("nuages.db.nodes", default=_EMPTY)
@@ -64,7 +65,7 @@ test_nodes: dict[str, Node] = {}
 """The roots of the transactions that a running test has open; empty but in tests.
 
 They are not in a context: whatever runs in the process meanwhile works on the test's connection,
-on any loop and in any thread (`testing.py` opens and ends them).
+on any loop and in any thread (`db/testing/` opens and ends them).
 """
 
 
@@ -79,15 +80,33 @@ class Kind(Enum):
     REQUEST = "request"
     """A request's connection with CONNECTION_PER = "request"."""
     PIN = "pin"
-    """An open `aiterator()`: seen by its own task only."""
+    """An open `aiterator()` or `acursor()`: seen by its own task only."""
     TRANSACTION = "transaction"
     SAVEPOINT = "savepoint"
     CALL = "call"
     """A bridged call of a task that found the scope in its context."""
 
 
-def _caller() -> Any:
-    """The running task, or the thread where no loop runs."""
+class State(Enum):
+    """Where a node is in its life."""
+
+    LIVE = "live"
+    """It has its parent's turn."""
+    SUSPENDED = "suspended"
+    """It waits for that turn, or gave it back while it awaits something else (a call does)."""
+    ENDING = "ending"
+    """Sealed: only whoever ends it may still use it."""
+    ENDED = "ended"
+    KILLED = "killed"
+    """Ended, and rolled back, by the end of a block around it."""
+
+
+LIVE, SUSPENDED, ENDING, ENDED, KILLED = State
+_BLOCKS = (Kind.TRANSACTION, Kind.SAVEPOINT)
+
+
+def running_caller() -> Any:
+    """Return the running task, or the thread where no loop runs."""
     loop = asyncio._get_running_loop()
     if loop is None:
         return threading.current_thread()
@@ -100,77 +119,98 @@ class Node:
     __slots__ = (
         "__weakref__",
         "_owner",
+        "abandoned",
         "alias",
         "atomic",
         "chain",
         "depth",
         "doomed",
-        "ended",
-        "forget",
-        "killed",
+        "ender",
+        "generators",
+        "interrupted",
         "kind",
         "label",
-        "live",
         "parent",
-        "pool",
         "previous",
-        "sealed_by",
+        "scope",
+        "state",
         "turns",
-        "wrapper",
     )
 
-    def __init__(
-        self, kind: Kind, wrapper: LoopWrapper, parent: Node | None, chain: object
-    ) -> None:
+    def __init__(self, kind: Kind, scope: Scope, parent: Node | None, chain: object) -> None:
         self.kind = kind
-        self.wrapper = wrapper
-        self.alias: str = wrapper.alias
+        self.scope = scope
+        self.alias: str = scope.wrapper.alias
         self.parent = parent
         self.chain = chain
         """The chain of calls that opened it: whose own code needs no turn."""
         self.previous: Node | None = None
-        self.pool: Pool | None = None
-        """For a root: the pool that the connection is from."""
         self.turns = FairLock()
-        self.ended = False
-        self.killed = False
-        """Whether an outer block ended, and rolled back, while this one was open."""
-        self.sealed_by: Any = None
+        self.state = LIVE
+        self.ender: Any = None
         """The task (or thread) that is ending it, which alone may still use it."""
-        self.live = True
-        """Whether it has its parent's turn (a call gives it back while it awaits elsewhere)."""
+        self.abandoned = False
+        """Whether the async generator that it was opened in was dropped."""
+        self.generators: object = None
+        """What notes that, for as long as it is here."""
         self.atomic: Any = None
         self.depth = (0, 0)
         self.doomed = False
         """Whether it must be rolled back, noted while a block of another task is open in it."""
-        self.forget: Callable[[], object] | None = None
-        """For manual mode: takes it back that its task would end it. On the loop's thread."""
-        self._owner = weakref.ref(_caller())
+        self.interrupted = False
+        """Whether that is since a statement of it was interrupted, which nobody asked for."""
+        self._owner = weakref.ref(running_caller())
         self.label = caller_label()
 
     def __repr__(self) -> str:
-        state = "ended" if self.ended else "live" if self.live else "suspended"
-        return f"<Node {self.kind.value} of {self.alias!r}, {state}, {self.label}>"
+        return f"<Node {self.kind.value} of {self.alias!r}, {self.state.value}, {self.label}>"
 
     @property
-    def owned_by_caller(self) -> bool:
-        """Whether the running task (or thread) is the one that opened this node."""
-        return self._owner() is _caller()
+    def wrapper(self) -> Lease:
+        """The wrapper whose connection the scope owns."""
+        return self.scope.wrapper
 
-    def seal(self) -> None:
-        """Close it to all but the calling task, which is about to end it."""
-        self.sealed_by = _caller()
-        self.wrapper.seals += 1
-        self.turns.refuse_waiting(ScopeEnded(task="a task"))
-
-    def adopt(self) -> None:
-        """Make the running task (or thread) its owner."""
-        self._owner = weakref.ref(_caller())
+    @property
+    def ended(self) -> bool:
+        """Whether it is over."""
+        return self.state is ENDED or self.state is KILLED
 
     @property
     def has_turn(self) -> bool:
         """Whether it goes on: not one that was given a turn and has not woken up yet."""
-        return self.live and not self.ended
+        return self.state is LIVE or self.state is ENDING
+
+    @property
+    def owned_by_caller(self) -> bool:
+        """Whether the running task (or thread) is the one that opened this node."""
+        return self._owner() is running_caller()
+
+    @property
+    def is_closed_to_caller(self) -> bool:
+        """Whether it is over, or somebody else is ending it."""
+        return self.ended or (self.ender is not None and self.ender is not running_caller())
+
+    def abandon(self) -> None:
+        """Note that the generator in which it was opened was dropped: from a finaliser, anywhere.
+
+        Its consumer is outside from now on. Whoever unwinds the generator ends the node.
+        """
+        self.abandoned = True
+
+    def seal(self) -> None:
+        """Close it to all but the calling task, which is about to end it."""
+        self.state, self.ender = ENDING, running_caller()
+        self.scope.seals += 1
+        self.turns.refuse_waiting(ScopeEnded(task="a task"))
+
+    def kill(self) -> None:
+        """Note that a block around it has ended, and with it all that it did."""
+        self.state, self.ender, self.generators = KILLED, None, None
+        self.turns.refuse_waiting(ScopeEnded(task="a task"))
+
+    def adopt(self) -> None:
+        """Make the running task (or thread) its owner."""
+        self._owner = weakref.ref(running_caller())
 
     def wait_for_children(self) -> None:
         """Wait until no child has the turn: before this node's own statements."""
@@ -180,19 +220,19 @@ class Node:
 
     def give_turn_back(self) -> None:
         """Let the parent's next child go on."""
-        if self.live and self.parent is not None:
-            self.live = False
+        if self.state is LIVE and self.parent is not None:
+            self.state = SUSPENDED
             self.parent.turns.release()
 
     def end(self) -> None:
         """End this node. What waits for its turn goes on at the next live node above."""
         if self.ended:
             return
-        self.ended = True
-        self.sealed_by = None
+        had_turn = self.has_turn
+        self.state, self.ender, self.generators = ENDED, None, None
         heir = self.turns.holder
         if (
-            self.live
+            had_turn
             and self.parent is not None
             and isinstance(heir, Node)
             and heir.has_turn
@@ -202,9 +242,10 @@ class Node:
             # place, so that nothing slips in between. A task that outlives a block does not.
             heir.parent = self.parent
             self.parent.turns.holder = heir
-            self.live = False
+            had_turn = False
         self.turns.refuse_waiting(_Requeue())
-        self.give_turn_back()
+        if had_turn and self.parent is not None:
+            self.parent.turns.release()
         leave(self)
 
 
@@ -220,7 +261,11 @@ def current_node(alias: str) -> Node | None:
     """
     node = above = _nodes.get().get(alias)
     while above is not None:
-        if above.ended or above.sealed_by is not None or above.kind is Kind.PIN:
+        if (
+            (above.state is not LIVE and above.state is not SUSPENDED)
+            or above.abandoned
+            or above.kind is Kind.PIN
+        ):
             node = _climb(node)
             break
         above = above.parent
@@ -236,7 +281,7 @@ def _in_test(root: Node) -> Node:
     """Return the node of code that is in no scope while a test has its transaction open."""
     if not root.owned_by_caller:
         root.wrapper.share()
-    blocks = root.wrapper.blocks
+    blocks = root.scope.blocks
     if blocks and root.alias in detached_aliases.get():
         # Outside of the block around it there is nothing but that block's own connection.
         return blocks[-1]
@@ -244,30 +289,49 @@ def _in_test(root: Node) -> Node:
 
 
 def _climb(node: Node | None) -> Node | None:
-    start = node
-    while start is not None:
-        top = node = start
-        step: Node | None = start
-        while step is not None:
-            if step.killed:
-                raise ScopeEnded(task=caller_label())
-            if (
-                step.ended
-                or (step.sealed_by is not None and step.sealed_by is not _caller())
-                or (step.kind is Kind.PIN and not step.owned_by_caller)
-            ):
-                top, node = step, None
-            step = step.parent
-        if node is not None:
+    """Return the innermost node from `node` on that the calling code is in, if any."""
+    while node is not None:
+        barrier = _barrier(node)
+        if barrier is None:
             return node
-        if top.kind is Kind.CALL:
-            start = top.parent
-        elif top.kind in (Kind.PIN, Kind.REQUEST, Kind.TEST) or top.owned_by_caller:
-            start = top.previous
+        if barrier.kind is Kind.CALL:
+            node = barrier.parent
+        elif (
+            barrier.kind in (Kind.PIN, Kind.REQUEST, Kind.TEST)
+            or barrier.abandoned
+            or barrier.owned_by_caller
+        ):
+            node = barrier.previous
         else:
             # A nested block too: the outer one would commit what this block rolled back.
             raise ScopeEnded(task=caller_label())
     return None
+
+
+def _barrier(start: Node) -> Node | None:
+    """Return the outermost node, from `start` upwards, that the calling code is outside of.
+
+    Raises `ScopeEnded` where a block around the caller's cannot commit any more.
+    """
+    barrier = None
+    in_block = False
+    """Whether a block of the path goes on: with its connection, whatever the root becomes."""
+    step: Node | None = start
+    while step is not None:
+        if step.state is KILLED:
+            raise ScopeEnded(task=caller_label())
+        if step.is_closed_to_caller:
+            barrier, in_block = step, False
+        elif step.abandoned and step.kind in _BLOCKS:
+            if in_block:
+                raise ScopeEnded(task=caller_label())
+            barrier = step
+        elif step.abandoned or (step.kind is Kind.PIN and not step.owned_by_caller):
+            barrier = barrier if in_block else step
+        elif step.kind in _BLOCKS:
+            in_block = True
+        step = step.parent
+    return barrier
 
 
 def acquire_turn(node: Node, child: Node) -> None:
@@ -275,16 +339,16 @@ def acquire_turn(node: Node, child: Node) -> None:
 
     Raises `ScopeDeadlock` past NUAGES["SCOPE_TIMEOUT"], `ScopeEnded` where the scope is over.
     """
-    child.live = False
+    child.state = SUSPENDED
     child.parent = _acquire(node, child)
-    child.live = True
+    child.state = LIVE
 
 
 def _acquire(node: Node, child: Node) -> Node:
     timeout = float(setting("SCOPE_TIMEOUT"))
     while True:
         live = live_ancestor(node)
-        seals = live.wrapper.seals
+        seals = live.scope.seals
         try:
             taken = live.turns.acquire(child, timeout)
         except _Requeue:
@@ -294,20 +358,21 @@ def _acquire(node: Node, child: Node) -> Node:
             raise ScopeDeadlock(
                 waiter=child.label, holder=holder.label if holder else "nobody", timeout=timeout
             )
-        if seals != live.wrapper.seals and _is_over(node):
+        if seals != live.scope.seals and is_over(node):
             # Its block began to end between the turn's arrival and now.
             live.turns.release()
             raise ScopeEnded(task=caller_label())
-        if not live.ended and live.live:
+        if live.has_turn:
             return live
         live.turns.release()
 
 
-def _is_over(node: Node | None) -> bool:
-    """Whether a block around the caller has ended, or is being ended by another task."""
+def is_over(node: Node | None) -> bool:
+    """Tell whether a block around the caller, who is in `node`, has ended or is being ended."""
     while node is not None:
-        ended = node.ended and node.kind is not Kind.CALL
-        if ended or (node.sealed_by is not None and node.sealed_by is not _caller()):
+        if node.is_closed_to_caller and not (node.state is ENDED and node.kind is Kind.CALL):
+            return True
+        if node.abandoned and node.kind in _BLOCKS:
             return True
         node = node.parent
     return False
@@ -315,7 +380,7 @@ def _is_over(node: Node | None) -> bool:
 
 def live_ancestor(node: Node) -> Node:
     """Return `node`, or the nearest node above it that has its turn."""
-    while (node.ended or not node.live) and node.parent is not None:
+    while not node.has_turn and node.parent is not None:
         node = node.parent
     if node.ended:
         raise ScopeEnded(task=caller_label())
@@ -356,8 +421,18 @@ def set_node(alias: str, node: Node | None) -> None:
 
 
 def context_node(alias: str) -> Node | None:
-    """The node in the calling context as it stands, ended or not."""
+    """Return the node in the calling context as it stands, ended or not."""
     return _nodes.get().get(alias)
+
+
+def is_in_context(node: Node) -> bool:
+    """Tell whether the calling context is that of code in `node`."""
+    here = context_node(node.alias)
+    while here is not None:
+        if here is node:
+            return True
+        here = here.previous
+    return False
 
 
 def detach(aliases: Iterable[str]) -> dict[str, Node | None]:
@@ -379,7 +454,7 @@ def _no_node() -> None:
 
 
 def nodes_around() -> Iterator[Node]:
-    """The nodes that the calling code is in, ended or not, one an alias; if detached, too."""
+    """Yield the nodes that the calling code is in, or detached from, ended or not."""
     yield from _nodes.get().values()
     for around in detached_aliases.get().values():
         if (node := around()) is not None:

@@ -25,6 +25,7 @@ from django.db.transaction import Atomic
 from nuages.db.pool.pool import Pool, every_pool
 from nuages.db.scopes import tree as _scope
 from nuages.db.scopes.chain import current_chain
+from nuages.db.scopes.scope import Scope
 from nuages.db.scopes.tree import Kind, Node
 from nuages.exceptions import ScopeEnded, TestConnectionLost
 
@@ -71,14 +72,14 @@ def enter(atomic: Atomic, django_enter: Callable[[Atomic], None]) -> bool:
     if not isinstance(wrapper, LoopWrapper):
         return False
     root = _scope.test_nodes.get(alias)
-    if root is None and wrapper.node is not None:
+    if root is None and wrapper.scope is not None:
         return False
     if root is not None and wrapper.closed_in_transaction:
         raise TestConnectionLost(alias=alias, test=_lost.get(alias, "An earlier test"))
     django_enter(atomic)
     if root is None:
         _lost.pop(alias, None)
-        root = wrapper.node = Node(Kind.TEST, wrapper, None, None)
+        root = Scope(wrapper, Kind.TEST, None).root
         _scope.test_nodes[alias] = root
     level = _Level(atomic, len(wrapper.atomic_blocks), len(wrapper.savepoint_ids))
     _levels.setdefault(alias, []).append(level)
@@ -100,7 +101,7 @@ def leave(atomic: Atomic, django_exit: Callable[..., None], exc_info: tuple[Any,
     finally:
         if not levels:
             del _levels[alias], _scope.test_nodes[alias]
-            wrapper.node = None
+            wrapper.scope = None
             root.end()
             wrapper.unshare()
     return True
@@ -108,13 +109,13 @@ def leave(atomic: Atomic, django_exit: Callable[..., None], exc_info: tuple[Any,
 
 def is_ground(wrapper: LoopWrapper) -> bool:
     """Whether the calling code is the test's own thread, outside loops and blocks of others."""
-    node = wrapper.node
+    root = None if wrapper.scope is None else wrapper.scope.root
     return (
-        node is not None
-        and node.kind is Kind.TEST
-        and node.owned_by_caller
+        root is not None
+        and root.kind is Kind.TEST
+        and root.owned_by_caller
         and current_chain() is None
-        and _scope.current_node(wrapper.alias) is node
+        and _scope.current_node(wrapper.alias) is root
     )
 
 
@@ -127,7 +128,7 @@ def at_work() -> list[str]:
 
 
 def _work(root: Node, alias: str) -> list[str]:
-    blocks = root.wrapper.blocks
+    blocks = root.scope.blocks
     found = [f"the atomic block of {block.label} on {alias!r}" for block in blocks]
     holder = root.turns.holder
     if holder is not None and holder not in blocks:
@@ -164,12 +165,12 @@ def close_pools(alias: str) -> None:
 
 def _end_transactions(pool: Pool) -> list[str]:
     found = []
-    for node in list(pool.scopes):
-        if node.kind is Kind.TRANSACTION:
-            found.append(f"the transaction of {node.label} on {node.alias!r}")
-            raw = node.wrapper.connection
-            node.wrapper.end_forgotten("its test ended")
-            node.wrapper.wait_for_end(raw)
+    for scope in list(pool.scopes):
+        if scope.root.kind is Kind.TRANSACTION:
+            found.append(f"the transaction of {scope.root.label} on {scope.root.alias!r}")
+            wrapper, raw = scope.wrapper, scope.wrapper.connection
+            wrapper.end_forgotten("its test ended")
+            wrapper.wait_for_end(raw)
     pool.clear()
     return found
 
@@ -193,12 +194,11 @@ def _end_blocks(root: Node) -> list[str]:
     wrapper = root.wrapper
     level = _levels[root.alias][-1]
     found = _work(root, root.alias)
-    for block in wrapper.blocks:
-        block.killed = block.ended = True
-        block.turns.refuse_waiting(ScopeEnded(task="a task"))
+    for block in root.scope.blocks:
+        block.kill()
     if not found and len(wrapper.atomic_blocks) > level.atomic_blocks:
         found.append(f"an atomic block on {root.alias!r}")
-    wrapper.blocks.clear()
+    root.scope.blocks.clear()
     del wrapper.atomic_blocks[level.atomic_blocks :]
     del wrapper.savepoint_ids[level.savepoint_ids :]
     _scope.set_node(root.alias, None)

@@ -19,7 +19,6 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import Error
@@ -28,19 +27,18 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from nuages.bridge import current_bridge
 from nuages.db import engines
 from nuages.db.backends.base import session_check
-from nuages.db.backends.base.block_state import OwnBlock
+from nuages.db.backends.base.block_state import BlockState
 from nuages.db.backends.base.driver import GiveBack, may_do_io
 from nuages.db.backends.base.leasing import acquire, take_back
 from nuages.db.backends.base.query_log import QueryCapture
 from nuages.db.pool import reconnect
 from nuages.db.pool.options import PoolOptions, check_seconds
 from nuages.db.pool.pool import Pool, Session, logger, on_loop_of
-from nuages.db.scopes import scope as blocks
 from nuages.db.scopes.admission import take_turn
-from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain
-from nuages.db.scopes.fair_lock import caller_label
-from nuages.db.scopes.tree import Kind, Node, current_node, enter
-from nuages.exceptions import ScopeEnded, SyncInCoroutine
+from nuages.db.scopes.chain import Chain, current_chain
+from nuages.db.scopes.scope import Scope, manual_mode
+from nuages.db.scopes.tree import Kind, current_node, enter
+from nuages.exceptions import NotCommitted, SyncInCoroutine
 from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
 
 # Here, since the app that registers the other checks is what it misses.
@@ -66,24 +64,15 @@ else:
     _Base = object
 
 
-class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
+class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
     role: Literal["plain", "lease", "facade"] = "plain"
     session: Session | None = None
-    node: Node | None = None
-    """The root of the scope that this wrapper's connection belongs to."""
-    blocks: list[Node]
-    """The open atomic blocks of the scope, outermost first."""
-    ending: Chain | Thread | None = None
-    """The chain, or else thread, that is ending the scope's block: it needs no turn."""
-    seals = 0
-    """How often a block of this connection began to end: what waited meanwhile looks again."""
-    opening_block = False
-    """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
+    scope: Scope | None = None
+    """What this wrapper's connection belongs to, where that is a block of code."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.blocks = []
         self._cursors: list[weakref.ref[Any]] = []
         super().__init__(*args, **kwargs)
 
@@ -103,11 +92,11 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
             raise
 
     def _connect(self) -> None:
-        if self.node is None:
+        if self.scope is None:
             self._connect_now()
             return
         # A request's or a hold's connection, which several tasks may be the first to use.
-        turn = take_turn(self)
+        turn = take_turn(self, self.scope)
         if turn is not None:
             # In a thread without a chain; so that the statements of connecting need no turn.
             enter(turn)
@@ -129,9 +118,10 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
     def _chain_to_serve(self) -> Chain | None:
         """The caller's chain; in a thread without one, that of who made the scope it is in."""
         chain = current_chain()
-        if chain is not None or self.node is None or asyncio._get_running_loop() is not None:
+        if chain is not None or self.scope is None or asyncio._get_running_loop() is not None:
             return chain
-        return self.node.chain if isinstance(self.node.chain, Chain) else None
+        opener = self.scope.root.chain
+        return opener if isinstance(opener, Chain) else None
 
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
@@ -149,7 +139,7 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
                 self._drop_session()
                 raise
             break
-        if self.node is None:
+        if self.scope is None:
             chain.active.append(self)
 
     def _open(self, session: Session) -> None:
@@ -259,7 +249,7 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
     def is_idle(self) -> bool:
         """Whether the connection could serve somebody else right now."""
         return (
-            self.node is None
+            self.scope is None
             and not self.in_atomic_block
             and self.autocommit
             and not self._has_cursor()
@@ -292,22 +282,16 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
 
     def end_forgotten(self, when: str) -> None:
         """End a scope that nobody is left to end: close its connection, and say so."""
-        node, self.node = self.node, None
-        assert node is not None
+        scope = self.scope
+        assert scope is not None
         logger.warning(
             "Closed a connection of %r that was still in use when %s: a transaction, or a hold, "
             "of %s was not ended. What was not committed is rolled back.",
             self.alias,
             when,
-            node.label,
+            scope.root.label,
         )
-        for block in (node, *self.blocks):
-            block.killed = True
-            block.end()
-        self.blocks.clear()
-        if node.pool is not None:
-            node.pool.scope_ended(node)
-        self.drop_connection()
+        scope.end_forgotten()
 
     def drop_connection(self) -> None:
         """Close the connection without I/O and be as new."""
@@ -327,8 +311,8 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
         A test's connection is closed by the test's own thread only: whoever else is done with
         it would end the test's transaction.
         """
-        node = self.node
-        if node is not None and node.kind is Kind.TEST and not node.owned_by_caller:
+        root = None if self.scope is None else self.scope.root
+        if root is not None and root.kind is Kind.TEST and not root.owned_by_caller:
             return
         super().close()
         self.forget_closed()
@@ -380,6 +364,9 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
     # Transactions
 
     def _commit(self) -> None:
+        if self.connection is None and self.role == "lease":
+            # Django would do nothing, and the block would end as if it had been committed.
+            raise NotCommitted()
         bridge = current_bridge()
         if bridge is None:
             super()._commit()
@@ -411,6 +398,16 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
             self.closed_in_transaction = True
             self.needs_rollback = True
 
+    def note_interruption(self) -> None:
+        """Note that a statement was interrupted: what the caller's block did is not whole."""
+        if not self.in_atomic_block:
+            return
+        self.needs_rollback = True
+        scope = self.scope
+        if scope is not None and scope.blocks and not scope.is_beside_transaction():
+            block = scope.block_around_others() or scope.blocks[-1]
+            block.interrupted = True
+
     def wait_for_end(self, raw: Any) -> None:
         """Block until a connection that was dropped has let its locks go."""
 
@@ -423,7 +420,8 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
         if self.role != "lease":
             self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
             return
-        if autocommit and self.ending is not None:
+        ending = self.scope is not None and self.scope.ending is not None
+        if autocommit and ending:
             if not self.run_commit_hooks_on_set_autocommit_on:
                 # Not committed. Where its end was interrupted, Django has not come to this.
                 self.run_on_commit = []
@@ -434,15 +432,16 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
                 self._end_without_connection()
                 return
         self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
-        if not self.opening_block and self.ending is None:
-            blocks.manual_mode(self, on=not autocommit)
+        if not force_begin_transaction_with_broken_autocommit and not ending:
+            manual_mode(self, on=not autocommit)
 
     def _switch_autocommit(self, autocommit: bool, force_begin: bool) -> None:
         committed = self.run_commit_hooks_on_set_autocommit_on
+        ending = self.scope is not None and self.scope.ending is not None
         try:
             super().set_autocommit(autocommit, force_begin)
         except Error as error:
-            ended = autocommit and (committed or self.ending is not None)
+            ended = autocommit and (committed or ending)
             if not ended or self.autocommit or not self.is_lost(error):
                 raise
             # The transaction has ended before, whether committed or rolled back: only that the
@@ -474,13 +473,14 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
 
     def run_and_clear_commit_hooks(self) -> None:
         """As in Django; the hooks run after the scope, in autocommit."""
-        if self.node is not None and not self.in_atomic_block:
-            if self.node.kind is Kind.TRANSACTION:
-                blocks.leave_scope(self)
-            elif self.blocks:
+        scope = self.scope
+        if scope is not None and not self.in_atomic_block:
+            if scope.root.kind is Kind.TRANSACTION:
+                scope.leave()
+            elif scope.blocks:
                 # In a hold, which goes on.
-                self.blocks.pop().end()
-                self.ending = None
+                scope.ending = None
+                scope.block_ended(scope.blocks[-1])
         bridge = current_bridge()
         if bridge is None:
             super().run_and_clear_commit_hooks()
@@ -503,24 +503,3 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
             node = current_node(self.alias)
             if node is None or node.wrapper is not self:
                 super().validate_thread_sharing()
-
-    def take_turn(self, *, keep: bool = False) -> Node | None:
-        """Wait until the calling code may send a statement (`connections.take_turn`).
-
-        Raises TransactionManagementError where its block was broken while it waited.
-        """
-        was_sound = not self.needs_rollback
-        turn = take_turn(self, keep=keep)
-        if was_sound and self.needs_rollback:
-            if turn is not None:
-                turn.end()
-            self.validate_no_broken_transaction()
-        return turn
-
-    def require_scope(self) -> None:
-        """Raise `ScopeEnded` where the calling code's block has ended: it waited too long."""
-        if self.ending is not None and self.ending is chain_or_thread():
-            return
-        node = current_node(self.alias)
-        if node is None or node.wrapper is not self:
-            raise ScopeEnded(task=caller_label())

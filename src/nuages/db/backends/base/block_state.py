@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuages.db.backends.base.on_commit import call_hook
 from nuages.db.scopes.chain import Chain, chain_or_thread
-from nuages.db.scopes.tree import Kind, Node, current_node
-from nuages.exceptions import ScopeEnded
+from nuages.db.scopes.scope import Scope
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper as _Base
@@ -22,12 +21,10 @@ else:
     _Base = object
 
 
-class OwnBlock(_Base):
+class BlockState(_Base):
     """Mixin: `needs_rollback`, `on_commit` and the like are of the calling code's block."""
 
-    node: Node | None
-    blocks: list[Node]
-    ending: Chain | Thread | None
+    scope: Scope | None
     _needs_rollback = False
     """Of the innermost block; those around it note it on their nodes."""
     _committed_by: Chain | Thread | None = None
@@ -50,16 +47,23 @@ class OwnBlock(_Base):
     @property
     def needs_rollback(self) -> bool:
         """Whether the calling code's innermost block must be rolled back."""
-        if self._is_beside_transaction():
+        scope = self.scope
+        if scope is None:
+            return self._needs_rollback
+        if scope.is_beside_transaction():
             return False
-        block = self._block_around_others()
+        block = scope.block_around_others()
         return self._needs_rollback if block is None else block.doomed
 
     @needs_rollback.setter
     def needs_rollback(self, value: bool) -> None:
-        if self._is_beside_transaction():
+        scope = self.scope
+        if scope is None:
+            self._needs_rollback = value
             return
-        block = self._block_around_others()
+        if scope.is_beside_transaction():
+            return
+        block = scope.block_around_others()
         if block is None:
             self._needs_rollback = value
         else:
@@ -67,39 +71,12 @@ class OwnBlock(_Base):
 
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
         """As in Django; a hook belongs to the caller's block, not to one of another task."""
-        if self._is_beside_transaction():
+        scope = self.scope
+        if scope is not None and scope.is_beside_transaction():
             call_hook(func, robust)
             return
         super().on_commit(func, robust)
-        block = self._block_around_others()
+        block = None if scope is None else scope.block_around_others()
         if block is not None:
             own = set(self.savepoint_ids[: block.depth[1]])
             self.run_on_commit[-1] = (own, *self.run_on_commit[-1][1:])
-
-    def _is_beside_transaction(self) -> bool:
-        """Whether the calling code is in a hold, outside the transaction a task has open in it."""
-        root = self.node
-        if root is None or not self.blocks or root.kind not in (Kind.HOLD, Kind.REQUEST):
-            return False
-        if self.ending is not None and self.ending is chain_or_thread():
-            return False
-        try:
-            return self._own_block() is None
-        except ScopeEnded:
-            return False
-
-    def _block_around_others(self) -> Node | None:
-        """The calling code's block, where another task has a block open within it; else None."""
-        if len(self.blocks) < 2:
-            return None
-        try:
-            block = self._own_block()
-        except ScopeEnded:
-            return None
-        return None if block is self.blocks[-1] else block
-
-    def _own_block(self) -> Node | None:
-        node = current_node(self.alias)
-        while node is not None and node not in self.blocks:
-            node = node.parent
-        return node

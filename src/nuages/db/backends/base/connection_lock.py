@@ -2,54 +2,46 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from nuages.db.scopes.admission import Admission
 from nuages.db.scopes.fair_lock import FairLock
 
 if TYPE_CHECKING:
-    from nuages.db.backends.base.base import LoopWrapper
     from nuages.db.backends.base.driver import RawConnection
 
 
 class ConnectionLock(FairLock):
     """A connection's lock: first the turn in its scope, then the connection itself."""
 
-    __slots__ = ("_connection", "_turn")
+    __slots__ = ("_admission", "_connection")
 
     def __init__(self, connection: RawConnection) -> None:
         super().__init__()
         self._connection = connection
-        self._turn: Any = None
+        self._admission: Admission | None = None
 
     def __enter__(self) -> bool:
         wrapper = self._connection.wrapper
-        if wrapper is None or wrapper.node is None:
-            taken = super().__enter__()
-            self._turn = None
-            return taken
-        seals = wrapper.seals
-        turn = wrapper.take_turn()
+        if wrapper is None or wrapper.scope is None:
+            return super().__enter__()
+        admission = Admission(wrapper, self._connection)
+        admission.take_turn()
         try:
             taken = super().__enter__()
-            if wrapper.seals != seals:
-                self._require_scope(wrapper)
+            try:
+                admission.look_again()
+            except BaseException:
+                super().__exit__()
+                raise
         except BaseException:
-            if turn is not None:
-                turn.end()
+            admission.give_back()
             raise
-        self._turn = turn
+        self._admission = admission
         return taken
 
-    def _require_scope(self, wrapper: LoopWrapper) -> None:
-        """Let the lock go again where the caller's block began to end while this waited."""
-        try:
-            wrapper.require_scope()
-        except BaseException:
-            super().__exit__()
-            raise
-
     def __exit__(self, *exc_info: object) -> None:
-        turn, self._turn = self._turn, None
+        admission, self._admission = self._admission, None
         super().__exit__(*exc_info)
-        if turn is not None:
-            turn.end()
+        if admission is not None:
+            admission.give_back()

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from nuages.db.scopes.tree import Node
+    from nuages.db.scopes.scope import Scope
 
 _EMPTY: Mapping[str, Record] = MappingProxyType({})
 records: ContextVar[Mapping[str, Record]] = ContextVar("nuages.db.records", default=_EMPTY)
@@ -53,7 +53,7 @@ class QueryCapture:
 
     if TYPE_CHECKING:
         role: str
-        node: Node | None
+        scope: Scope | None
         alias: str
         queries_limit: int
         _force_debug_cursor: bool
@@ -61,12 +61,12 @@ class QueryCapture:
         _execute_wrappers: list[Any]
 
     def _record(self) -> Record | None:
-        if self.role == "plain" and self.node is None:
+        if self.role == "plain" and self.scope is None:
             return None
         return record(self.alias)
 
     def _begin_record(self) -> Record | None:
-        if self.role == "plain" and (self.node is None or self.node.owned_by_caller):
+        if self.role == "plain" and (self.scope is None or self.scope.root.owned_by_caller):
             # Of a test's connection only what uses it beside the test's own thread.
             return self._record()
         return begin(self.alias, self.queries_limit)

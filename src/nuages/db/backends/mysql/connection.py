@@ -287,8 +287,8 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def _mark_rolled_back(self, error: Exception) -> None:
         # What follows would be in a transaction of its own, and half of the work lost unseen.
         wrapper = self.wrapper
-        if error.args[0] == ROLLED_BACK and wrapper is not None and wrapper.in_atomic_block:
-            wrapper.needs_rollback = True
+        if error.args[0] == ROLLED_BACK and wrapper is not None:
+            wrapper.note_interruption()
 
     def _execute_command(self, command: int, sql: Any) -> None:
         if self._sock is None:

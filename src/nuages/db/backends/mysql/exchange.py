@@ -122,8 +122,8 @@ class Exchange:
         """
         connection = self._connection
         wrapper = connection.wrapper
-        if wrapper is not None and wrapper.in_atomic_block:
-            wrapper.needs_rollback = True
+        if wrapper is not None:
+            wrapper.note_interruption()
         if self._interruption is not None:
             self._abort(_AGAIN)
         if not (can_go_on and connection.identity):

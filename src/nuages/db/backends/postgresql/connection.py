@@ -243,8 +243,8 @@ class Connection(psycopg.Connection[Any]):
         another connection, so it is repeated while the statement goes on. A second cancellation
         meanwhile only shortens this to closing the socket.
         """
-        if self.wrapper is not None and self.wrapper.in_atomic_block:
-            self.wrapper.needs_rollback = True
+        if self.wrapper is not None:
+            self.wrapper.note_interruption()
         if self.pgconn.status != OK or self.pgconn.transaction_status != ACTIVE:
             return
         limit = float(setting("CANCEL_TIMEOUT"))

@@ -31,9 +31,9 @@ from nuages.bridge import current_bridge
 from nuages.db.backends.base.driver import GiveBack, RawConnection
 from nuages.db.backends.sqlite3.cursor import Cursor, PlainCursor
 from nuages.db.backends.sqlite3.session_state import NotesState
-from nuages.db.backends.sqlite3.use import Use
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.pool.pool import on_loop_of
+from nuages.db.scopes.admission import Admission
 from nuages.db.scopes.fair_lock import FairLock
 
 if TYPE_CHECKING:
@@ -192,15 +192,15 @@ class Connection(NotesState):
         """Run `function` in the worker and wait for it, in turn with the others of a scope."""
         return self._in_turn(functools.partial(self._send, function))
 
-    def _in_turn(self, work: Callable[[Use], Any]) -> Any:
+    def _in_turn(self, work: Callable[[Admission], Any]) -> Any:
         """Call `work` while nothing else of the scope uses the connection.
 
         The turn comes before the file's gate, as it does for a block that begins: where one had
         the turn and another the gate, neither could go on.
         """
         while True:
-            use = Use(self)
-            turn = use.take_turn()
+            use = Admission(self.wrapper, self)
+            use.take_turn(keep=True)
             try:
                 use.look_again()
                 return work(use)
@@ -208,17 +208,16 @@ class Connection(NotesState):
                 # Of this code, which is refused, or one beside it.
                 use.look_again()
             finally:
-                if turn is not None:
-                    turn.end()
+                use.give_back()
 
-    def _send(self, function: Callable[[], Any], use: Use) -> Any:
+    def _send(self, function: Callable[[], Any], use: Admission) -> Any:
         work = functools.partial(self.timed, function)
         if current_bridge() is None:
             # A block may begin to end, in another thread, before the worker hears of this.
             work = functools.partial(self._in_scope, work, use)
         return self._call_worker(work)
 
-    def _in_scope(self, work: Callable[[], Any], use: Use) -> Any:
+    def _in_scope(self, work: Callable[[], Any], use: Admission) -> Any:
         """In the worker: call `work`, unless a block has begun to end since it was told to."""
         if use.block_began_to_end():
             raise _BlockEnded
@@ -239,8 +238,8 @@ class Connection(NotesState):
             raise
         except asyncio.CancelledError:
             self._check_transaction()
-            if wrapper is not None and wrapper.in_atomic_block:
-                wrapper.needs_rollback = True
+            if wrapper is not None:
+                wrapper.note_interruption()
             raise
 
     def patiently(self, function: Callable[[], Any]) -> Any:
@@ -260,14 +259,14 @@ class Connection(NotesState):
         # must not run in autocommit unseen.
         wrapper = self.wrapper
         if wrapper is not None and wrapper.in_atomic_block and self.is_settled():
-            wrapper.needs_rollback = True
+            wrapper.note_interruption()
             self._leave_gate()
 
     def execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
         """Run a statement in the worker, waiting for SQLite's locks where it needs them."""
         self._in_turn(functools.partial(self._execute, query, function))
 
-    def _execute(self, query: str, function: Callable[[], Any], use: Use) -> None:
+    def _execute(self, query: str, function: Callable[[], Any], use: Admission) -> None:
         deadline = time.monotonic() + self.timeout
         self.leave_gate_after_transaction()
         if not self._gate_held and (_BEGIN.match(query) or _WRITE.match(query)):
@@ -328,7 +327,7 @@ class Connection(NotesState):
                 self.interrupt()
             asyncio.get_running_loop().call_later(0.01, self.interrupt_until_done, job)
 
-    def _enter_gate(self, use: Use) -> None:
+    def _enter_gate(self, use: Admission) -> None:
         if self.database is None or self._broken:
             return
         gate = gate_of(self.database)
@@ -351,7 +350,7 @@ class Connection(NotesState):
             raise sqlite3.OperationalError("database is locked")
         self._gate_held = True
 
-    def _until(self, deadline: float, function: Callable[[], Any], use: Use) -> None:
+    def _until(self, deadline: float, function: Callable[[], Any], use: Admission) -> None:
         pause = 0.001
         while True:
             try:

@@ -1,0 +1,61 @@
+"""What scopes ask of the wrapper whose connection they own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+if TYPE_CHECKING:
+    from nuages.db.pool.pool import Session
+    from nuages.db.scopes.scope import Scope
+
+
+class Lease(Protocol):
+    """A wrapper, which has a connection of the pool for as long as it works or a scope owns it."""
+
+    alias: str
+    role: Literal["plain", "lease", "facade"]
+    connection: Any
+    session: Session | None
+    scope: Scope | None
+    """The scope that its connection belongs to."""
+
+    in_atomic_block: bool
+    needs_rollback: bool
+    autocommit: bool
+    atomic_blocks: list[Any]
+    savepoint_ids: list[Any]
+
+    def is_idle(self) -> bool:
+        """Tell whether the connection could serve somebody else right now."""
+
+    def is_waited_for(self) -> bool:
+        """Tell whether others who have a connection wait for what this one does."""
+
+    def release(self) -> None:
+        """Give the connection back to the pool."""
+
+    def drop_connection(self) -> None:
+        """Close the connection without I/O and be as new."""
+
+    def abandon(self) -> None:
+        """Close the connection without I/O, in a transaction that goes on to its failure."""
+
+    def end_forgotten(self, when: str) -> None:
+        """End a scope that nobody is left to end: close its connection, and say so."""
+
+    def wait_for_end(self, raw: Any) -> None:
+        """Block until a connection that was dropped has let its locks go."""
+
+    def forget_closed(self) -> None:
+        """Give up the pool's place of a connection that was closed."""
+
+    closed_in_transaction: bool
+
+    def share(self) -> None:
+        """Prepare a test's connection for others than the test's own thread."""
+
+    def unshare(self) -> None:
+        """Undo `share`."""
+
+    def validate_no_broken_transaction(self) -> None:
+        """Raise TransactionManagementError where the calling code's block is broken."""
