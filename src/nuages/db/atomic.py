@@ -21,7 +21,7 @@ from nuages.db.scopes.admission import Admission, take_turn
 from nuages.db.scopes.chain import current_chain
 from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.scope import Scope, open_scope
-from nuages.db.scopes.tree import Kind, Node, current_node
+from nuages.db.scopes.tree import KILLED, Kind, Node, current_node
 from nuages.db.testing import transactions as testing
 from nuages.exceptions import BlockInterrupted, EnteredElsewhere, OpenBlock, ScopeEnded
 
@@ -125,10 +125,9 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
         return
     scope = node.scope
     outside = tree.context_node(node.alias)
-    refusal = _why_not(node, scope.end_open_children(node)) if exc_info[0] is None else None
-    if exc_info[0] is not None:
-        scope.end_open_children(node)
-    elif refusal is not None:
+    left_open = scope.end_open_children(node)
+    refusal = None
+    if exc_info[0] is None and (refusal := _why_not(node, left_open)) is not None:
         exc_info = (type(refusal), refusal, None)
     if outside is not node:
         # Left in another context than it was entered in (an async generator, a fixture), or
@@ -137,6 +136,9 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     _leave_block(node, atomic, exc_info, outside)
     if refusal is not None:
         raise refusal
+    if exc_info[0] is None and node.state is KILLED and node.kind is Kind.SAVEPOINT:
+        # The block around it began to end while this one did, and rolled it back.
+        raise ScopeEnded(task=node.label)
 
 
 def _why_not(node: Node, left_open: Node | None) -> Exception | None:
