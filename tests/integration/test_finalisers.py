@@ -27,7 +27,7 @@ from psycopg.adapt import Dumper
 from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
 
 from nuages import on_loop
-from nuages.bridge import await_
+from nuages.bridge import await_, tasks
 from nuages.db import aatomic, hold_connection
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import assert_whole, options, the_pool
@@ -85,6 +85,12 @@ def committed() -> set[str]:
         cursor = client.cursor()
         cursor.execute(sql)
         return {name for (name,) in cursor.fetchall()}
+
+
+async def whole() -> None:
+    """See that the pool is, after what is reset in the background."""
+    await tasks.settle(PATIENCE)
+    assert_whole(the_pool())
 
 
 def populate() -> None:
@@ -319,7 +325,7 @@ def test_a_cursor_collected_by_somebody_else(
             assert owner.gone() is None
             owner.go_on.set()
             await task
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     expected = {"owner"} if in_block else set()
@@ -352,7 +358,7 @@ def test_a_cursor_collected_in_a_statement_of_its_own_connection(
     async def main() -> None:
         async with asyncio.timeout(PATIENCE):
             await on_loop(work)()
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {"owner"}
@@ -387,7 +393,7 @@ def test_a_cursor_collected_in_a_bare_thread_or_callback(
         await until(lambda: owner.gone() is None)
         owner.go_on.set()
         await task
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert not _unraisable
@@ -422,7 +428,7 @@ def test_a_sibling_in_the_same_block_collects(
         async with asyncio.timeout(PATIENCE), aatomic():
             await Author.objects.acreate(name="block")
             await asyncio.gather(first(), second())
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {"block"}
@@ -490,7 +496,7 @@ def test_what_a_rolled_back_savepoint_has_closed_is_not_closed_again(
 
     async def main() -> None:
         await on_loop(work)()
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {"outer"}
@@ -586,7 +592,7 @@ def test_a_block_collected_by_somebody_else_is_never_committed(
             await until(lambda: the_pool().stats()["used"] == 0)
             go_on.set()
             await task
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {"after"}
@@ -608,7 +614,7 @@ def test_a_block_collected_in_its_own_statements_is_rolled_back(
     async def main() -> None:
         async with asyncio.timeout(PATIENCE):
             await on_loop(work)()
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {"after"}
@@ -645,7 +651,7 @@ def test_a_nested_block_collected_does_not_take_the_outer_one_with_it_unseen(
                 await on_loop(gc.collect)()
                 go_on.set()
             await task
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {"outer", "outer again"}
@@ -664,7 +670,7 @@ def test_a_nested_block_collected_last_is_rolled_back_by_the_end_of_the_outer_on
     async def main() -> None:
         async with asyncio.timeout(PATIENCE):
             await on_loop(work)()
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {"outer"}
@@ -782,7 +788,7 @@ def test_under_stress_every_answer_is_its_own(
             gc.set_threshold(*before)
             gc.disable()
         gc.collect()
-        assert_whole(the_pool())
+        await whole()
 
     run(main)
     assert committed() == {f"kept {number} {turn}" for number in range(6) for turn in range(rounds)}

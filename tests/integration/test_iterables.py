@@ -64,8 +64,7 @@ KINDS: dict[str, Callable[[], Any]] = {
     "extra": lambda: authors().extra(select={"one": "1"}).values_list("name", "one"),
     "named extra": lambda: authors().extra(select={"one": "1"}).values_list("one", named=True),
     "aggregated": lambda: Book.objects.values("author").annotate(n=Count("pk")).order_by("author"),
-    "union": lambda: authors()
-    .values_list("name")
+    "union": lambda: Author.objects.values_list("name")
     .union(Author.objects.values_list("name"), all=True)
     .order_by("name"),
     "dates": lambda: User.objects.dates("date_joined", "day"),
@@ -115,6 +114,7 @@ def test_left_early_every_kind_lets_go_at_once(
     populate()
 
     async def main() -> None:
+        assert await Author.objects.acount() == MANY
         rows = KINDS[kind]().aiterator(chunk_size=1)
         async for _ in rows:
             break

@@ -6,6 +6,7 @@ take and give the block's turn in its scope and leave the SQL to Django.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,11 +14,18 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
+from nuages.bridge.core import current_bridge
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.routing import Storage
 from nuages.db.scopes import tree as _scope
 from nuages.db.scopes.admission import take_turn
 from nuages.db.scopes.chain import chain_or_thread, current_chain
+from nuages.db.scopes.finalising import (
+    end_abandoned,
+    is_collecting,
+    leave_to_others,
+    may_do_io_here,
+)
 from nuages.db.scopes.scope import end_open_children, leave_scope, open_scope
 from nuages.db.scopes.tree import Kind, Node, context_node, current_node
 from nuages.db.testing import transactions as testing
@@ -97,6 +105,27 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     if node is None:
         django_exit(atomic, *exc_info)
         return
+    if is_collecting() or _is_finalised(node, exc_info[0]):
+        # Rolled back whatever it ends with: nobody hears of what a finaliser commits.
+        closed = GeneratorExit()
+        leave_to_others(
+            node.wrapper, functools.partial(_exit_node, node, atomic, GeneratorExit, closed, None)
+        )
+        return
+    if node.wrapper.abandoned:
+        end_abandoned(node.wrapper)
+    _exit_node(node, atomic, *exc_info)
+
+
+def _is_finalised(node: Node, kind: type[BaseException] | None) -> bool:
+    """Whether a generator is closed where nothing can be awaited, and there is something to be."""
+    if kind is not GeneratorExit or current_bridge() is not None:
+        return False
+    raw = node.wrapper.connection
+    return not may_do_io_here() and raw is not None and raw.is_alive()
+
+
+def _exit_node(node: Node, atomic: Atomic, *exc_info: Any) -> None:
     atomic.__dict__["_nuages_nodes"].remove(node)
     wrapper, alias = node.wrapper, node.alias
     if node.ended:

@@ -23,6 +23,7 @@ from nuages.db.engines import RoutedStorage, foreign_aliases, is_named_ours
 from nuages.db.scopes import tree as _scope
 from nuages.db.scopes.admission import hold_for_request
 from nuages.db.scopes.chain import chain_of, current_chain
+from nuages.db.scopes.finalising import end_abandoned
 from nuages.db.scopes.tree import current_node
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ class Storage(RoutedStorage):
 
     def __getattr__(self, alias: str) -> Any:
         node = current_node(alias)
+        if node is not None and node.wrapper.abandoned:
+            end_abandoned(node.wrapper)
+            node = current_node(alias)
         if node is not None:
             return node.wrapper
         store = self._store()

@@ -19,6 +19,7 @@ from nuages.db.atomic import node_of
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.pool.pool import logger
 from nuages.db.scopes import tree as _scope
+from nuages.db.scopes.finalising import is_collecting, leave_to_others
 from nuages.db.scopes.scope import end_hold, leave_scope, open_scope
 from nuages.db.scopes.tree import Kind, Node, context_node
 from nuages.exceptions import OpenBlock
@@ -80,7 +81,8 @@ class _AsyncAtomic:
         atomic = self._innermost()
         self._entered.remove(atomic)
         if _is_closed_by_hand(exc_type, self._task) and (node := node_of(atomic)) is not None:
-            node.wrapper.abandon()
+            if not is_collecting():
+                node.wrapper.abandon()
             atomic.__exit__(exc_type, exc_value, traceback)
             return
         await on_loop(atomic.__exit__)(exc_type, exc_value, traceback)
@@ -180,8 +182,10 @@ class _Hold:
             return
         if _is_closed_by_hand(exc_info[0], self._task) and self._node is not None:
             node, self._node = self._node, None
-            node.wrapper.abandon()
-            leave_scope(node.wrapper)
+            if is_collecting():
+                leave_to_others(node.wrapper, functools.partial(_drop_hold, node))
+            else:
+                _drop_hold(node)
             return
         await on_loop(self._exit)(exc_info[0] is not None)
 
@@ -192,6 +196,13 @@ class _Hold:
         left_open = end_hold(node.wrapper) if node.wrapper.node is node else None
         if left_open is not None and not failed:
             raise OpenBlock(child=left_open.label)
+
+
+def _drop_hold(node: Node) -> None:
+    """End a hold whose coroutine was closed: nothing can be awaited for it."""
+    if node.wrapper.node is node:
+        node.wrapper.abandon()
+        leave_scope(node.wrapper)
 
 
 def hold_connection(using: str | None = None) -> _Hold:

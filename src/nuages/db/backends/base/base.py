@@ -17,7 +17,7 @@ import _thread
 import asyncio
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
 from typing import TYPE_CHECKING, Any, Literal
@@ -38,6 +38,7 @@ from nuages.db.pool.pool import Pool, Session, logger, on_loop_of
 from nuages.db.scopes import scope as blocks
 from nuages.db.scopes.admission import take_turn
 from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain
+from nuages.db.scopes.finalising import end_abandoned
 from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.tree import Kind, Node, current_node, enter
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
@@ -79,6 +80,8 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
     """The chain, or else thread, that is ending the scope's block: it needs no turn."""
     seals = 0
     """How often a block of this connection began to end: what waited meanwhile looks again."""
+    abandoned: list[Callable[[], None]] | None = None
+    """What ends the blocks that a finaliser has left, the innermost last (`finalising`)."""
     opening_block = False
     """Whether `atomic` is about to begin a transaction (as against `set_autocommit(False)`)."""
 
@@ -509,6 +512,8 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
 
         Raises TransactionManagementError where its block was broken while it waited.
         """
+        if self.abandoned:
+            end_abandoned(self)
         was_sound = not self.needs_rollback
         turn = take_turn(self, keep=keep)
         if was_sound and self.needs_rollback:

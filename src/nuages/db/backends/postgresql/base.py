@@ -6,7 +6,6 @@ needed.
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
 import socket
@@ -42,6 +41,7 @@ from nuages.db.backends.base.session_check import Snapshot
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.db.backends.postgresql.session_state import Noting
 from nuages.db.backends.postgresql.snapshot import snapshot
+from nuages.db.scopes.finalising import may_close
 from nuages.db.pool.pool import on_loop_of
 from nuages.db.pool.reconnect import UNREACHABLE
 from nuages.db.testing.databases import TestDatabases
@@ -103,22 +103,22 @@ class _Tracked(Noting, _NamedCursor):
             raise
 
     def _orphan(self) -> None:
-        """Leave it to the connection's reset or end to close this on the server."""
-        self._conn.orphaned_cursors.add(self.name)
+        """Leave it to the connection to close this on the server: before its next statement."""
+        if self.name in self._conn.open_cursors:
+            self._conn.orphaned_cursors.add(self.name)
         self._closed = True
 
     def close(self) -> None:
         """As psycopg's, with Django's errors: it is what iterating ends with."""
         connection = self._conn
-        bridge = current_bridge()
         wrapper: Any = connection.wrapper
-        errors = nullcontext() if wrapper is None else wrapper.wrap_database_errors
-        if asyncio._get_running_loop() is not None and (
-            bridge is None or bridge.closing or connection.wrapper is None
-        ):
-            # Finalised outside a bridge: no I/O here.
+        if self.closed:
+            return
+        if not may_close(wrapper, busy=connection.lock.locked()):
             self._orphan()
             return
+        bridge = current_bridge()
+        errors = wrapper.wrap_database_errors
         try:
             # Shielded, since a generator that is finalised would swallow a cancellation.
             with errors, nullcontext() if bridge is None else bridge.shield():

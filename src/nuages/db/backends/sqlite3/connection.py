@@ -186,7 +186,7 @@ class Connection(NotesState):
     def later(self, function: Callable[[], Any]) -> None:
         """Run `function` in the worker, unawaited."""
         assert self.worker is not None
-        self.worker.submit(Job(function, None))
+        self.worker.submit(Job(function, None), awaited=False)
 
     def in_worker(self, function: Callable[[], Any]) -> Any:
         """Run `function` in the worker and wait for it, in turn with the others of a scope."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import sqlite3
 from collections import deque
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 from nuages.bridge import current_bridge
+from nuages.db.scopes.finalising import may_close
 
 if TYPE_CHECKING:
     from nuages.db.backends.sqlite3.connection import Connection
@@ -152,8 +152,8 @@ class _WorkerCursor(_CursorBase):
             return  # closed with it; sqlite3 would raise, in place of the error that led here
         if exhausted or connection.runs_here():
             super().close()
-        elif current_bridge() is None and asyncio._get_running_loop() is not None:
-            # Finalised outside a bridge.
+        elif not may_close(connection.wrapper, busy=connection.busy()):
+            # Finalised, perhaps: the worker does it when it comes to it.
             connection.later(super().close)
         elif (bridge := current_bridge()) is None:
             connection.in_worker(super().close)
