@@ -219,8 +219,12 @@ def _in_a_statement() -> None:
         if connection.vendor == "postgresql":
             cursor.execute("SELECT %s::int", [Tripwire()])
         elif connection.vendor == "mysql":
-            raw.decoders = {kind: lambda value: _collect() for kind in raw.decoders}
-            cursor.execute("SELECT 1")
+            usual = raw.decoders
+            raw.decoders = {kind: lambda value: _collect() for kind in usual}
+            try:
+                cursor.execute("SELECT 1")
+            finally:
+                raw.decoders = usual
         else:
             raw.create_function("collect_garbage", 0, _collect)
             cursor.execute("SELECT collect_garbage()")

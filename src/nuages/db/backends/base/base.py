@@ -38,7 +38,6 @@ from nuages.db.pool.pool import Pool, Session, logger, on_loop_of
 from nuages.db.scopes import scope as blocks
 from nuages.db.scopes.admission import take_turn
 from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain
-from nuages.db.scopes.finalising import end_abandoned
 from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.tree import Kind, Node, current_node, enter
 from nuages.exceptions import ScopeEnded, SyncInCoroutine
@@ -512,8 +511,6 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
 
         Raises TransactionManagementError where its block was broken while it waited.
         """
-        if self.abandoned:
-            end_abandoned(self)
         was_sound = not self.needs_rollback
         turn = take_turn(self, keep=keep)
         if was_sound and self.needs_rollback:

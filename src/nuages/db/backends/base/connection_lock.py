@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from nuages.db.scopes.fair_lock import FairLock
+from nuages.db.scopes.finalising import end_abandoned
 
 if TYPE_CHECKING:
     from nuages.db.backends.base.base import LoopWrapper
@@ -23,6 +24,8 @@ class ConnectionLock(FairLock):
 
     def __enter__(self) -> bool:
         wrapper = self._connection.wrapper
+        if wrapper is not None and wrapper.abandoned:
+            end_abandoned(wrapper)
         if wrapper is None or wrapper.node is None:
             taken = super().__enter__()
             self._turn = None

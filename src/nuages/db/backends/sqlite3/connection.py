@@ -35,6 +35,7 @@ from nuages.db.backends.sqlite3.use import Use
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.pool.pool import on_loop_of
 from nuages.db.scopes.fair_lock import FairLock
+from nuages.db.scopes.finalising import end_abandoned
 
 if TYPE_CHECKING:
     from nuages.db.backends.base.base import LoopWrapper
@@ -198,6 +199,9 @@ class Connection(NotesState):
         The turn comes before the file's gate, as it does for a block that begins: where one had
         the turn and another the gate, neither could go on.
         """
+        wrapper = self.wrapper
+        if wrapper is not None and wrapper.abandoned:
+            end_abandoned(wrapper)
         while True:
             use = Use(self)
             turn = use.take_turn()
