@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -40,7 +40,7 @@ from nuages.db.scopes.admission import take_turn
 from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain
 from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.tree import Kind, Node, current_node, enter
-from nuages.exceptions import ScopeEnded, SyncInCoroutine
+from nuages.exceptions import IterationEnded, ScopeEnded, SyncInCoroutine
 from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
 
 # Here, since the app that registers the other checks is what it misses.
@@ -66,6 +66,10 @@ else:
     _Base = object
 
 
+def _refuse_rows(*args: Any) -> NoReturn:
+    raise IterationEnded()
+
+
 class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
@@ -87,6 +91,7 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self.blocks = []
         self._cursors: list[weakref.ref[Any]] = []
+        self._iterations: weakref.WeakSet[Any] = weakref.WeakSet()
         super().__init__(*args, **kwargs)
 
     def pool_options(self) -> PoolOptions:
@@ -236,7 +241,21 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
         made = super().chunked_cursor()
         if self._cursors and self._cursors[-1]() is made.cursor:
             self._cursors.pop()  # it executes once
+        if self.role == "lease":
+            self._iterations.add(made)
         return made
+
+    def _end_iterations(self) -> None:
+        """At give-back: whoever goes on with an `iterator()` is told why it cannot."""
+        for made in tuple(self._iterations):
+            if self.has_rows_left(made.cursor):
+                made.fetchmany = _refuse_rows
+                self.close_cursor(made.cursor)
+        self._iterations.clear()
+
+    def has_rows_left(self, cursor: Any) -> bool:
+        """Whether an open cursor has rows that only the connection can give."""
+        return False
 
     def _has_cursor(self) -> bool:
         """Whether somebody has a cursor that may execute yet, and would on this connection."""
@@ -275,6 +294,8 @@ class LoopWrapper(QueryCapture, OwnBlock, engines.OwnEngine, _Base):
     def release(self) -> None:
         """Give the lease's connection back to the pool, reset or closed where need be."""
         session, raw = self.session, self.connection
+        if self._iterations:
+            self._end_iterations()
         self.session = self.connection = None
         self._forget_transaction()
         cursors, self._cursors = self._cursors, []

@@ -99,10 +99,10 @@ class _Tracked(Noting, _NamedCursor):
             raise
         except BaseException:
             # Cancelled. Django closes what failed with an Exception only.
-            self._orphan()
+            self.orphan()
             raise
 
-    def _orphan(self) -> None:
+    def orphan(self) -> None:
         """Leave it to the connection to close this on the server: before its next statement."""
         if self.name in self._conn.open_cursors:
             self._conn.orphaned_cursors.add(self.name)
@@ -115,7 +115,7 @@ class _Tracked(Noting, _NamedCursor):
         if self.closed:
             return
         if not may_close(wrapper, busy=connection.lock.locked()):
-            self._orphan()
+            self.orphan()
             return
         bridge = current_bridge()
         errors = wrapper.wrap_database_errors
@@ -125,7 +125,7 @@ class _Tracked(Noting, _NamedCursor):
                 super().close()
         except BaseException:
             # The connection is lost, say.
-            self._orphan()
+            self.orphan()
             raise
         connection.open_cursors.discard(self.name)
 
@@ -240,9 +240,16 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """Whether what `create_cursor()` has made was not closed."""
         return not cursor.closed
 
+    def has_rows_left(self, cursor: Any) -> bool:
+        """Whether it is open on the server."""
+        return isinstance(cursor, _Tracked) and not cursor.closed
+
     def close_cursor(self, cursor: Any) -> None:
         """Close it without I/O, as psycopg's own `close()` of a client-side cursor."""
-        cursor.close()
+        if isinstance(cursor, _Tracked):
+            cursor.orphan()
+        else:
+            cursor.close()
 
     def snapshot(self) -> Snapshot:
         """Ask the server what is set in the session."""

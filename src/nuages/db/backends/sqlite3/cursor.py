@@ -39,9 +39,17 @@ class _WorkerCursor(_CursorBase):
         """Whether it was not closed."""
         return not self._closed
 
+    def has_rows_left(self) -> bool:
+        """Whether rows are left that the worker has not read yet."""
+        return not (self._closed or self._exhausted)
+
     def forget(self) -> None:
         """Close it without I/O: its connection goes to somebody else."""
         self._closed = True
+        if not self._exhausted and not self.connection.runs_here():
+            # The worker lets the statement go before the next user's.
+            self._forget_rows(exhausted=True)
+            self.connection.later(super().close)
 
     def _require_open(self) -> None:
         if self._closed:
