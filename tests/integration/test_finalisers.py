@@ -51,7 +51,7 @@ def _no_collection_by_itself() -> Iterator[None]:
 
 
 @pytest.fixture
-def _unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Collect what finalisers raise, which nobody could handle."""
     seen: list[Any] = []
     monkeypatch.setattr("sys.unraisablehook", seen.append)
@@ -308,7 +308,7 @@ class _Owner:
 def test_a_cursor_collected_by_somebody_else(
     database: str,
     run: Run,
-    _unraisable: list[Any],
+    unraisable: list[Any],
     thing: Callable[[], Any],
     place: Callable[[], None],
     in_block: bool,
@@ -338,7 +338,7 @@ def test_a_cursor_collected_by_somebody_else(
     if not (database == "sqlite" and in_block):
         expected |= {f"beside {how}"}
     assert committed() == expected
-    assert not _unraisable
+    assert not unraisable
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda one: one.__name__.strip("_"))
@@ -346,7 +346,7 @@ def test_a_cursor_collected_by_somebody_else(
 def test_a_cursor_collected_in_a_statement_of_its_own_connection(
     database: str,
     run: Run,
-    _unraisable: list[Any],
+    unraisable: list[Any],
     thing: Callable[[], Any],
     place: Callable[[], None],
 ) -> None:
@@ -368,12 +368,12 @@ def test_a_cursor_collected_in_a_statement_of_its_own_connection(
 
     run(main)
     assert committed() == {"owner"}
-    assert not _unraisable
+    assert not unraisable
 
 
 @pytest.mark.parametrize("thing", THINGS, ids=lambda one: one.__name__.strip("_"))
 def test_a_cursor_collected_in_a_bare_thread_or_callback(
-    database: str, run: Run, _unraisable: list[Any], thing: Callable[[], Any]
+    database: str, run: Run, unraisable: list[Any], thing: Callable[[], Any]
 ) -> None:
     """No bridge and no chain there: a thread of nobody's, and a callback of the loop."""
     populate()
@@ -402,12 +402,12 @@ def test_a_cursor_collected_in_a_bare_thread_or_callback(
         await whole()
 
     run(main)
-    assert not _unraisable
+    assert not unraisable
 
 
 @pytest.mark.parametrize("thing", BUFFERED, ids=lambda one: one.__name__.strip("_"))
 def test_a_sibling_in_the_same_block_collects(
-    database: str, run: Run, _unraisable: list[Any], thing: Callable[[], Any]
+    database: str, run: Run, unraisable: list[Any], thing: Callable[[], Any]
 ) -> None:
     """One task has the turn in a nested block and waits for the one whose statement collects."""
     populate()
@@ -438,7 +438,7 @@ def test_a_sibling_in_the_same_block_collects(
 
     run(main)
     assert committed() == {"block"}
-    assert not _unraisable
+    assert not unraisable
 
 
 @pytest.mark.parametrize("thing", THINGS, ids=lambda one: one.__name__.strip("_"))
@@ -527,7 +527,7 @@ def test_explicit_close_by_the_owner_is_a_real_one(postgresql: dict[str, Any], r
 
 @pytest.mark.parametrize("thing", BUFFERED, ids=lambda one: one.__name__.strip("_"))
 def test_outside_loops_another_thread_or_statement_may_collect(
-    database: str, _unraisable: list[Any], thing: Callable[[], Any]
+    database: str, unraisable: list[Any], thing: Callable[[], Any]
 ) -> None:
     """A command's or WSGI's connection is a thread's own."""
     populate()
@@ -541,7 +541,7 @@ def test_outside_loops_another_thread_or_statement_may_collect(
         assert gone() is None
         tagged()
     tagged()
-    assert not _unraisable
+    assert not unraisable
 
 
 # Blocks
@@ -563,7 +563,7 @@ def _block(name: str = "lost") -> Any:
 def test_a_block_collected_by_somebody_else_is_never_committed(
     database: str,
     run: Run,
-    _unraisable: list[Any],
+    unraisable: list[Any],
     place: Callable[[], None],
     how: str,
 ) -> None:
@@ -602,12 +602,12 @@ def test_a_block_collected_by_somebody_else_is_never_committed(
 
     run(main)
     assert committed() == {"after"}
-    assert not _unraisable
+    assert not unraisable
 
 
 @pytest.mark.parametrize("place", PLACES, ids=lambda one: one.__name__.strip("_"))
 def test_a_block_collected_in_its_own_statements_is_rolled_back(
-    database: str, run: Run, _unraisable: list[Any], place: Callable[[], None]
+    database: str, run: Run, unraisable: list[Any], place: Callable[[], None]
 ) -> None:
     def work() -> None:
         gone = abandon(_block())
@@ -624,12 +624,12 @@ def test_a_block_collected_in_its_own_statements_is_rolled_back(
 
     run(main)
     assert committed() == {"after"}
-    assert not _unraisable
+    assert not unraisable
 
 
 @pytest.mark.parametrize("elsewhere", [True, False], ids=["elsewhere", "here"])
 def test_a_nested_block_collected_does_not_take_the_outer_one_with_it_unseen(
-    database: str, run: Run, _unraisable: list[Any], elsewhere: bool
+    database: str, run: Run, unraisable: list[Any], elsewhere: bool
 ) -> None:
     """The owner rolls back to the savepoint before its next statement."""
 
@@ -661,11 +661,11 @@ def test_a_nested_block_collected_does_not_take_the_outer_one_with_it_unseen(
 
     run(main)
     assert committed() == {"outer", "outer again"}
-    assert not _unraisable
+    assert not unraisable
 
 
 def test_a_nested_block_collected_last_is_rolled_back_by_the_end_of_the_outer_one(
-    database: str, run: Run, _unraisable: list[Any]
+    database: str, run: Run, unraisable: list[Any]
 ) -> None:
     def work() -> None:
         with transaction.atomic():
@@ -680,15 +680,13 @@ def test_a_nested_block_collected_last_is_rolled_back_by_the_end_of_the_outer_on
 
     run(main)
     assert committed() == {"outer"}
-    assert not _unraisable
+    assert not unraisable
 
 
 # What is kept in a context
 
 
-def test_an_execute_wrapper_collected_elsewhere_takes_only_itself(
-    database: str, run: Run
-) -> None:
+def test_an_execute_wrapper_collected_elsewhere_takes_only_itself(database: str, run: Run) -> None:
     def wrapped(seen: list[str]) -> Any:
         def note(execute: Any, sql: Any, *args: Any) -> Any:
             seen.append(sql)
@@ -764,7 +762,7 @@ def test_a_capture_collected_elsewhere_ends_nobody_elses(database: str, run: Run
 
 @pytest.mark.both_loops
 def test_under_stress_every_answer_is_its_own(
-    database: str, run: Run, _unraisable: list[Any]
+    database: str, run: Run, unraisable: list[Any]
 ) -> None:
     """Collections at every allocation, in tasks and threads that abandon what they opened."""
     options(max_size=4)
@@ -797,5 +795,7 @@ def test_under_stress_every_answer_is_its_own(
         await whole()
 
     run(main)
-    assert committed() == {f"kept {number} {turn}" for number in range(6) for turn in range(rounds)}
-    assert not _unraisable
+    assert committed() == {
+        f"kept {number} {turn}" for number in range(6) for turn in range(rounds)
+    }
+    assert not unraisable

@@ -65,9 +65,11 @@ KINDS: dict[str, Callable[[], Any]] = {
     "extra": lambda: authors().extra(select={"one": "1"}).values_list("name", "one"),
     "named extra": lambda: authors().extra(select={"one": "1"}).values_list("one", named=True),
     "aggregated": lambda: Book.objects.values("author").annotate(n=Count("pk")).order_by("author"),
-    "union": lambda: Author.objects.values_list("name")
-    .union(Author.objects.values_list("name"), all=True)
-    .order_by("name"),
+    "union": lambda: (
+        Author.objects.values_list("name")
+        .union(Author.objects.values_list("name"), all=True)
+        .order_by("name")
+    ),
     "dates": lambda: User.objects.dates("date_joined", "day"),
     "datetimes": lambda: User.objects.datetimes("date_joined", "hour"),
     "distinct": lambda: authors().values_list("mentor").distinct(),
@@ -102,7 +104,9 @@ def test_every_kind_gives_what_the_sync_one_gives(
         assert [type(one) for one in found] == [type(one) for one in expected]
         assert [one async for one in KINDS[kind]()] == expected
         async with aatomic():
-            assert [one async for one in KINDS[kind]().aiterator(chunk_size=chunk_size)] == expected
+            assert [
+                one async for one in KINDS[kind]().aiterator(chunk_size=chunk_size)
+            ] == expected
         assert_whole(the_pool())
 
     run(main)

@@ -3,13 +3,13 @@
 The garbage collector runs finalisers (the `finally` of an abandoned generator, say) in any task
 and any thread, in the middle of any statement, of the same connection too. Waiting there would
 wait for the very code that is interrupted, and a greenlet that switched there would let others in
-between two steps of what is no place to stop. So `may_close()` says no; a cursor is orphaned, to be
-closed before its connection's next statement or at its give-back, and a block is put on its
+between two steps of what is no place to stop. So `may_close()` says no; a cursor is orphaned, to
+be closed before its connection's next statement or at its give-back, and a block is put on its
 wrapper's list of what was abandoned, to be rolled back by the next code in its scope, or by the
 pool's loop if none comes.
 
-Python tells of a collection by `gc.callbacks`. An object whose last reference goes elsewhere than in
-a collection is finalised by the code that let it go, at a place like any other: there it counts
+Python tells of a collection by `gc.callbacks`. An object that dies outside a collection is
+finalised by the code that let its last reference go, at a place like any other: there it counts
 whose the connection is, and whether it is free.
 """
 
@@ -119,6 +119,8 @@ def end_abandoned(wrapper: LoopWrapper) -> None:
     try:
         while ends:
             ends.pop()()
-    finally:
-        if ends:
-            wrapper.abandoned = [*ends, *(wrapper.abandoned or [])]
+    except BaseException:
+        # Cancelled, say: the next one goes on, or the pool's loop.
+        for end in ends:
+            leave_to_others(wrapper, end)
+        raise

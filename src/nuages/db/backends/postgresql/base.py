@@ -6,6 +6,7 @@ needed.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import socket
@@ -41,9 +42,9 @@ from nuages.db.backends.base.session_check import Snapshot
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.db.backends.postgresql.session_state import Noting
 from nuages.db.backends.postgresql.snapshot import snapshot
-from nuages.db.scopes.finalising import may_close
 from nuages.db.pool.pool import on_loop_of
 from nuages.db.pool.reconnect import UNREACHABLE
+from nuages.db.scopes.finalising import may_close
 from nuages.db.testing.databases import TestDatabases
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
