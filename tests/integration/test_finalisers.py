@@ -318,8 +318,9 @@ def test_a_cursor_collected_by_somebody_else(
 
     async def main() -> None:
         owner = _Owner(thing, in_block=in_block)
-        if database == "sqlite" and in_block:
-            # One writer at a time: it only reads beside.
+        if database != "postgresql" and in_block:
+            # SQLite has one writer at a time, and InnoDB locks the gaps around deleted names of
+            # the test before: it only reads beside.
             beside = on_loop(place) if how == "task" else sync_to_async(place)
         else:
             beside = lambda: _collect_in(place, how)  # noqa: E731
@@ -335,7 +336,7 @@ def test_a_cursor_collected_by_somebody_else(
 
     run(main)
     expected = {"owner"} if in_block else set()
-    if not (database == "sqlite" and in_block):
+    if database == "postgresql" or not in_block:
         expected |= {f"beside {how}"}
     assert committed() == expected
     assert not unraisable
@@ -773,9 +774,9 @@ def test_under_stress_every_answer_is_its_own(
         for turn in range(rounds):
             with transaction.atomic():
                 Author.objects.create(name=f"kept {number} {turn}")
-                abandon(THINGS[turn % len(THINGS)]())
+                abandon(BUFFERED[turn % len(BUFFERED)]())
                 tagged()
-            abandon(THINGS[(turn + 1) % len(THINGS)]())
+            abandon(BUFFERED[(turn + 1) % len(BUFFERED)]())
             tagged()
 
     async def main() -> None:
