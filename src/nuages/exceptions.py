@@ -172,6 +172,17 @@ class NotCommitted(NuagesError, OperationalError):
     code = "nuages.not-committed"
 
 
+class IterationEnded(NuagesError, InterfaceError):
+    """
+    An iterator() was continued after the call that began it had ended: its rows are in a cursor
+    of that call's connection, which went back to the pool. That is so where each step is a call
+    of its own, `await sync_to_async(next)(rows)`. Use `async for row in queryset.aiterator()`, or
+    run the whole loop in one function that sync_to_async() or on_loop() calls.
+    """
+
+    code = "nuages.iteration-ended"
+
+
 class ScopeDeadlock(NuagesError, TransactionManagementError):
     """
     {waiter} waited {timeout:g} s for its turn on the connection of the transaction it is in,

@@ -6,6 +6,7 @@ take and give the block's turn in its scope and leave the SQL to Django.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic
 
+from nuages.bridge.core import current_bridge
 from nuages.bridge.generators import Generators, when_dropped
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.routing import Storage
@@ -20,6 +22,12 @@ from nuages.db.scopes import tree
 from nuages.db.scopes.admission import Admission, take_turn
 from nuages.db.scopes.chain import current_chain
 from nuages.db.scopes.fair_lock import caller_label
+from nuages.db.scopes.finalising import (
+    end_left,
+    is_collecting,
+    leave_to_others,
+    may_do_io_here,
+)
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import KILLED, Kind, Node, current_node
 from nuages.db.testing import transactions as testing
@@ -116,6 +124,27 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     if node is None:
         django_exit(atomic, *exc_info)
         return
+    if is_collecting() or _is_finalised(node, exc_info[0]):
+        # Rolled back whatever it ends with: nobody hears of what a finaliser commits.
+        closed = GeneratorExit()
+        leave_to_others(
+            node.scope, functools.partial(_exit_node, node, atomic, GeneratorExit, closed, None)
+        )
+        return
+    if node.scope.unended:
+        end_left(node.scope)
+    _exit_node(node, atomic, *exc_info)
+
+
+def _is_finalised(node: Node, kind: type[BaseException] | None) -> bool:
+    """Whether a generator is closed where nothing can be awaited, and there is something to be."""
+    if kind is not GeneratorExit or current_bridge() is not None:
+        return False
+    raw = node.wrapper.connection
+    return not may_do_io_here() and raw is not None and raw.is_alive()
+
+
+def _exit_node(node: Node, atomic: Atomic, *exc_info: Any) -> None:
     atomic.__dict__["_nuages_nodes"].remove(node)
     if node.ended:
         # An outer block ended first and rolled this one back.

@@ -22,6 +22,7 @@ from nuages.bridge import current_bridge
 from nuages.db.engines import RoutedStorage, foreign_aliases, is_named_ours
 from nuages.db.scopes import tree as _scope
 from nuages.db.scopes.chain import chain_of, current_chain
+from nuages.db.scopes.finalising import end_left
 from nuages.db.scopes.scope import hold_for_request
 from nuages.db.scopes.tree import current_node
 
@@ -64,6 +65,9 @@ class Storage(RoutedStorage):
 
     def __getattr__(self, alias: str) -> Any:
         node = current_node(alias)
+        if node is not None and node.scope.unended:
+            end_left(node.scope)
+            node = current_node(alias)
         if node is not None:
             return node.wrapper
         store = self._store()

@@ -21,6 +21,7 @@ from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.pool.pool import logger
 from nuages.db.scopes import tree
 from nuages.db.scopes.fair_lock import caller_label
+from nuages.db.scopes.finalising import is_collecting, leave_to_others
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind, context_node
 from nuages.exceptions import EnteredElsewhere, OpenBlock
@@ -83,7 +84,8 @@ class _AsyncAtomic:
         atomic = self._innermost()
         self._entered.remove(atomic)
         if _is_closed_by_hand(exc_type, self._task) and (node := node_of(atomic)) is not None:
-            node.wrapper.abandon()
+            if not is_collecting():
+                node.wrapper.abandon()
             atomic.__exit__(exc_type, exc_value, traceback)
             return
         await on_loop(atomic.__exit__)(exc_type, exc_value, traceback)
@@ -185,10 +187,10 @@ class _Hold:
         failed = exc_info[0] is not None
         if _is_closed_by_hand(exc_info[0], self._task):
             self._scope = None
-            if scope.wrapper.scope is scope:
-                if not scope.blocks:
-                    scope.wrapper.abandon()
-                scope.let_go()
+            if is_collecting():
+                leave_to_others(scope, functools.partial(_drop_hold, scope))
+            else:
+                _drop_hold(scope)
             return
         await on_loop(self._exit)(failed=failed, elsewhere=not tree.is_in_context(scope.root))
 
@@ -203,6 +205,14 @@ class _Hold:
             raise OpenBlock(child=left_open.label)
         if elsewhere:
             raise EnteredElsewhere(opener=scope.root.label, caller=caller_label())
+
+
+def _drop_hold(scope: Scope) -> None:
+    """End a hold whose coroutine was closed: nothing can be awaited for it."""
+    if scope.wrapper.scope is scope:
+        if not scope.blocks:
+            scope.wrapper.abandon()
+        scope.let_go()
 
 
 def hold_connection(using: str | None = None) -> _Hold:

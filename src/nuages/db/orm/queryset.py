@@ -102,17 +102,30 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
 
 async def iterate(self: Any) -> AsyncGenerator[Any, None]:
     """Iterate asynchronously over one of Django's iterables, a chunk in each bridged call."""
-    rows: Iterator[Any] = iter(self)
+    # Not yet: some iterables, values_list()'s among them, query in `__iter__` already.
+    rows: Iterator[Any] | None = None
     pin = _Pin(self.queryset.db) if self.chunked_fetch else None
+
+    def next_rows() -> list[Any]:
+        nonlocal rows
+        if rows is None:
+            rows = iter(self)
+        return list(itertools.islice(rows, self.chunk_size))
 
     def next_slice() -> list[Any]:
         if pin is None:
-            return list(itertools.islice(rows, self.chunk_size))
-        found: list[Any] = pin.run(lambda: list(itertools.islice(rows, self.chunk_size)))
+            return next_rows()
+        found: list[Any] = pin.run(next_rows)
         return found
 
+    def close_rows() -> None:
+        nonlocal rows
+        last, rows = rows, None
+        if (close_them := getattr(last, "close", None)) is not None:
+            close_them()
+        # What is no generator, a `map()` say, closes its cursor as it goes: here.
+
     def close() -> None:
-        close_rows = getattr(rows, "close", lambda: None)
         if pin is None:
             close_rows()
         else:

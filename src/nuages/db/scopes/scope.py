@@ -43,6 +43,7 @@ class Scope:
         "pool",
         "root",
         "seals",
+        "unended",
         "wrapper",
     )
 
@@ -54,6 +55,8 @@ class Scope:
         """The chain, or else thread, that is ending a block: it needs no turn."""
         self.seals = 0
         """How often a block began to end."""
+        self.unended: list[Callable[[], None]] = []
+        """What ends the blocks that a finaliser has left, the innermost last (`finalising.py`)."""
         self.left = False
         """Whether the last block to end ends the scope: what began it is over."""
         self.pool: Pool | None = None

@@ -19,7 +19,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -38,7 +38,7 @@ from nuages.db.scopes.admission import take_turn
 from nuages.db.scopes.chain import Chain, current_chain
 from nuages.db.scopes.scope import Scope, manual_mode
 from nuages.db.scopes.tree import Kind, current_node, enter
-from nuages.exceptions import NotCommitted, SyncInCoroutine
+from nuages.exceptions import IterationEnded, NotCommitted, SyncInCoroutine
 from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
 
 # Here, since the app that registers the other checks is what it misses.
@@ -64,6 +64,10 @@ else:
     _Base = object
 
 
+def _refuse_rows(*args: Any) -> NoReturn:
+    raise IterationEnded()
+
+
 class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
@@ -74,6 +78,7 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._cursors: list[weakref.ref[Any]] = []
+        self._iterations: weakref.WeakSet[Any] = weakref.WeakSet()
         super().__init__(*args, **kwargs)
 
     def pool_options(self) -> PoolOptions:
@@ -224,7 +229,21 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
         made = super().chunked_cursor()
         if self._cursors and self._cursors[-1]() is made.cursor:
             self._cursors.pop()  # it executes once
+        if self.role == "lease":
+            self._iterations.add(made)
         return made
+
+    def _end_iterations(self) -> None:
+        """At give-back: whoever goes on with an `iterator()` is told why it cannot."""
+        for made in tuple(self._iterations):
+            if self.has_rows_left(made.cursor):
+                made.fetchmany = _refuse_rows
+                self.close_cursor(made.cursor)
+        self._iterations.clear()
+
+    def has_rows_left(self, cursor: Any) -> bool:
+        """Whether an open cursor has rows that only the connection can give."""
+        return False
 
     def _has_cursor(self) -> bool:
         """Whether somebody has a cursor that may execute yet, and would on this connection."""
@@ -263,6 +282,8 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
     def release(self) -> None:
         """Give the lease's connection back to the pool, reset or closed where need be."""
         session, raw = self.session, self.connection
+        if self._iterations:
+            self._end_iterations()
         self.session = self.connection = None
         self._forget_transaction()
         cursors, self._cursors = self._cursors, []

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from nuages.db.scopes.admission import Admission
 from nuages.db.scopes.fair_lock import FairLock
+from nuages.db.scopes.finalising import end_left
 
 if TYPE_CHECKING:
     from nuages.db.backends.base.driver import RawConnection
@@ -23,8 +24,11 @@ class ConnectionLock(FairLock):
 
     def __enter__(self) -> bool:
         wrapper = self._connection.wrapper
-        if wrapper is None or wrapper.scope is None:
+        scope = None if wrapper is None else wrapper.scope
+        if scope is None:
             return super().__enter__()
+        if scope.unended:
+            end_left(scope)
         admission = Admission(wrapper, self._connection)
         admission.take_turn()
         try:

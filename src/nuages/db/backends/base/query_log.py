@@ -15,6 +15,8 @@ from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from nuages.db.scopes.finalising import is_collecting
+
 if TYPE_CHECKING:
     from nuages.db.scopes.scope import Scope
 
@@ -46,6 +48,13 @@ def begin(alias: str, limit: int | None) -> Record:
         found = Record(limit)
         records.set({**current, alias: found})
     return found
+
+
+def _remove_last(wrappers: list[Any], wrapper: Any) -> None:
+    for index in range(len(wrappers) - 1, -1, -1):
+        if wrappers[index] is wrapper:
+            del wrappers[index]
+            return
 
 
 class QueryCapture:
@@ -89,6 +98,8 @@ class QueryCapture:
 
     @force_debug_cursor.setter
     def force_debug_cursor(self, value: bool) -> None:
+        if is_collecting():
+            return  # of an abandoned capture: the context here is somebody else's
         record = self._begin_record()
         if record is None:
             self._force_debug_cursor = value
@@ -114,4 +125,5 @@ class QueryCapture:
         try:
             yield
         finally:
-            wrappers.pop()
+            # Not the last one, which is another's where the garbage collector comes here late.
+            _remove_last(wrappers, wrapper)

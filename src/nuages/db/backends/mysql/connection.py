@@ -483,7 +483,10 @@ class Connection(connections.Connection):  # type: ignore[misc]
 
     def is_idle(self) -> bool:
         """Whether nothing is under way: no statement, transaction or unbuffered result."""
-        return not (self.in_transaction() or self.lock.locked() or self.has_more())
+        if self.in_transaction() or self.lock.locked():
+            return False
+        # What a finaliser has left keeps nobody waiting: the connection is closed then.
+        return not self.has_more() or self.abandoned is self._result
 
     def is_settled(self) -> bool:
         """Whether it is in no transaction."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import struct
 from typing import TYPE_CHECKING, Any
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pymysql.connections import MySQLResult  # type: ignore[import-untyped]
 from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
 
-from nuages.bridge import current_bridge
+from nuages.db.scopes.finalising import may_close
 
 if TYPE_CHECKING:
     from nuages.db.backends.mysql.connection import Connection
@@ -52,34 +51,43 @@ class Result(MySQLResult):  # type: ignore[misc]
 
 
 class _Tracked(_Unbuffered):
-    """Unbuffered cursor mixin: what is left to read when it goes is read when it may be."""
+    """Cursor mixin: what is left to read when it goes is read when it may be."""
 
     def close(self) -> None:
         connection, result = self.connection, self._result
         if connection is None:
             return
-        unread = result is not None and result is connection._result and result.unbuffered_active
-        if unread:
-            bridge = current_bridge()
-            if asyncio._get_running_loop() is not None and (
-                bridge is None or bridge.closing or connection.wrapper is None
-            ):
-                self.__del__()
+        if (
+            result is not None
+            and result is connection._result
+            and (result.unbuffered_active or result.has_next)
+        ):
+            if not may_close(connection.wrapper, busy=connection.lock.locked()):
+                self._leave()
                 return
-            with connection.exchange:
-                result._finish_unbuffered_query()
+            if result.unbuffered_active:
+                with connection.exchange:
+                    result._finish_unbuffered_query()
         super().close()
 
-    def __del__(self) -> None:
-        # The rest is read before the next statement, or the connection closed at its give-back.
+    def _leave(self) -> None:
+        """Leave it to the connection's next statement to read the rest, or to its give-back."""
         if self.connection is not None and self._result is not None:
             self.connection.abandoned = self._result
         self.connection = None
 
 
+class _TrackedUnbuffered(_Tracked):
+    """Unbuffered cursor mixin: PyMySQL would read what is left wherever it is finalised."""
+
+    def __del__(self) -> None:
+        self._leave()
+
+
 @functools.cache
 def tracked(kind: type[Any]) -> type[Any]:
-    """Return a subclass of an unbuffered cursor class that never reads where it must not."""
-    if not issubclass(kind, SSCursor) or issubclass(kind, _Tracked):
+    """Return a subclass of a cursor class that never reads where it must not."""
+    if issubclass(kind, _Tracked):
         return kind
-    return type(kind.__name__, (_Tracked, kind), {"__module__": kind.__module__})
+    mixin = _TrackedUnbuffered if issubclass(kind, SSCursor) else _Tracked
+    return type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})

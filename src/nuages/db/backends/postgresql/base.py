@@ -44,6 +44,7 @@ from nuages.db.backends.postgresql.session_state import Noting
 from nuages.db.backends.postgresql.snapshot import snapshot
 from nuages.db.pool.pool import on_loop_of
 from nuages.db.pool.reconnect import UNREACHABLE
+from nuages.db.scopes.finalising import may_close
 from nuages.db.testing.databases import TestDatabases
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
@@ -99,33 +100,33 @@ class _Tracked(Noting, _NamedCursor):
             raise
         except BaseException:
             # Cancelled. Django closes what failed with an Exception only.
-            self._orphan()
+            self.orphan()
             raise
 
-    def _orphan(self) -> None:
-        """Leave it to the connection's reset or end to close this on the server."""
-        self._conn.orphaned_cursors.add(self.name)
+    def orphan(self) -> None:
+        """Leave it to the connection to close this on the server: before its next statement."""
+        if self.name in self._conn.open_cursors:
+            self._conn.orphaned_cursors.add(self.name)
         self._closed = True
 
     def close(self) -> None:
         """As psycopg's, with Django's errors: it is what iterating ends with."""
         connection = self._conn
-        bridge = current_bridge()
         wrapper: Any = connection.wrapper
-        errors = nullcontext() if wrapper is None else wrapper.wrap_database_errors
-        if asyncio._get_running_loop() is not None and (
-            bridge is None or bridge.closing or connection.wrapper is None
-        ):
-            # Finalised outside a bridge: no I/O here.
-            self._orphan()
+        if self.closed:
             return
+        if not may_close(wrapper, busy=connection.lock.locked()):
+            self.orphan()
+            return
+        bridge = current_bridge()
+        errors = wrapper.wrap_database_errors
         try:
             # Shielded, since a generator that is finalised would swallow a cancellation.
             with errors, nullcontext() if bridge is None else bridge.shield():
                 super().close()
         except BaseException:
             # The connection is lost, say.
-            self._orphan()
+            self.orphan()
             raise
         connection.open_cursors.discard(self.name)
 
@@ -240,9 +241,16 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         """Whether what `create_cursor()` has made was not closed."""
         return not cursor.closed
 
+    def has_rows_left(self, cursor: Any) -> bool:
+        """Whether it is open on the server."""
+        return isinstance(cursor, _Tracked) and not cursor.closed
+
     def close_cursor(self, cursor: Any) -> None:
         """Close it without I/O, as psycopg's own `close()` of a client-side cursor."""
-        cursor.close()
+        if isinstance(cursor, _Tracked):
+            cursor.orphan()
+        else:
+            cursor.close()
 
     def snapshot(self) -> Snapshot:
         """Ask the server what is set in the session."""

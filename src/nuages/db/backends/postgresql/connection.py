@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import psycopg
 from psycopg import errors as e
-from psycopg import pq, waiting
+from psycopg import pq, sql, waiting
 
 from nuages.bridge import Bridge, current_bridge
 from nuages.conf import setting
@@ -358,7 +358,29 @@ class Connection(psycopg.Connection[Any]):
         else:
             # Of a cursor that `cursor()` did not make.
             self.maybe_state = True
+        if self.orphaned_cursors and self._pipeline is None:
+            return self._start_without_orphans()
         return super()._start_query()
+
+    def _start_without_orphans(self) -> Generator[Any, Any, None]:
+        yield from self._close_orphans()
+        yield from super()._start_query()
+
+    def _close_orphans(self) -> Generator[Any, Any, None]:
+        """Close on the server what finalisers have left, and what is there yet."""
+        if self.pgconn.transaction_status not in (IDLE, pq.TransactionStatus.INTRANS):
+            return
+        # A copy, since a finaliser may come in between.
+        orphans = self.orphaned_cursors.copy()
+        found = yield from self._exec_command(b"SELECT name FROM pg_catalog.pg_cursors")
+        assert found is not None
+        encoding = self.pgconn._encoding
+        for row in range(found.ntuples):
+            name = (found.get_value(row, 0) or b"").decode(encoding)
+            if name in orphans:
+                yield from self._exec_command(sql.SQL("CLOSE {}").format(sql.Identifier(name)))
+        self.open_cursors -= orphans
+        self.orphaned_cursors -= orphans
 
     def note(self, trace: Trace, query: bytes) -> None:
         """Note what the statement `query` leaves in the session."""

@@ -158,6 +158,10 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         """Whether what `create_cursor()` has made was not closed."""
         return bool(cursor.is_open())
 
+    def has_rows_left(self, cursor: Any) -> bool:
+        """Whether rows are left that the worker has not read yet."""
+        return bool(cursor.has_rows_left())
+
     def close_cursor(self, cursor: Any) -> None:
         """Close it without I/O."""
         cursor.forget()

@@ -35,6 +35,7 @@ from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.pool.pool import on_loop_of
 from nuages.db.scopes.admission import Admission
 from nuages.db.scopes.fair_lock import FairLock
+from nuages.db.scopes.finalising import end_left
 
 if TYPE_CHECKING:
     from nuages.db.backends.base.base import LoopWrapper
@@ -186,7 +187,7 @@ class Connection(NotesState):
     def later(self, function: Callable[[], Any]) -> None:
         """Run `function` in the worker, unawaited."""
         assert self.worker is not None
-        self.worker.submit(Job(function, None))
+        self.worker.submit(Job(function, None), awaited=False)
 
     def in_worker(self, function: Callable[[], Any]) -> Any:
         """Run `function` in the worker and wait for it, in turn with the others of a scope."""
@@ -198,6 +199,9 @@ class Connection(NotesState):
         The turn comes before the file's gate, as it does for a block that begins: where one had
         the turn and another the gate, neither could go on.
         """
+        wrapper = self.wrapper
+        if wrapper is not None and wrapper.scope is not None and wrapper.scope.unended:
+            end_left(wrapper.scope)
         while True:
             use = Admission(self.wrapper, self)
             use.take_turn(keep=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import sqlite3
 from collections import deque
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
 
 from nuages.bridge import current_bridge
+from nuages.db.scopes.finalising import may_close
 
 if TYPE_CHECKING:
     from nuages.db.backends.sqlite3.connection import Connection
@@ -39,9 +39,17 @@ class _WorkerCursor(_CursorBase):
         """Whether it was not closed."""
         return not self._closed
 
+    def has_rows_left(self) -> bool:
+        """Whether rows are left that the worker has not read yet."""
+        return not (self._closed or self._exhausted)
+
     def forget(self) -> None:
         """Close it without I/O: its connection goes to somebody else."""
         self._closed = True
+        if not self._exhausted and not self.connection.runs_here():
+            # The worker lets the statement go before the next user's.
+            self._forget_rows(exhausted=True)
+            self.connection.later(super().close)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -152,8 +160,8 @@ class _WorkerCursor(_CursorBase):
             return  # closed with it; sqlite3 would raise, in place of the error that led here
         if exhausted or connection.runs_here():
             super().close()
-        elif current_bridge() is None and asyncio._get_running_loop() is not None:
-            # Finalised outside a bridge.
+        elif not may_close(connection.wrapper, busy=connection.busy()):
+            # Finalised, perhaps: the worker does it when it comes to it.
             connection.later(super().close)
         elif (bridge := current_bridge()) is None:
             connection.in_worker(super().close)

@@ -118,7 +118,8 @@ class Worker:
         # Added to by whoever submits, taken from by the worker: each is one atomic step.
         self._jobs: set[Job] = set()
         self._stopped = False
-        self._mutex = threading.Lock()
+        # Reentrant, since a finaliser may submit something in between.
+        self._mutex = threading.RLock()
 
     def _work(self) -> None:
         while (job := self._queue.get()) is not None:
@@ -135,13 +136,17 @@ class Worker:
         """Whether the calling thread is this worker."""
         return threading.get_ident() == self._thread.ident
 
-    def submit(self, job: Job) -> None:
-        """Queue a job; raises what sqlite3 raises on a closed connection."""
+    def submit(self, job: Job, *, awaited: bool = True) -> None:
+        """Queue a job; raises what sqlite3 raises on a closed connection.
+
+        One that is not `awaited` does not make it busy: it is done before whatever comes next.
+        """
         with self._mutex:
             if self._stopped:
                 # Nobody would run it, and whoever waits would wait for ever.
                 raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
-            self._jobs.add(job)
+            if awaited:
+                self._jobs.add(job)
             self._queue.put(job)
 
     def stop(self) -> None:
