@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Container, Coroutine, Generator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,7 +32,7 @@ class Cut:
     def __init__(
         self,
         coroutine: Coroutine[Any, Any, Any],
-        at: range,
+        at: Container[int],
         timing: Timing,
         then: Callable[[], object] = lambda: None,
     ) -> None:

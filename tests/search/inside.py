@@ -1,0 +1,57 @@
+"""What is left in the process when a program is over."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+from nuages.bridge import _bridges
+from nuages.db.pool import open_pools
+from tests.integration.sweep_tools import settled
+
+PAUSE = 0.11
+"""Seconds between two looks, longer than MariaDB's copy of its transactions lives."""
+
+
+async def look(seconds: float) -> list[str]:
+    """Wait until pools are idle and nothing else is left; return what is left after `seconds`."""
+    try:
+        async with asyncio.timeout(seconds):
+            await settled()
+    except (AssertionError, TimeoutError) as error:
+        return [f"left behind: {error or _tasks()}"]
+    return [
+        f"the pool of {pool.alias!r} is not idle: {pool.stats()}"
+        for pool in open_pools()
+        if pool.stats()["used"] or pool.stats()["waiting"] or pool.scopes or pool.parked
+    ]
+
+
+def _tasks() -> str:
+    return f"tasks {asyncio.all_tasks() - {asyncio.current_task()}}"
+
+
+async def until_gone(judge: Any, alias: str, seconds: float) -> list[str]:
+    """Wait until nothing is in a transaction; return what is after `seconds`."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        await asyncio.sleep(PAUSE)
+        found = judge.open_transactions()
+        if not found:
+            return []
+        if asyncio.get_running_loop().time() > deadline:
+            return [f"in a transaction on {alias!r}: {found}"]
+
+
+def dump_tasks() -> None:
+    """Write every task's stack, and those of the bridges."""
+    print("The program hangs. Its tasks:", file=sys.stderr)
+    for task in asyncio.all_tasks():
+        task.print_stack(file=sys.stderr)
+    for bridge in _bridges.values():
+        print("A bridge waits at:", file=sys.stderr)
+        for frame in bridge.frames():
+            code = frame.f_code
+            print(f"  {code.co_filename}:{frame.f_lineno} {code.co_name}", file=sys.stderr)
+    sys.stderr.flush()

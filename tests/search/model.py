@@ -1,0 +1,118 @@
+"""The errors that a statement may raise where it stands; any other one is a fault.
+
+| error | where it may come |
+|---|---|
+| `Planned`, `HookFailed` | where the program raises them |
+| `CancelledError` | in what is cancelled, and in tasks of a group whose sibling failed |
+| `IntegrityError` | from a write that is made to violate a constraint |
+| `ScopeEnded` | in tasks and threads that may outlive their block; of a program that drops a generator with a transaction in it |
+| `OpenBlock` | from a block in which such tasks or threads ran, or that was opened in a cursor's or hold's block and left after it |
+| Django's `TransactionManagementError`, a `DatabaseError` | in a block in which something failed and was swallowed |
+| `PoolTimeout` | where the program may use more connections at once than the pool has |
+| `OutcomeUnknown` | where a cancellation comes while a COMMIT is awaited |
+| `RuntimeError` about `durable` | from a durable block in another one |
+| a statement that was cancelled on the server | in a thread whose task was cancelled |
+| "database is locked" | on SQLite, by a cursor that is open while others write |
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from django.db import DatabaseError, IntegrityError, OperationalError
+from django.db.transaction import TransactionManagementError
+
+from nuages.exceptions import (
+    NuagesError,
+    OpenBlock,
+    OutcomeUnknown,
+    PoolTimeout,
+    ScopeEnded,
+)
+from tests.search.program import Node, Program
+
+if TYPE_CHECKING:
+    from tests.search.running import Frame
+
+HOLDERS = {
+    *("spawn", "gather", "group", "thread", "off_loop", "detached", "iterate", "iterate_sync"),
+    *("cut", "hold", "acursor", "crossed", "hook"),
+}
+"""Kinds beside which another statement may need a connection."""
+BY_HOOK = "raised by a hook on purpose"
+DURABLE = "A durable atomic block cannot be nested"
+
+
+class Planned(Exception):
+    """What a program raises on purpose."""
+
+
+class HookFailed(Exception):
+    """What a hook raises on purpose: its block is committed."""
+
+
+def says_committed(error: BaseException) -> bool:
+    """Tell by the error that a hook raised that the block it comes out of is committed.
+
+    A database's own error says the opposite (docs/faults.md), so it must be one with a code.
+    """
+    return isinstance(error, NuagesError) and "is committed" in str(error)
+
+
+def most_connections(program: Program) -> int:
+    """How many connections of an alias it may use at once, at most."""
+    return 1 + sum(max(len(n.body), 1) for n in program.walk() if n.kind in HOLDERS)
+
+
+def is_expected(error: BaseException, node: Node, frame: Frame) -> bool:
+    """Decide whether `node` may raise `error` in `frame`."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(
+            getattr(each, "search_has_seen", False) or is_expected(each, node, frame)
+            for each in error.exceptions
+        )
+    if isinstance(error, (Planned, HookFailed, GeneratorExit)):
+        return True
+    if isinstance(error, asyncio.CancelledError):
+        return frame.cancelled
+    return _is_expected_database_error(error, node, frame)
+
+
+def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) -> bool:
+    blocks = list(frame.blocks.values())
+    program = frame.run.program
+    if isinstance(error, PoolTimeout):
+        return program.pool < most_connections(program)
+    if isinstance(error, OutcomeUnknown):
+        return frame.cancelled
+    if isinstance(error, ScopeEnded):
+        return frame.late or frame.run.tainted
+    if isinstance(error, OpenBlock):
+        return node.kind == "crossed" or frame.run.tainted or node.kind in frame.run.shared_kinds
+    if node.kind == "hook" and node.args["alias"] not in frame.blocks and BY_HOOK in str(error):
+        return True
+    if node.kind in ("atomic", "crossed", "manual") and says_committed(error):
+        return True
+    if node.kind == "violate" and isinstance(error, IntegrityError):
+        return True
+    if node.kind == "atomic" and DURABLE in str(error):
+        return node.args["alias"] in frame.blocks
+    if node.args.get("how") == "other_task" and isinstance(error, TransactionManagementError):
+        return True
+    if any(block.is_troubled for block in blocks) and isinstance(error, DatabaseError):
+        return not isinstance(error, NuagesError)
+    if any(block.is_troubled for block in blocks) and isinstance(
+        error, TransactionManagementError
+    ):
+        return True
+    if isinstance(error, OperationalError) and not isinstance(error, NuagesError):
+        if frame.cancelled and frame.place == "thread":
+            return True
+        return program.vendor == "sqlite" and "locked" in str(error) and _may_be_locked(program)
+    return False
+
+
+def _may_be_locked(program: Program) -> bool:
+    """Whether it writes with one connection while another has a cursor open."""
+    return bool(program.kinds() & {"iterate", "iterate_sync", "acursor"})
