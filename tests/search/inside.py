@@ -6,8 +6,8 @@ import asyncio
 import sys
 from typing import Any
 
-from nuages.bridge import _bridges
-from nuages.db.pool import open_pools
+from nuages.bridge.core import _bridges
+from nuages.db.pool.pool import open_pools
 from tests.integration.sweep_tools import settled
 
 PAUSE = 0.11

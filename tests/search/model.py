@@ -109,7 +109,7 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
     if isinstance(error, OperationalError) and not isinstance(error, NuagesError):
         if frame.cancelled and frame.place == "thread":
             return True
-        return program.vendor == "sqlite" and "locked" in str(error) and _may_be_locked(program)
+        return False
     return False
 
 

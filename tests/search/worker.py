@@ -1,7 +1,8 @@
 """`python -m tests.search.worker`: runs the programs that it reads, and says what was wrong.
 
 Each line of its input is a program, a range of seeds, or nothing any more; each line of its output
-is one of its answers, as JSON: `begin` with the seed of a program, `end` with its faults, `ready`.
+is one of its answers, as JSON: `begin` with the seed of a program, `end` with its faults, `ready`. Where a
+program leaves something behind it ends; a new one takes its place.
 A process that ends before it has said `end` has crashed or hangs in the program it began, and its
 error output has every thread's stack, or every task's.
 """
@@ -112,8 +113,11 @@ def run_batch(programs: list[Any], judges: dict[str, Any]) -> None:
         for program in programs:
             say(begin=program.seed)
             begin = time.monotonic()
-            faults = await run_one(program, judges)
-            say(end=program.seed, faults=faults, seconds=time.monotonic() - begin)
+            faults, left = await run_one(program, judges)
+            say(end=program.seed, faults=faults + left, seconds=time.monotonic() - begin)
+            if left:
+                # It would hit the next program.
+                os._exit(0)
 
     with asyncio.Runner(loop_factory=_factory(first.loop)) as runner:
         runner.run(main())
@@ -133,8 +137,8 @@ def _factory(name: str) -> Any:
     return eager
 
 
-async def run_one(program: Any, judges: dict[str, Any]) -> list[str]:
-    """Run a program and judge it; return what is wrong. What hangs ends the process."""
+async def run_one(program: Any, judges: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Run a program and judge it; return what is wrong, and what is left. A hang ends the process."""
     from tests.search import inside
     from tests.search.running import Run, run_program, tell
 
@@ -166,11 +170,11 @@ async def run_one(program: Any, judges: dict[str, Any]) -> list[str]:
         gc.set_threshold(*thresholds)
     wrong = await inside.look(QUIET)
     for alias, judge in judges.items():
-        if isinstance(open_now := judge.open_transactions(), list) and open_now:
+        if judge.open_transactions():
             wrong += await inside.until_gone(judge, alias, QUIET)
     present = {alias: judge.tags(program.seed) for alias, judge in judges.items()}
     faulthandler.cancel_dump_traceback_later()
-    return [*run.faults, *run.journal.judge(present), *wrong, *unhandled]
+    return [*run.faults, *run.journal.judge(present), *unhandled], wrong
 
 
 if __name__ == "__main__":

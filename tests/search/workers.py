@@ -40,8 +40,7 @@ class Result:
 def signature(fault: str) -> str:
     """Leave out of a fault what differs from one run to the next."""
     text = fault.partition("\n")[0].partition(" <- ")[0]
-    raised = text.partition(") raised ")
-    text = f"raised {raised[2]}" if raised[1] else text
+    text = re.sub(r"^.*? raised (?=\w+: )", "raised ", text)
     text = re.sub(r"0x[0-9a-f]+|Task-\d+|\d+", "N", text)
     return re.sub(r"'(default|other|N:N)'|\[[\d, TrueFals]*\]", "X", text)[:160]
 
@@ -72,14 +71,21 @@ class Worker:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.write(json.dumps(command).encode() + b"\n")
+        begun = True
         while line := await process.stdout.readline():
             answer = json.loads(line)
             if "ready" in answer:
                 return
-            if "end" in answer:
+            begun = "begin" in answer
+            if begun:
+                seed = answer["begin"]
+            else:
                 yield Result(seed, tuple(answer["faults"]))
-            seed = answer.get("begin", seed)
         self._process = None
+        if not begun:
+            # Its last program left something behind, so it made room for a new one.
+            await process.wait()
+            return
         yield Result(seed, (await self._last_words(process),))
 
     async def _start(self) -> asyncio.subprocess.Process:

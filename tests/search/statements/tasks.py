@@ -26,6 +26,8 @@ async def cut(node: Node, frame: Frame) -> Any:
     """Cancel the body at some of its waits, and swallow the cancellations outside."""
     task = asyncio.current_task()
     assert task is not None
+    for block in frame.blocks.values():
+        block.trouble()
     body = run_async(node.body, replace(frame, cancelled=True))
     cutting = Cut(body, frozenset(node.args["at"]), node.args["timing"])
     before = task.cancelling()
