@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock audit streams sweep faults soak backfill django-suite bench \
+.PHONY: help demo test lint format lock audit streams sweep faults soak search backfill django-suite bench \
 	logins cache-bench clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
@@ -19,6 +19,8 @@ POINTS ?= 0
 LIMIT ?= 300
 # How long `make soak` loads its server; empty: 200,000 requests and ten minutes at least.
 MINUTES ?=
+# How many programs `make search` tries.
+PROGRAMS ?= 50000
 # For `make django-suite`: postgresql, sqlite or mysql; test modules of Django, all by default; 1
 # runs stock Django anew.
 DB ?= sqlite
@@ -35,6 +37,7 @@ help: ## Show this list
 	@echo
 	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=3 (test),"
 	@echo "  POINTS=5 (sweep), LIMIT=300 (faults), MINUTES=2 (soak),"
+	@echo "  PROGRAMS=50000 (search),"
 	@echo "  DB=postgresql|sqlite|mysql MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
 demo: ## Install, migrate, load sample data, serve on http://127.0.0.1:8000
@@ -90,6 +93,10 @@ backfill: ## Change a million rows in batches, killed half-way, and print what i
 soak: ## Load a server with mixed requests, leavings and faults; MINUTES=2 for a short run
 	@scripts/env dev
 	.venv/bin/python -m tests.soak $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
+
+search: ## Try random programs, judged from outside; ARGS="--database sqlite", or --seed 123
+	@scripts/env dev
+	.venv/bin/python -m tests.search --programs $(PROGRAMS) $(ARGS)
 
 django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 	@scripts/env dev

@@ -127,15 +127,17 @@ def _on_alias(kind: str) -> Make:
     return lambda maker, spot: Node(kind, {"alias": maker.alias(spot)})
 
 
+def _lock(maker: _Maker, spot: Spot) -> Node:
+    return Node("lock", {"alias": max(spot.blocks)})
+
+
 def _plain(kind: str) -> Make:
     return lambda maker, spot: Node(kind)
 
 
 def _around(kind: str, place: Place | None = None) -> Make:
     """A kind with a body and nothing else."""
-    return lambda maker, spot: Node(
-        kind, {}, maker.body(replace(spot, place=place or spot.place))
-    )
+    return lambda maker, spot: Node(kind, {}, maker.body(replace(spot, place=place or spot.place)))
 
 
 def _atomic(maker: _Maker, spot: Spot) -> Node:
@@ -266,7 +268,7 @@ RULES: dict[str, Rule] = {
     "raise": Rule(EVERYWHERE, 3, _plain("raise"), lambda m, s: s.depth > 0),
     "return": Rule(EVERYWHERE, 2, _plain("return"), lambda m, s: s.depth > 0),
     "violate": Rule(EVERYWHERE, 1, _on_alias("violate")),
-    "lock": Rule(EVERYWHERE, 2, _on_alias("lock"), lambda m, s: bool(s.blocks) and not s.manual),
+    "lock": Rule(EVERYWHERE, 2, _lock, lambda m, s: bool(s.blocks) and not s.manual),
     "hook": Rule(EVERYWHERE, 6, _hook, lambda m, s: not s.manual),
     "hold": Rule(ASYNC, 4, _hold("hold")),
     "acursor": Rule(ASYNC, 4, _hold("acursor")),

@@ -15,12 +15,21 @@ PAUSE = 0.11
 
 
 async def look(seconds: float) -> list[str]:
-    """Wait until pools are idle and nothing else is left; return what is left after `seconds`."""
+    """Wait until nothing is left and pools are idle; return what is left after `seconds`."""
     try:
         async with asyncio.timeout(seconds):
             await settled()
     except (AssertionError, TimeoutError) as error:
         return [f"left behind: {error or _tasks()}"]
+    deadline = asyncio.get_running_loop().time() + seconds
+    while busy := _busy_pools():
+        if asyncio.get_running_loop().time() > deadline:
+            return busy
+        await asyncio.sleep(PAUSE)
+    return []
+
+
+def _busy_pools() -> list[str]:
     return [
         f"the pool of {pool.alias!r} is not idle: {pool.stats()}"
         for pool in open_pools()

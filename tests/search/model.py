@@ -1,18 +1,18 @@
 """The errors that a statement may raise where it stands; any other one is a fault.
 
-| error | where it may come |
-|---|---|
-| `Planned`, `HookFailed` | where the program raises them |
-| `CancelledError` | in what is cancelled, and in tasks of a group whose sibling failed |
-| `IntegrityError` | from a write that is made to violate a constraint |
-| `ScopeEnded` | in tasks and threads that may outlive their block; of a program that drops a generator with a transaction in it |
-| `OpenBlock` | from a block in which such tasks or threads ran, or that was opened in a cursor's or hold's block and left after it |
-| Django's `TransactionManagementError`, a `DatabaseError` | in a block in which something failed and was swallowed |
-| `PoolTimeout` | where the program may use more connections at once than the pool has |
-| `OutcomeUnknown` | where a cancellation comes while a COMMIT is awaited |
-| `RuntimeError` about `durable` | from a durable block in another one |
-| a statement that was cancelled on the server | in a thread whose task was cancelled |
-| "database is locked" | on SQLite, by a cursor that is open while others write |
+- `Planned` and `HookFailed`: where the program raises them.
+- `CancelledError`: in what is cancelled, and in tasks of a group whose sibling failed.
+- `IntegrityError`: from a write that is made to violate a constraint.
+- `ScopeEnded`: in tasks and threads that may outlive their block, and in a program that drops a
+  generator with a transaction in it.
+- `OpenBlock`: from a block in which such tasks or threads ran, and from one that was opened in the
+  block of a cursor or hold and left after it.
+- Django's `TransactionManagementError`, a `DatabaseError`: in a block in which something failed and
+  was swallowed; the first also in a program that drops a generator with a transaction in it.
+- `PoolTimeout`: where the program may use more connections at once than the pool has.
+- `OutcomeUnknown`: where a cancellation comes while a COMMIT is awaited.
+- `RuntimeError` about `durable`: from a durable block in another one.
+- an `OperationalError`: in a thread whose task was cancelled, and with it the statement.
 """
 
 from __future__ import annotations
@@ -80,7 +80,6 @@ def is_expected(error: BaseException, node: Node, frame: Frame) -> bool:
 
 
 def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) -> bool:
-    blocks = list(frame.blocks.values())
     program = frame.run.program
     if isinstance(error, PoolTimeout):
         return program.pool < most_connections(program)
@@ -100,19 +99,11 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
         return node.args["alias"] in frame.blocks
     if node.args.get("how") == "other_task" and isinstance(error, TransactionManagementError):
         return True
-    if any(block.is_troubled for block in blocks) and isinstance(error, DatabaseError):
-        return not isinstance(error, NuagesError)
-    if any(block.is_troubled for block in blocks) and isinstance(
-        error, TransactionManagementError
-    ):
+    troubled = any(block.is_troubled for block in frame.blocks.values())
+    if isinstance(error, TransactionManagementError) and (troubled or frame.run.tainted):
         return True
-    if isinstance(error, OperationalError) and not isinstance(error, NuagesError):
-        if frame.cancelled and frame.place == "thread":
-            return True
+    if isinstance(error, NuagesError):
         return False
-    return False
-
-
-def _may_be_locked(program: Program) -> bool:
-    """Whether it writes with one connection while another has a cursor open."""
-    return bool(program.kinds() & {"iterate", "iterate_sync", "acursor"})
+    if isinstance(error, DatabaseError) and troubled:
+        return True
+    return isinstance(error, OperationalError) and frame.cancelled and frame.place == "thread"

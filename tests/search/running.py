@@ -168,7 +168,7 @@ async def run_task(body: Iterable[Node], frame: Frame) -> None:
 
 
 async def run_program(run: Run) -> None:
-    """Run a program to its end: its tasks and threads are over, and what it dropped is collected."""
+    """Run a program until its tasks and threads are over and what it dropped is collected."""
     import tests.search.statements  # noqa: F401 - registers them
 
     frame = Frame(run, "coroutine")

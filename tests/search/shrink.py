@@ -1,4 +1,4 @@
-"""Makes a program that fails smaller, for as long as it fails in the same way (delta debugging)."""
+"""Makes a program that fails smaller while it fails in the same way (delta debugging)."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def is_valid(body: Body, place: Place) -> bool:
 
 def _bodies(body: Body) -> Iterator[Body]:
     """Without a statement, with its body in its place, or with something less in it."""
-    for number, node in enumerate(body):
+    for number in range(len(body)):
         yield (*body[:number], *body[number + 1 :])
     for number, node in enumerate(body):
         before, after = body[:number], body[number + 1 :]

@@ -1,8 +1,8 @@
 """`python -m tests.search.worker`: runs the programs that it reads, and says what was wrong.
 
 Each line of its input is a program, a range of seeds, or nothing any more; each line of its output
-is one of its answers, as JSON: `begin` with the seed of a program, `end` with its faults, `ready`. Where a
-program leaves something behind it ends; a new one takes its place.
+is one of its answers, as JSON: `begin` with the seed of a program, `end` with its faults, `ready`.
+Where a program leaves something behind it ends; a new one takes its place.
 A process that ends before it has said `end` has crashed or hangs in the program it began, and its
 error output has every thread's stack, or every task's.
 """
@@ -138,7 +138,10 @@ def _factory(name: str) -> Any:
 
 
 async def run_one(program: Any, judges: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """Run a program and judge it; return what is wrong, and what is left. A hang ends the process."""
+    """Run a program and judge it; return what is wrong, and what is left of it.
+
+    A program that hangs ends the process.
+    """
     from tests.search import inside
     from tests.search.running import Run, run_program, tell
 

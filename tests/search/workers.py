@@ -89,7 +89,7 @@ class Worker:
         yield Result(seed, (await self._last_words(process),))
 
     async def _start(self) -> asyncio.subprocess.Process:
-        self._log = tempfile.TemporaryFile("w+")
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - read when the process has ended
         environment = os.environ | {
             VARIABLE: json.dumps(self._entries),
             "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),

@@ -11,7 +11,6 @@ from django.db import OperationalError, connections, transaction
 
 from nuages.db import aatomic, acursor, detached, hold_connection
 from nuages.exceptions import OutcomeUnknown
-from tests.search.journal import Block
 from tests.search.model import HookFailed, says_committed
 from tests.search.program import ASYNC, SYNC, Node
 from tests.search.running import Frame, run_async, run_sync, statement, tell
@@ -57,9 +56,9 @@ class Watched:
             block.root.hooks_lost = True
         elif isinstance(error, asyncio.CancelledError):
             block.outcome = "unknown"
-        elif block.parent is None and isinstance(error, HookFailed):
-            block.outcome = "committed"
-        elif block.parent is None and says_committed(error):
+        elif (block.parent is None and isinstance(error, HookFailed)) or (
+            block.parent is None and says_committed(error)
+        ):
             block.outcome = "committed"
         else:
             block.outcome = "rolled back"

@@ -217,5 +217,3 @@ def hook_sync(node: Node, frame: Frame) -> None:
     note, hook = _hook(node, frame)
     transaction.on_commit(hook, node.args["alias"])
     note.state = "done"
-
-
