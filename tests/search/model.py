@@ -7,7 +7,7 @@
   generator with a transaction in it.
 - `OpenBlock`: from a block in which such tasks or threads ran, and from one that was opened in the
   block of a cursor or hold and left after it.
-- Django's `TransactionManagementError`, a `DatabaseError`: in a block in which something failed and
+- `TransactionManagementError`, a `DatabaseError`: in a block in which something failed and
   was swallowed; the first also in a program that drops a generator with a transaction in it.
 - `PoolTimeout`: where the program may use more connections at once than the pool has.
 - `OutcomeUnknown`: where a cancellation comes while a COMMIT is awaited.

@@ -1,0 +1,90 @@
+"""A view for each style; 201 acknowledges the transfer."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from django.db import transaction
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.urls import path
+
+from nuages import on_loop
+from nuages.db import aatomic
+from tests.bank.moving import Move, apply, apply_sync
+from tests.bank.plain import IN_THREADS, ON_LOOP
+from tests.bank.styles import STYLES, Given, Style
+
+STREAMED = b"begun done"
+View = Callable[..., Any]
+
+
+def _async_view(make: Style) -> View:
+    async def view(request: HttpRequest, **move: Any) -> HttpResponse:
+        try:
+            await make(Move(**move))
+        except Given:
+            return HttpResponse(status=503)
+        return HttpResponse(status=201)
+
+    return view
+
+
+def _sync_view(make: Callable[[Move], None]) -> View:
+    def view(request: HttpRequest, **move: Any) -> HttpResponse:
+        make(Move(**move))
+        return HttpResponse(status=201)
+
+    return view
+
+
+async def stream(request: HttpRequest, **move: Any) -> StreamingHttpResponse:
+    """The transfer is made while the response is sent, and acknowledged by its end."""
+
+    async def parts() -> AsyncIterator[bytes]:
+        yield b"begun"
+        async with aatomic():
+            await apply(Move(**move))
+        yield b" done"
+
+    return StreamingHttpResponse(parts(), status=201)
+
+
+async def in_request_async(request: HttpRequest, **move: Any) -> HttpResponse:
+    """ATOMIC_REQUESTS is the transaction."""
+    await apply(Move(**move))
+    return HttpResponse(status=201)
+
+
+def in_request(request: HttpRequest, **move: Any) -> HttpResponse:
+    """ATOMIC_REQUESTS is the transaction."""
+    apply_sync(Move(**move))
+    return HttpResponse(status=201)
+
+
+def views() -> dict[str, View]:
+    """All of them, by the name of the style."""
+    found: dict[str, View] = {name: _async_view(make) for name, make in STYLES.items()}
+    found |= {f"{name}_on_loop": on_loop(_sync_view(make)) for name, make in ON_LOOP.items()}
+    found |= {f"{name}_in_thread": _sync_view(ON_LOOP[name]) for name in IN_THREADS}
+    found["stream"] = stream
+    found = {name: transaction.non_atomic_requests(view) for name, view in found.items()}
+    return found | {"in_request_async": in_request_async, "in_request": in_request}
+
+
+def server_error(request: HttpRequest) -> HttpResponse:
+    """The answer to an exception: the classes of it and of its causes."""
+    names = sorted(set(_classes(sys.exception())))
+    return HttpResponse(",".join(names), status=500, content_type="text/plain")
+
+
+def _classes(error: BaseException | None) -> list[str]:
+    if isinstance(error, BaseExceptionGroup):
+        return [name for each in error.exceptions for name in _classes(each)]
+    return [] if error is None else [type(error).__name__]
+
+
+handler500 = server_error
+_MOVE = "<str:key>/<int:source>/<int:target>/<int:amount>/"
+urlpatterns = [path(f"{name}/{_MOVE}", view) for name, view in views().items()]
