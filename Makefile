@@ -1,7 +1,7 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock audit streams sweep faults soak search backfill django-suite bench \
+.PHONY: help demo test lint format lock audit streams sweep faults soak search bank backfill django-suite bench \
 	logins cache-bench clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
@@ -17,7 +17,8 @@ JOBS ?= 3
 POINTS ?= 0
 # Seconds that `make faults` may take.
 LIMIT ?= 300
-# How long `make soak` loads its server; empty: 200,000 requests and ten minutes at least.
+# How long `make soak` loads its server; empty: 200,000 requests and ten minutes at least. So for
+# `make bank`; empty: two minutes.
 MINUTES ?=
 # How many programs `make search` tries.
 PROGRAMS ?= 50000
@@ -36,7 +37,7 @@ help: ## Show this list
 	while IFS='#' read -r target text; do printf '%-22s%s\n' "$$target" "$$text"; done
 	@echo
 	@echo "Variables: PYTHON=python3.12, PORT=8000 (demo), ARGS='...' (test, bench), JOBS=3 (test),"
-	@echo "  POINTS=5 (sweep), LIMIT=300 (faults), MINUTES=2 (soak),"
+	@echo "  POINTS=5 (sweep), LIMIT=300 (faults), MINUTES=2 (soak, bank),"
 	@echo "  PROGRAMS=50000 (search),"
 	@echo "  DB=postgresql|sqlite|mysql MODULES='queries transactions' REFRESH_STOCK=1 (django-suite)"
 
@@ -97,6 +98,10 @@ soak: ## Load a server with mixed requests, leavings and faults; MINUTES=2 for a
 search: ## Try random programs, judged from outside; ARGS="--database sqlite", or --seed 123
 	@scripts/env dev
 	.venv/bin/python -m tests.search --programs $(PROGRAMS) $(ARGS)
+
+bank: ## Make transfers in many styles while all fails; MINUTES=2, ARGS="--database mysql"
+	@scripts/env dev
+	.venv/bin/python -m tests.bank $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 	@scripts/env dev

@@ -67,9 +67,8 @@ def _database(name: str) -> Iterator[Database]:
         with tempfile.TemporaryDirectory() as home:
             yield _SQLite(Path(home) / "bank.sqlite3")
         return
-    kind, start = (
-        (Postgres, servers.postgres) if name == "postgresql" else (MariaDB, servers.mariadb)
-    )
+    starts = {"postgresql": (Postgres, servers.postgres), "mysql": (MariaDB, servers.mariadb)}
+    kind, start = starts[name]
     with start() as server:
         database = kind(server)
         database.create()
@@ -151,7 +150,8 @@ def _report(load: Load, disturbance: Disturbance) -> None:
     print(f"{len(load.ledger.asked):,} transfers asked for in {len(load.styles)} styles")
     print(f"{len(load.ledger.acknowledged):,} acknowledged, of each style {min(styles.values())}"
           f" to {max(styles.values())}")  # fmt: skip
-    print(f"{load.left:,} left by their client, {load.cut:,} cut, {load.given:,} given up")
+    print(f"{load.left:,} left by their client, {load.cut:,} cut, {load.given:,} given up,"
+          f" {load.refused:,} refused")  # fmt: skip
     print("Disturbances:", ", ".join(f"{n} {kind}" for kind, n in disturbance.counts.items()))
     print("Answers with an error:", sum(load.failed.values()))
     for error, count in load.failed.most_common(LINES):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import time
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -17,7 +16,10 @@ LEAVE = 0.08
 """How many requests are left before their answer, of one."""
 MOST_WRONG = 40
 STREAMED = b"begun done"
-GIVEN = 503
+GIVEN = 409
+"""The answer of a view that gave up."""
+REFUSED = 503
+"""The answer where no connection of the pool came free."""
 
 
 @dataclass
@@ -31,6 +33,7 @@ class Load:
     left: int = 0
     cut: int = 0
     given: int = 0
+    refused: int = 0
     failed: Counter[str] = field(default_factory=Counter)
     """Answers with errors of a lost connection."""
     wrong: list[str] = field(default_factory=list)
@@ -38,19 +41,17 @@ class Load:
 
     async def run(self, seconds: float) -> None:
         """Ask for so long."""
-        begin = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for number in range(CLIENTS):
                 tasks.create_task(self._visit(number))
-            while time.monotonic() - begin < seconds and len(self.wrong) < MOST_WRONG:
-                await asyncio.sleep(0.1)
+            await asyncio.sleep(seconds)
             self._stop = True
 
     async def _visit(self, number: int) -> None:
         chance = random.Random(f"{self.seed} {number}")
         client = Client(self.port)
         count = 0
-        while not self._stop:
+        while not self._stop and len(self.wrong) < MOST_WRONG:
             count += 1
             await self._ask(client, chance, f"{number}-{count}")
         client.leave()
@@ -78,11 +79,14 @@ class Load:
         if answer.status == 201 and not answer.cut:
             if asked.style == "stream" and answer.body != STREAMED:
                 self.wrong.append(f"the stream of {key} ended with {answer.body!r}")
+                return
             self.ledger.acknowledged.add(key)
         elif answer.cut:
             self.cut += 1
         elif answer.status == GIVEN:
             self.given += 1
+        elif answer.status == REFUSED:
+            self.refused += 1
         elif self.may_fail and answer.status == 500 and is_lost(answer.body.decode()):
             self.failed[f"{answer.body.decode()} of {asked.style}"] += 1
         else:

@@ -16,7 +16,7 @@ from tests.bank.moving import Move, apply, apply_sync
 from tests.bank.plain import IN_THREADS, ON_LOOP
 from tests.bank.styles import STYLES, Given, Style
 
-STREAMED = b"begun done"
+GIVEN = 409
 View = Callable[..., Any]
 
 
@@ -25,7 +25,7 @@ def _async_view(make: Style) -> View:
         try:
             await make(Move(**move))
         except Given:
-            return HttpResponse(status=503)
+            return HttpResponse(status=GIVEN)
         return HttpResponse(status=201)
 
     return view
