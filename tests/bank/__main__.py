@@ -100,6 +100,8 @@ async def _bank(options: argparse.Namespace, database: Database, log: Any, limit
     finally:
         site.close()
     wrong = [*load.wrong, *site.crashes]
+    if (hit := sum(load.failed.values())) > disturbance.most_hit:
+        wrong.append(f"{hit} requests failed, {disturbance.most_hit} may have lost a connection")
     wrong += verdict.judge(load.ledger, _found(database), _hooked(), _detached(database))
     _report(load, disturbance)
     for each in wrong[:LINES]:

@@ -8,6 +8,7 @@ import signal
 from collections import Counter
 from dataclasses import dataclass, field
 
+from tests.bank.load import CLIENTS
 from tests.bank.server import Site
 from tests.faults.databases import Database, SQLite
 
@@ -23,6 +24,8 @@ class Disturbance:
     database: Database
     chance: random.Random
     counts: Counter[str] = field(default_factory=Counter)
+    most_hit: int = 0
+    """How many requests may have been hit: a session serves one at a time, as a client asks."""
 
     async def run(self) -> None:
         """Go on until cancelled; what has begun is brought to its end."""
@@ -51,7 +54,10 @@ class Disturbance:
     async def _end_sessions(self) -> None:
         sessions = await asyncio.to_thread(self.database.sessions)
         for number in self.chance.sample(sessions, min(len(sessions), SESSIONS)):
+            self.most_hit += 1
             await asyncio.to_thread(self.database.end_session, number)
 
     async def _restart_database(self) -> None:
+        # Each client once at the end of the old one, and once before the new one answers.
+        self.most_hit += 2 * CLIENTS
         await asyncio.to_thread(self.database.server.restart)

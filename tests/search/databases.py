@@ -94,15 +94,15 @@ class Judge(ABC):
             cursor.execute(sql, params)
             return list(cursor.fetchall())
 
-    def tags(self, seed: int) -> set[str]:
-        """The tags of a program that are committed."""
+    def tags(self, mark: str) -> set[str]:
+        """The tags of a run that are committed."""
         found = self.rows(
-            f"SELECT name FROM library_author WHERE name >= {self.mark} AND name < {self.mark}",
-            (f"{seed}:", f"{seed};"),
+            f"SELECT name FROM library_author WHERE name >= {self.placeholder} AND name < {self.placeholder}",
+            (f"{mark}:", f"{mark};"),
         )
         return {tag for (tag,) in found}
 
-    mark = "%s"
+    placeholder = "%s"
 
     @abstractmethod
     def open_transactions(self) -> list[str]:
@@ -154,7 +154,7 @@ class MySQL(Judge):
 
 
 class SQLite(Judge):
-    mark = "?"
+    placeholder = "?"
 
     def connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self.entry["NAME"], timeout=0.5, isolation_level=None)

@@ -96,7 +96,7 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
     if node.kind == "violate" and isinstance(error, IntegrityError):
         return True
     if node.kind == "atomic" and DURABLE in str(error):
-        return node.args["alias"] in frame.blocks
+        return node.args["alias"] in frame.blocks or frame.run.tainted
     if node.args.get("how") == "other_task" and isinstance(error, TransactionManagementError):
         return True
     troubled = any(block.is_troubled for block in frame.blocks.values())

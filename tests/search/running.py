@@ -28,6 +28,8 @@ class Run:
     """One run of one program."""
 
     program: Program
+    mark: str
+    """What its tags begin with; another one for each run."""
     journal: Journal = field(default_factory=Journal)
     faults: list[str] = field(default_factory=list)
     tasks: list[asyncio.Task[Any]] = field(default_factory=list)
@@ -43,7 +45,7 @@ class Run:
     def tag(self) -> str:
         """A text that nobody else writes or asks for."""
         self.number += 1
-        return f"{self.program.seed}:{self.number}"
+        return f"{self.mark}:{self.number}"
 
 
 @dataclass(frozen=True)
@@ -96,13 +98,15 @@ class Frame:
         error.search_has_seen = True  # type: ignore[attr-defined]
         if not is_expected(error, node, self):
             self.run.faults.append(f"{describe(node)} raised {tell(error)}")
+        # Tasks beside this one see it before anybody catches it.
+        self.swallow(error)
 
     def acknowledge(self, write: Write) -> None:
         """Note that a write was answered."""
         write.state = "unknown" if self.run.tainted else "done"
 
     def swallow(self, error: BaseException) -> None:
-        """Note that an error is caught here: the blocks around it may be rolled back for it."""
+        """Note that an error was raised or caught here: the blocks around may be rolled back."""
         if not isinstance(error, (Planned, HookFailed)):
             for block in self.blocks.values():
                 block.trouble()

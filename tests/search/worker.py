@@ -31,6 +31,8 @@ DEADLINE = 30.0
 QUIET = 3.0
 """Seconds in which connections must be back after it."""
 
+_runs = itertools.count()
+
 
 def main() -> None:
     os.environ["DJANGO_SETTINGS_MODULE"] = "tests.search.settings"
@@ -145,7 +147,7 @@ async def run_one(program: Any, judges: dict[str, Any]) -> tuple[list[str], list
     from tests.search import inside
     from tests.search.running import Run, run_program, tell
 
-    run = Run(program)
+    run = Run(program, f"{program.seed}.{next(_runs)}")
     unhandled: list[str] = []
 
     def unhandled_in_loop(_: Any, context: dict[str, Any]) -> None:
@@ -175,7 +177,7 @@ async def run_one(program: Any, judges: dict[str, Any]) -> tuple[list[str], list
     for alias, judge in judges.items():
         if judge.open_transactions():
             wrong += await inside.until_gone(judge, alias, QUIET)
-    present = {alias: judge.tags(program.seed) for alias, judge in judges.items()}
+    present = {alias: judge.tags(run.mark) for alias, judge in judges.items()}
     faulthandler.cancel_dump_traceback_later()
     return [*run.faults, *run.journal.judge(present), *unhandled], wrong
 

@@ -41,7 +41,7 @@ def signature(fault: str) -> str:
     """Leave out of a fault what differs from one run to the next."""
     text = fault.partition("\n")[0].partition(" <- ")[0]
     text = re.sub(r"^.*? raised (?=\w+: )", "raised ", text)
-    text = re.sub(r"0x[0-9a-f]+|Task-\d+|\d+", "N", text)
+    text = re.sub(r"0x[0-9a-f]+|Task-\d+|\d+(\.\d+)?", "N", text)
     return re.sub(r"'(default|other|N:N)'|\[[\d, TrueFals]*\]", "X", text)[:160]
 
 
