@@ -97,7 +97,8 @@ class Judge(ABC):
     def tags(self, mark: str) -> set[str]:
         """The tags of a run that are committed."""
         found = self.rows(
-            f"SELECT name FROM library_author WHERE name >= {self.placeholder} AND name < {self.placeholder}",
+            "SELECT name FROM library_author"
+            f" WHERE name >= {self.placeholder} AND name < {self.placeholder}",
             (f"{mark}:", f"{mark};"),
         )
         return {tag for (tag,) in found}

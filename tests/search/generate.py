@@ -93,7 +93,13 @@ class _Maker:
         return "default"
 
     def _make_read(self, spot: Spot) -> Node:
-        return Node("read", {"alias": self.alias(spot), "how": self.pick("orm", "cursor")})
+        return Node(
+            "read",
+            {
+                "alias": self.alias(spot),
+                "how": self.pick("orm", "orm", "cursor", "cursor", "slow"),
+            },
+        )
 
     def pick(self, *values: Any) -> Any:
         """One of them."""

@@ -40,6 +40,7 @@ class Block:
 
     alias: str
     parent: Block | None = None
+    kind: str = "atomic"
     savepoint: bool = True
     outcome: Outcome = "open"
     troubled: bool = False
@@ -95,9 +96,11 @@ class Journal:
     hooks: list[Hook] = field(default_factory=list)
     """That were registered outside of blocks, and so run at once."""
 
-    def open(self, alias: str, parent: Block | None, *, savepoint: bool = True) -> Block:
+    def open(
+        self, alias: str, parent: Block | None, *, kind: str = "atomic", savepoint: bool = True
+    ) -> Block:
         """Note that a block begins."""
-        block = Block(alias, parent, savepoint or parent is None)
+        block = Block(alias, parent, kind, savepoint or parent is None)
         if parent is None:
             self.roots.append(block)
         return block
@@ -163,7 +166,7 @@ def _fates(block: Block) -> tuple[bool, ...]:
 
 
 def _judge_fate(block: Block, present: set[str], committed: bool) -> list[str]:
-    how = f"a block that was {'committed' if committed else 'rolled back'}"
+    how = f"a {block.kind} block that was {'committed' if committed else 'rolled back'}"
     if block.outcome == "unknown":
         how = "a block whose outcome is unknown, neither wholly there nor wholly gone"
     wrong: list[str] = []

@@ -189,5 +189,7 @@ def test_faults_of_one_kind_have_one_signature() -> None:
     two = "write(alias='other', how='save') raised E: of 'Task-12' in f, p:99 <- F: x"
     assert signature(one) == signature(two)
     assert signature("hook 1:2 ran 0 times") != signature("hook 1:2 was cancelled")
-    lost = "('{}:1',) was acknowledged (a block that was committed), and of it is there: {}"
+    lost = (
+        "('{}:1',) was acknowledged (an atomic block that was committed), and of it is there: {}"
+    )
     assert signature(lost.format(5, [False])) == signature(lost.format(99, [False]))

@@ -23,7 +23,10 @@ class Watched:
         alias = node.args["alias"]
         self.frame = frame
         self.block = frame.run.journal.open(
-            alias, frame.blocks.get(alias), savepoint=node.args.get("savepoint", True)
+            alias,
+            frame.blocks.get(alias),
+            kind=node.kind,
+            savepoint=node.args.get("savepoint", True),
         )
         self.inside = frame.within(self.block)
         self.entered = False

@@ -17,6 +17,15 @@ from tests.search.program import ASYNC, SYNC, Node
 from tests.search.running import Frame, run_async, run_sync, statement
 
 SEEDED = 6
+SLOW = {
+    "postgresql": "SELECT pg_sleep(0.004)",
+    "mysql": "SELECT SLEEP(0.004)",
+    "sqlite": (
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 10000)"
+        " SELECT max(i) FROM n"
+    ),
+}
+"""What takes some milliseconds, so that a cancellation finds it at work."""
 INSERT = "INSERT INTO library_author (name) VALUES (%s)"
 
 
@@ -94,8 +103,10 @@ def _compare(frame: Frame, asked: str, answers: Any) -> None:
 async def read_async(node: Node, frame: Frame) -> None:
     """Ask for a text of its own and compare the answer."""
     asked, rows = _question(node, frame)
-    if node.args["how"] == "cursor":
+    if node.args["how"] != "orm":
         async with acursor(node.args["alias"]) as cursor:
+            if node.args["how"] == "slow":
+                await cursor.execute(SLOW[frame.run.program.vendor])
             await cursor.execute("SELECT %s", [asked])
             _compare(frame, asked, await cursor.fetchone())
     else:
@@ -106,8 +117,10 @@ async def read_async(node: Node, frame: Frame) -> None:
 def read_sync(node: Node, frame: Frame) -> None:
     """Ask for a text of its own and compare the answer."""
     asked, rows = _question(node, frame)
-    if node.args["how"] == "cursor":
+    if node.args["how"] != "orm":
         with connections[node.args["alias"]].cursor() as cursor:
+            if node.args["how"] == "slow":
+                cursor.execute(SLOW[frame.run.program.vendor])
             cursor.execute("SELECT %s", [asked])
             _compare(frame, asked, cursor.fetchone())
     else:
