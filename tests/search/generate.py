@@ -220,7 +220,7 @@ def _cut(maker: _Maker, spot: Spot) -> Node:
     at = sorted({maker.chance.randint(1, 12)})
     for _ in range(maker.pick(0, 0, 1, 2)):
         at.append(at[-1] + maker.pick(1, 1, 2, 4))
-    args = {"at": at, "timing": maker.pick("early", "early", "late")}
+    args = {"at": at, "timing": maker.pick("early", "early", "late", "timer", "timer")}
     return Node("cut", args, maker.body(replace(spot, cut=True), longest=3))
 
 

@@ -121,6 +121,8 @@ def _iterate(kind: str, given: dict[str, Any]) -> str:
 
 
 def _cut(kind: str, given: dict[str, Any]) -> str:
+    if given["timing"] == "timer":
+        return f"cancelled after {given['at']} ticks, swallowed outside"
     return f"cancelled at its waits {given['at']} ({given['timing']}), swallowed outside"
 
 

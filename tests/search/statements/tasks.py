@@ -17,6 +17,8 @@ from tests.integration.sweep_tools import Cut
 from tests.search.program import ASYNC, SYNC, Node
 from tests.search.running import Frame, run_async, run_sync, run_task, statement
 
+TICK = 0.0007
+"""Seconds; where a cut is by timer, its numbers count these."""
 CHILD_SECONDS = 5
 """A forked child that takes longer hangs; the kernel ends it."""
 
@@ -29,13 +31,21 @@ async def cut(node: Node, frame: Frame) -> Any:
     for block in frame.blocks.values():
         block.trouble()
     body = run_async(node.body, replace(frame, cancelled=True))
-    cutting = Cut(body, frozenset(node.args["at"]), node.args["timing"])
+    at, timing = node.args["at"], node.args["timing"]
+    timers: list[asyncio.TimerHandle] = []
+    if timing == "timer":
+        loop = asyncio.get_running_loop()
+        timers = [loop.call_later(number * TICK, task.cancel) for number in at]
+    else:
+        body = Cut(body, frozenset(at), timing).run()
     before = task.cancelling()
     result = None
     try:
         try:
-            result = await cutting.run()
+            result = await body
         finally:
+            for timer in timers:
+                timer.cancel()
             # One that came when the body had ended arrives here.
             for _ in range(2):
                 await asyncio.sleep(0)
