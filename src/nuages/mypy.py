@@ -1,0 +1,221 @@
+"""The mypy plugin: what Nuages adds to Django's classes and to a project's models.
+
+It stands before that of django-stubs, which sets Django up with the project's settings::
+
+    plugins = ["nuages.mypy", "mypy_django_plugin.main"]
+
+mypy asks the first plugin that has an answer for a class; the one that comes first must be the one
+that asks for less. Two things are added, while mypy analyses a class:
+
+* a base class of `nuages.typing` to each of Django's classes that have methods of ours;
+* an attribute `a<relation>` to each model, where the model has one at run time: the models are those
+  of the project, with Nuages in it. Its type is found where it is used: that of `<relation>` there,
+  whatever the other plugin, or an annotation, makes of that.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
+
+from mypy.nodes import (
+    MDEF,
+    AssignmentStmt,
+    Block,
+    ClassDef,
+    IfStmt,
+    MemberExpr,
+    MypyFile,
+    NameExpr,
+    SymbolTableNode,
+    TempNode,
+    TypeInfo,
+    Var,
+)
+from mypy.options import Options
+from mypy.plugin import (
+    AttributeContext,
+    ClassDefContext,
+    MethodContext,
+    Plugin,
+    ReportConfigContext,
+)
+from mypy.types import AnyType, CallableType, Instance, Type, TypeOfAny, get_proper_type
+
+_DJANGO = "mypy_django_plugin.main"
+_TYPES = "nuages.typing"
+
+ADDED: dict[str, tuple[str, tuple[int, ...]]] = {
+    "django.db.models.query.QuerySet": ("AsyncQuerySet", (1,)),
+    "django.db.models.manager.BaseManager": ("AsyncManager", (0,)),
+    "django.db.models.query.RawQuerySet": ("AsyncRawQuerySet", (0,)),
+    "django.db.models.base.Model": ("AsyncModel", ()),
+    "django.forms.forms.BaseForm": ("AsyncForm", ()),
+    "django.forms.models.BaseModelForm": ("AsyncModelForm", (0,)),
+    "django.forms.formsets.BaseFormSet": ("AsyncFormSet", ()),
+    "django.forms.models.BaseModelFormSet": ("AsyncModelFormSet", (0,)),
+    "django.core.files.storage.base.Storage": ("AsyncStorage", ()),
+    "django.core.files.base.File": ("AsyncFile", (0,)),
+    "django.db.models.fields.files.FieldFile": ("AsyncFieldFile", ()),
+    "django.core.mail.message.EmailMessage": ("AsyncEmailMessage", ()),
+    "django.core.mail.backends.base.BaseEmailBackend": ("AsyncEmailBackend", ()),
+    "django.test.utils.CaptureQueriesContext": ("AsyncQueriesContext", ()),
+}
+"""Django's class: the class of `nuages.typing` it gets, and which of its own type variables that
+one takes."""
+
+_MODULES = {name.rpartition(".")[0] for name in ADDED}
+_AS_DJANGO = {
+    f"{_TYPES}.AsyncManager.a{name}": name for name in ("select_related", "prefetch_related")
+}
+"""Methods of managers that return what Django's return, which depends on the manager."""
+
+
+class NuagesPlugin(Plugin):
+    """Knows what is added to Django's classes and to the project's models."""
+
+    def __init__(self, options: Options) -> None:
+        super().__init__(options)
+        ours, django = (_position(options, name) for name in (__name__, _DJANGO))
+        if django is None or (ours is not None and django < ours):
+            sys.exit(
+                f"{__name__} needs the plugin of django-stubs, and stands before it: "
+                f'plugins = ["{__name__}", "{_DJANGO}"] in the configuration of mypy.'
+            )
+
+    @cached_property
+    def relations(self) -> dict[str, dict[str, str]]:
+        """The attributes of every model, by its full name: `aauthor` gives `author`.
+
+        The plugin of django-stubs has set Django up when this is asked for.
+        """
+        from django.apps import apps
+
+        from nuages import seams
+        from nuages.db.related import async_relations
+
+        if not apps.is_installed("nuages"):
+            sys.exit(
+                f'{__name__}: "nuages" is not in INSTALLED_APPS of the settings that django-stubs '
+                "reads (django_settings_module), so nothing of what this plugin tells would be "
+                "there at run time. Add it, or leave the plugin out."
+            )
+        if not seams.installed():
+            sys.exit(f"{__name__}: Nuages is not active: {'; '.join(seams.problems())}.")
+        models = {
+            base
+            for model in apps.get_models(include_auto_created=True, include_swapped=True)
+            for base in model.__mro__
+            if hasattr(base, "_meta")
+        }
+        return {
+            f"{model.__module__}.{model.__qualname__}": found
+            for model in models
+            if (found := dict(async_relations(model)))
+        }
+
+    def get_additional_deps(self, file: MypyFile) -> list[tuple[int, str, int]]:
+        """Have `nuages.typing` read with Django's classes."""
+        return [(10, _TYPES, -1)] if file.fullname in _MODULES else []
+
+    def report_config_data(self, ctx: ReportConfigContext) -> dict[str, dict[str, str]] | None:
+        """Return what the cache of a module depends on: the relations of its models."""
+        prefix = f"{ctx.id}."
+        found = {
+            name: attributes
+            for name, attributes in sorted(self.relations.items())
+            if name.startswith(prefix)
+        }
+        return found or None
+
+    def get_customize_class_mro_hook(
+        self, fullname: str
+    ) -> Callable[[ClassDefContext], None] | None:
+        """Return what adds to a class of Django's, or to a model."""
+        if fullname in ADDED:
+            return partial(_add_base, *ADDED[fullname])
+        if fullname in self.relations:
+            return partial(_add_relations, self.relations[fullname])
+        return None
+
+    def get_attribute_hook(self, fullname: str) -> Callable[[AttributeContext], Type] | None:
+        """Return what finds the type of `a<relation>`."""
+        model, _, name = fullname.rpartition(".")
+        relation = self.relations.get(model, {}).get(name)
+        return None if relation is None else partial(_type_of_relation, relation)
+
+    def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
+        """Return what finds the type that a manager's method returns."""
+        name = _AS_DJANGO.get(fullname)
+        return None if name is None else partial(_returned_by, name)
+
+
+def _position(options: Options, name: str) -> int | None:
+    paths = [path.partition(":")[0] for path in options.plugins]
+    return paths.index(name) if name in paths else None
+
+
+def _add_base(name: str, type_variables: tuple[int, ...], ctx: ClassDefContext) -> None:
+    """Make a class of `nuages.typing` the last base of a class."""
+    found = ctx.api.lookup_fully_qualified_or_none(f"{_TYPES}.{name}")
+    if found is None or not isinstance(found.node, TypeInfo):
+        ctx.api.defer()  # the two modules need each other; this one is first
+        return
+    added, info = found.node, ctx.cls.info
+    if added in info.mro:
+        return
+    arguments: list[Type] = [ctx.cls.type_vars[number] for number in type_variables]
+    info.bases.append(Instance(added, arguments))
+    info.mro.insert(len(info.mro) - 1, added)  # `object` is the last
+
+
+def _add_relations(relations: dict[str, str], ctx: ClassDefContext) -> None:
+    """Add the attributes to a model that does not declare them itself."""
+    declared = set(_declared(ctx.cls.defs))
+    awaitable = ctx.api.named_type("typing.Awaitable", [AnyType(TypeOfAny.special_form)])
+    for name in relations:
+        if name in declared:
+            continue
+        attribute = Var(name, awaitable)
+        attribute.info = ctx.cls.info
+        attribute._fullname = f"{ctx.cls.fullname}.{name}"
+        attribute.is_property = True  # so nothing can be assigned
+        ctx.cls.info.names[name] = SymbolTableNode(MDEF, attribute, plugin_generated=True)
+
+
+def _declared(block: Block) -> Iterator[str]:
+    """Yield the variables that the body of a class declares, under `if TYPE_CHECKING:` too."""
+    for statement in block.body:
+        if isinstance(statement, IfStmt):
+            for inner in (*statement.body, *filter(None, [statement.else_body])):
+                yield from _declared(inner)
+        elif isinstance(statement, AssignmentStmt):
+            yield from (name.name for name in statement.lvalues if isinstance(name, NameExpr))
+
+
+def _type_of_relation(relation: str, ctx: AttributeContext) -> Type:
+    """Return an awaitable of the type that the relation has on this object."""
+    declared = get_proper_type(ctx.default_attr_type)
+    if not isinstance(declared, Instance) or not declared.args:
+        return ctx.default_attr_type
+    if not isinstance(get_proper_type(declared.args[0]), AnyType):
+        return declared  # the project's own annotation
+    return declared.copy_modified(args=[_type_of_member(relation, ctx)])
+
+
+def _returned_by(name: str, ctx: MethodContext) -> Type:
+    """Return what another method of the same object returns."""
+    method = get_proper_type(_type_of_member(name, ctx))
+    return method.ret_type if isinstance(method, CallableType) else ctx.default_return_type
+
+
+def _type_of_member(name: str, ctx: AttributeContext | MethodContext) -> Type:
+    member = MemberExpr(TempNode(ctx.type, context=ctx.context), name)
+    member.set_line(ctx.context)
+    return ctx.api.get_expression_type(member)
+
+
+def plugin(version: str) -> type[NuagesPlugin]:
+    """Return the plugin, whatever the version of mypy: what is used of it is its plugin API."""
+    return NuagesPlugin
