@@ -7,7 +7,7 @@ It stands before that of django-stubs, which sets Django up with the project's s
 mypy asks the first plugin that has an answer for a class; the one that comes first must be the one
 that asks for less. Two things are added, while mypy analyses a class:
 
-* a base class of `nuages.typing` to each of Django's classes that have methods of ours;
+* a base class of `nuages.additions` to each of Django's classes that have methods of ours;
 * an attribute `a<relation>` to each model, where the model has one at run time: the models are those
   of the project, with Nuages in it. Its type is found where it is used: that of `<relation>` there,
   whatever the other plugin, or an annotation, makes of that.
@@ -21,9 +21,12 @@ from functools import cached_property, partial
 
 from mypy.nodes import (
     MDEF,
+    ArgKind,
     AssignmentStmt,
     Block,
-    ClassDef,
+    CallExpr,
+    Expression,
+    FuncDef,
     IfStmt,
     MemberExpr,
     MypyFile,
@@ -41,10 +44,18 @@ from mypy.plugin import (
     Plugin,
     ReportConfigContext,
 )
-from mypy.types import AnyType, CallableType, Instance, Type, TypeOfAny, get_proper_type
+from mypy.types import (
+    AnyType,
+    CallableType,
+    Instance,
+    Type,
+    TypeOfAny,
+    TypeVarType,
+    get_proper_type,
+)
 
 _DJANGO = "mypy_django_plugin.main"
-_TYPES = "nuages.typing"
+_TYPES = "nuages.additions"
 
 ADDED: dict[str, tuple[str, tuple[int, ...]]] = {
     "django.db.models.query.QuerySet": ("AsyncQuerySet", (1,)),
@@ -62,14 +73,18 @@ ADDED: dict[str, tuple[str, tuple[int, ...]]] = {
     "django.core.mail.backends.base.BaseEmailBackend": ("AsyncEmailBackend", ()),
     "django.test.utils.CaptureQueriesContext": ("AsyncQueriesContext", ()),
 }
-"""Django's class: the class of `nuages.typing` it gets, and which of its own type variables that
+"""Django's class: the class of `nuages.additions` it gets, and which of its own type variables that
 one takes."""
 
+_COMMAND = "django.core.management.base.BaseCommand"
 _MODULES = {name.rpartition(".")[0] for name in ADDED}
 _AS_DJANGO = {
-    f"{_TYPES}.AsyncManager.a{name}": name for name in ("select_related", "prefetch_related")
+    "aselect_related": ("select_related", ("AsyncQuerySet", "AsyncManager")),
+    "aprefetch_related": ("prefetch_related", ("AsyncQuerySet", "AsyncManager")),
+    "aopen": ("open", ("AsyncStorage",)),
 }
-"""Methods of managers that return what Django's return, which depends on the manager."""
+"""Methods whose calls mean what those of Django's do: its name, and the classes it is so of. What
+Django's accepts and returns is for django-stubs to say, with its plugin."""
 
 
 class NuagesPlugin(Plugin):
@@ -93,7 +108,7 @@ class NuagesPlugin(Plugin):
         from django.apps import apps
 
         from nuages import seams
-        from nuages.db.related import async_relations
+        from nuages.db.orm.related import async_relations
 
         if not apps.is_installed("nuages"):
             sys.exit(
@@ -116,7 +131,7 @@ class NuagesPlugin(Plugin):
         }
 
     def get_additional_deps(self, file: MypyFile) -> list[tuple[int, str, int]]:
-        """Have `nuages.typing` read with Django's classes."""
+        """Have `nuages.additions` read before Django's classes."""
         return [(10, _TYPES, -1)] if file.fullname in _MODULES else []
 
     def report_config_data(self, ctx: ReportConfigContext) -> dict[str, dict[str, str]] | None:
@@ -135,6 +150,8 @@ class NuagesPlugin(Plugin):
         """Return what adds to a class of Django's, or to a model."""
         if fullname in ADDED:
             return partial(_add_base, *ADDED[fullname])
+        if fullname == _COMMAND:
+            return _let_handle_be_async
         if fullname in self.relations:
             return partial(_add_relations, self.relations[fullname])
         return None
@@ -146,9 +163,16 @@ class NuagesPlugin(Plugin):
         return None if relation is None else partial(_type_of_relation, relation)
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
-        """Return what finds the type that a manager's method returns."""
-        name = _AS_DJANGO.get(fullname)
-        return None if name is None else partial(_returned_by, name)
+        """Return what finds the type that a method returns as Django's does."""
+        owner, _, name = fullname.rpartition(".")
+        if name not in _AS_DJANGO:
+            return None
+        theirs, classes = _AS_DJANGO[name]
+        found = self.lookup_fully_qualified(owner)
+        if found is None or not isinstance(found.node, TypeInfo):
+            return None
+        of_ours = any(found.node.has_base(f"{_TYPES}.{added}") for added in classes)
+        return partial(_returned_by, theirs) if of_ours else None
 
 
 def _position(options: Options, name: str) -> int | None:
@@ -157,17 +181,28 @@ def _position(options: Options, name: str) -> int | None:
 
 
 def _add_base(name: str, type_variables: tuple[int, ...], ctx: ClassDefContext) -> None:
-    """Make a class of `nuages.typing` the last base of a class."""
-    found = ctx.api.lookup_fully_qualified_or_none(f"{_TYPES}.{name}")
-    if found is None or not isinstance(found.node, TypeInfo):
-        ctx.api.defer()  # the two modules need each other; this one is first
-        return
-    added, info = found.node, ctx.cls.info
-    if added in info.mro:
-        return
+    """Make a class of `nuages.additions` the last base of a class."""
+    added, info = ctx.api.lookup_fully_qualified(f"{_TYPES}.{name}").node, ctx.cls.info
+    assert isinstance(added, TypeInfo)
     arguments: list[Type] = [ctx.cls.type_vars[number] for number in type_variables]
+    # A class may be analysed more than once: its bases are then set anew, its order is not.
     info.bases.append(Instance(added, arguments))
-    info.mro.insert(len(info.mro) - 1, added)  # `object` is the last
+    if added not in info.mro:
+        info.mro.insert(len(info.mro) - 1, added)  # `object` is the last
+
+
+def _let_handle_be_async(ctx: ClassDefContext) -> None:
+    """Let a command's `handle()` return anything else too: an `AsyncBaseCommand` has a coroutine.
+
+    mypy compares an override with those of all bases, so with Django's as well as with ours.
+    """
+    for statement in ctx.cls.defs.body:
+        if isinstance(statement, FuncDef) and statement.name == "handle":
+            for declared in (statement.type, statement.unanalyzed_type):
+                if isinstance(declared, CallableType) and not isinstance(
+                    declared.ret_type, AnyType
+                ):
+                    declared.ret_type = AnyType(TypeOfAny.special_form)
 
 
 def _add_relations(relations: dict[str, str], ctx: ClassDefContext) -> None:
@@ -204,16 +239,42 @@ def _type_of_relation(relation: str, ctx: AttributeContext) -> Type:
     return declared.copy_modified(args=[_type_of_member(relation, ctx)])
 
 
-def _returned_by(name: str, ctx: MethodContext) -> Type:
-    """Return what another method of the same object returns."""
-    method = get_proper_type(_type_of_member(name, ctx))
-    return method.ret_type if isinstance(method, CallableType) else ctx.default_return_type
-
-
-def _type_of_member(name: str, ctx: AttributeContext | MethodContext) -> Type:
+def _type_of_member(name: str, ctx: AttributeContext) -> Type:
+    """Return the type of an attribute of the same object."""
+    own = ctx.type.upper_bound if isinstance(ctx.type, TypeVarType) else ctx.type
+    own = get_proper_type(own)
+    if isinstance(own, Instance) and own.type.get(name) is None:
+        # The link to a parent that Django itself made (multi-table inheritance): django-stubs
+        # does not know it.
+        for base in own.type.mro:
+            if name == f"{base.name.lower()}_ptr":
+                return Instance(base, [])
     member = MemberExpr(TempNode(ctx.type, context=ctx.context), name)
     member.set_line(ctx.context)
     return ctx.api.get_expression_type(member)
+
+
+def _returned_by(name: str, ctx: MethodContext) -> Type:
+    """Return what the same call of another method of the object returns."""
+    method = MemberExpr(TempNode(ctx.type, context=ctx.context), name)
+    arguments: list[tuple[Expression, ArgKind, str | None]] = [
+        argument
+        for formal in zip(ctx.args, ctx.arg_kinds, ctx.arg_names, strict=True)
+        for argument in zip(*formal, strict=True)
+    ]
+    call = CallExpr(
+        method,
+        [value for value, _, _ in arguments],
+        [kind for _, kind, _ in arguments],
+        [keyword for _, _, keyword in arguments],
+    )
+    for node in (method, call):
+        node.set_line(ctx.context)
+    found = ctx.api.get_expression_type(call)
+    own = get_proper_type(ctx.default_return_type)
+    if isinstance(own, Instance) and own.type.fullname == "typing.Coroutine":
+        return own.copy_modified(args=[*own.args[:-1], found])
+    return found
 
 
 def plugin(version: str) -> type[NuagesPlugin]:

@@ -50,8 +50,8 @@ def expected(checker: str, *folders: str) -> Errors:
     return found
 
 
-def differences(checker: str, actual: dict[str, list[tuple[str, str]]], *folders: str) -> str:
-    """Say what is not as the comments say; empty where all is."""
+def compare(checker: str, actual: dict[str, list[tuple[str, str]]], *folders: str) -> None:
+    """Fail, with every difference, unless all is as the comments say."""
     wanted = expected(checker, *folders)
     assert wanted, "no snippet expects an error: these tests would say nothing"
     lines = []
@@ -60,7 +60,8 @@ def differences(checker: str, actual: dict[str, list[tuple[str, str]]], *folders
         codes = Counter(code for code, _ in errors)
         if codes != wanted.get(place, Counter()):
             lines.append(f"{place}: expected {dict(wanted.get(place, {}))}, found {errors}")
-    return "\n".join(lines)
+    if lines:
+        pytest.fail("\n".join(lines), pytrace=False)
 
 
 def run(command: list[str]) -> subprocess.CompletedProcess[str]:
@@ -85,11 +86,13 @@ def test_mypy_with_the_plugin_finds_what_the_comments_say() -> None:
         if error["severity"] == "error":
             place = f"{error['file']}:{error['line']}"
             actual.setdefault(place, []).append((error["code"], error["message"]))
-    assert differences("mypy", actual, *folders) == ""
+    compare("mypy", actual, *folders)
 
 
 def test_pyright_finds_what_the_comments_say() -> None:
-    done = run([sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"])
+    done = run(
+        [sys.executable, "-m", "basedpyright", "--pythonpath", sys.executable, "--outputjson"]
+    )
     assert done.returncode == 1, done.stdout + done.stderr
     report: dict[str, Any] = json.loads(done.stdout)
     actual: dict[str, list[tuple[str, str]]] = {}
@@ -98,4 +101,4 @@ def test_pyright_finds_what_the_comments_say() -> None:
             path = Path(error["file"]).relative_to(HERE)
             place = f"{path}:{error['range']['start']['line'] + 1}"
             actual.setdefault(place, []).append((error.get("rule", ""), error["message"]))
-    assert differences("pyright", actual, *EVERYWHERE) == ""
+    compare("pyright", actual, *EVERYWHERE)

@@ -31,9 +31,11 @@ class Command(AsyncBaseCommand):
         return None
 
 
-class SyncCommand(AsyncBaseCommand):
-    def handle(self, *args: Any, **options: Any) -> str | None:  # error: mypy override, pyright reportIncompatibleMethodOverride
-        return None
+class Sync(AsyncBaseCommand):
+    def handle(
+        self, *args: Any, **options: Any
+    ) -> None:  # error: mypy override, pyright reportIncompatibleMethodOverride
+        pass
 
 
 async def commands() -> None:

@@ -28,7 +28,9 @@ async def queries(magazines: MagazineQuerySet) -> None:
     assert_type(await Magazine.objects.filter(pages=1).alist(), list[Magazine])
     assert_type(await Magazine.objects.aselect_related("publisher").alist(), list[Magazine])
     assert_type(await Magazine.objects.order_by("pages")[:3].alist(), list[Magazine])
-    assert_type(await magazines.thin().aprefetch_related("x").thin().alist(), list[Magazine])
+    assert_type(
+        await magazines.thin().aprefetch_related("publisher").thin().alist(), list[Magazine]
+    )
     assert_type(await Magazine.objects.aget(pk=1), Magazine)
 
 

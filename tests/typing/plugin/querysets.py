@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from django.db.models import QuerySet
+from django.db.models import Prefetch, QuerySet
 from shop.models import Audiobook, Author, Book, Shelf, ShelfQuerySet, Tag
 
 
@@ -32,6 +32,8 @@ async def chains(author: Author) -> None:
     assert_type(Shelf.objects.long().aselect_related("owner"), ShelfQuerySet)
     assert_type(Shelf.objects.aselect_related("owner").long(), ShelfQuerySet)
     assert_type(Shelf.objects.aprefetch_related("owner").long(), ShelfQuerySet)
+    tagged = Book.objects.aprefetch_related(Prefetch("tags", Tag.objects.all(), to_attr="found"))
+    assert_type((await tagged.aget(pk=1)).found, list[Tag])
     assert_type(await author.books.aselect_related("author").alist(), list[Book])
 
 
@@ -39,6 +41,9 @@ async def wrong(author: Author) -> None:
     await Book.objects.alist(1)  # error: mypy call-arg
     await Book.objects.aliste()  # error: mypy attr-defined
     await Book.objects.aselect_related("author")  # error: mypy misc
+    Book.objects.aselect_related("no_such_field")  # error: mypy misc
+    Shelf.objects.all().aselect_related("length")  # error: mypy misc
+    Book.objects.aprefetch_related(3)  # error: mypy arg-type, mypy call-overload
     Book.objects.aselect_related(author=1)  # error: mypy call-arg
     Book.objects.alist().count()  # error: mypy attr-defined
     title: str = (await Book.objects.alist())[0]  # error: mypy assignment

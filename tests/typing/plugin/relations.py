@@ -56,5 +56,5 @@ async def wrong(author: Author, book: Book, tag: Tag, cover: Cover) -> None:
     (await book.aeditor).name  # error: mypy union-attr
     editor: Author = await book.aeditor  # error: mypy assignment
     book.aauthor()  # error: mypy operator
-    book.aauthor = author  # error: mypy misc
+    book.aauthor = author  # error: mypy misc, mypy assignment
     asyncio.create_task(book.aauthor)  # error: mypy arg-type
