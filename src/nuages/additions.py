@@ -1,8 +1,8 @@
 """The methods that Nuages adds to Django's classes, as type checkers see them.
 
-At run time Django's own classes have them (`nuages.seams`), and these are empty. `nuages.mypy` makes
-each of them a base of its class of Django's, for which this module must be complete before any of
-Django's: so it imports nothing of Django, and says in protocols of its own what it takes.
+At run time Django's own classes have them (`nuages.seams`), and the classes here are empty.
+`nuages.mypy` makes each a base of its class of Django's, for which mypy must know this module
+before any of Django's: so it imports nothing of Django, and has protocols for what it takes.
 """
 
 from __future__ import annotations

@@ -8,9 +8,12 @@ mypy asks the first plugin that has an answer for a class; the one that comes fi
 that asks for less. Two things are added, while mypy analyses a class:
 
 * a base class of `nuages.additions` to each of Django's classes that have methods of ours;
-* an attribute `a<relation>` to each model, where the model has one at run time: the models are those
-  of the project, with Nuages in it. Its type is found where it is used: that of `<relation>` there,
-  whatever the other plugin, or an annotation, makes of that.
+* an attribute `a<relation>` to each model that has one at run time, which the project's own
+  models are asked for. Its type is found where it is used: that of `<relation>` there, whatever
+  the other plugin, or an annotation, makes of that.
+
+And two methods of Django's may be coroutine functions in subclasses that are ours too, and only
+there.
 """
 
 from __future__ import annotations
@@ -19,12 +22,14 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 
+from mypy.errorcodes import OVERRIDE
 from mypy.nodes import (
     MDEF,
     ArgKind,
     AssignmentStmt,
     Block,
     CallExpr,
+    Decorator,
     Expression,
     FuncDef,
     IfStmt,
@@ -51,6 +56,7 @@ from mypy.types import (
     Type,
     TypeOfAny,
     TypeVarType,
+    UnionType,
     get_proper_type,
 )
 
@@ -73,10 +79,17 @@ ADDED: dict[str, tuple[str, tuple[int, ...]]] = {
     "django.core.mail.backends.base.BaseEmailBackend": ("AsyncEmailBackend", ()),
     "django.test.utils.CaptureQueriesContext": ("AsyncQueriesContext", ()),
 }
-"""Django's class: the class of `nuages.additions` it gets, and which of its own type variables that
-one takes."""
+"""Django's class: the class of `nuages.additions` it gets, and which of its own type variables
+that one takes."""
 
-_COMMAND = "django.core.management.base.BaseCommand"
+_MAY_BE_ASYNC = {
+    "django.core.management.base.BaseCommand": (
+        "handle",
+        "nuages.management.command.AsyncBaseCommand",
+    ),
+    "django.test.testcases.TestCase": ("setUpTestData", "nuages.test.cases._AsyncSteps"),
+}
+"""Django's class: a method that is a coroutine function in subclasses that are one of ours too."""
 _MODULES = {name.rpartition(".")[0] for name in ADDED}
 _AS_DJANGO = {
     "aselect_related": ("select_related", ("AsyncQuerySet", "AsyncManager")),
@@ -150,10 +163,19 @@ class NuagesPlugin(Plugin):
         """Return what adds to a class of Django's, or to a model."""
         if fullname in ADDED:
             return partial(_add_base, *ADDED[fullname])
-        if fullname == _COMMAND:
-            return _let_handle_be_async
+        if fullname in _MAY_BE_ASYNC:
+            return partial(_let_be_async, _MAY_BE_ASYNC[fullname][0])
         if fullname in self.relations:
             return partial(_add_relations, self.relations[fullname])
+        return None
+
+    def get_base_class_hook(self, fullname: str) -> Callable[[ClassDefContext], None] | None:
+        """Return what looks at subclasses of classes with methods that may be async in ours."""
+        found = self.lookup_fully_qualified(fullname)
+        if found is not None and isinstance(found.node, TypeInfo):
+            for theirs, (name, ours) in _MAY_BE_ASYNC.items():
+                if found.node.has_base(theirs):
+                    return partial(_refuse_async, name, ours)
         return None
 
     def get_attribute_hook(self, fullname: str) -> Callable[[AttributeContext], Type] | None:
@@ -191,18 +213,46 @@ def _add_base(name: str, type_variables: tuple[int, ...], ctx: ClassDefContext) 
         info.mro.insert(len(info.mro) - 1, added)  # `object` is the last
 
 
-def _let_handle_be_async(ctx: ClassDefContext) -> None:
-    """Let a command's `handle()` return anything else too: an `AsyncBaseCommand` has a coroutine.
+def _let_be_async(name: str, ctx: ClassDefContext) -> None:
+    """Let overrides of one of Django's methods return a coroutine.
 
-    mypy compares an override with those of all bases, so with Django's as well as with ours.
+    mypy compares an override with the methods of all bases, so that of our class is no help. Which
+    classes may have a coroutine function is seen to by `_refuse_async`.
     """
-    for statement in ctx.cls.defs.body:
-        if isinstance(statement, FuncDef) and statement.name == "handle":
-            for declared in (statement.type, statement.unanalyzed_type):
-                if isinstance(declared, CallableType) and not isinstance(
-                    declared.ret_type, AnyType
-                ):
-                    declared.ret_type = AnyType(TypeOfAny.special_form)
+    unknown = AnyType(TypeOfAny.special_form)
+    for method in _methods(name, ctx.cls.defs):
+        for declared in (method.type, method.unanalyzed_type):
+            if isinstance(declared, CallableType) and not _has_coroutine(declared.ret_type):
+                coroutine = ctx.api.named_type("typing.Coroutine", [unknown] * 3)
+                declared.ret_type = UnionType([declared.ret_type, coroutine])
+
+
+def _has_coroutine(declared: Type) -> bool:
+    return isinstance(declared, UnionType) and any(
+        isinstance(item, Instance) and item.type.name == "Coroutine" for item in declared.items
+    )
+
+
+def _refuse_async(name: str, ours: str, ctx: ClassDefContext) -> None:
+    """Refuse a coroutine function that nobody would await."""
+    if ctx.cls.info.has_base(ours):
+        return
+    for method in _methods(name, ctx.cls.defs):
+        if method.is_coroutine:
+            short = ours.rpartition(".")[2].replace("_AsyncSteps", "AsyncTestCase")
+            ctx.api.fail(
+                f'"{name}" is a coroutine function, which nobody awaits here; it may be one in a '
+                f"subclass of {short}",
+                method,
+                code=OVERRIDE,
+            )
+
+
+def _methods(name: str, block: Block) -> Iterator[FuncDef]:
+    for statement in block.body:
+        function = statement.func if isinstance(statement, Decorator) else statement
+        if isinstance(function, FuncDef) and function.name == name:
+            yield function
 
 
 def _add_relations(relations: dict[str, str], ctx: ClassDefContext) -> None:

@@ -52,8 +52,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from django.db.models.expressions import Combinable
-    from django.db.models.query import Prefetch
     from typing_extensions import TypeVar
+
+    from nuages.additions import Prefetch
 
     Model_co = TypeVar("Model_co", bound=models.Model, covariant=True)
     Row_co = TypeVar("Row_co", covariant=True, default=Model_co)
@@ -62,10 +63,10 @@ if TYPE_CHECKING:
         """Django's QuerySet, with what Nuages adds to it."""
 
         # Django's stubs give fields and expressions no better type.
-        def values(  # type: ignore[override]
+        def values(
             self, *fields: str | Combinable, **expressions: Any
         ) -> QuerySet[Model_co, dict[str, Any]]: ...
-        def values_list(  # type: ignore[override]
+        def values_list(
             self,
             *fields: str | Combinable,
             flat: bool = False,
@@ -90,9 +91,7 @@ if TYPE_CHECKING:
         def reverse(self) -> QuerySet[Model_co]: ...
         def using(self, alias: str | None) -> QuerySet[Model_co]: ...
         def aselect_related(self, *fields: str | None) -> QuerySet[Model_co]: ...
-        def aprefetch_related(
-            self, *lookups: str | Prefetch[Any, Any, Any] | None
-        ) -> QuerySet[Model_co]: ...
+        def aprefetch_related(self, *lookups: str | Prefetch | None) -> QuerySet[Model_co]: ...
 
 else:
     QuerySet = models.QuerySet

@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".mypy_cache" / "typing"
 EVERYWHERE = ("both", "helpers", "magazines")
 
-_EXPECTED = re.compile(r"# error: (.*)$")
+_EXPECTED = re.compile(r"# error: ([^#]*)")
 
 Errors = dict[str, Counter[str]]
 """The codes of the errors, by `file:line`."""
@@ -41,7 +41,7 @@ def expected(checker: str, *folders: str) -> Errors:
                 if (match := _EXPECTED.search(line)) is None:
                     continue
                 codes: Counter[str] = Counter()
-                for part in match[1].split(", "):
+                for part in match[1].strip().split(", "):
                     name, code, times = re.fullmatch(r"(\w+) ([\w-]+)(?: x(\d))?", part).groups()
                     if name == checker:
                         codes[code] += int(times or 1)

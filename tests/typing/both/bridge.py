@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from typing import assert_type
 
 from django.http import HttpRequest, HttpResponse
+
 from nuages import off_loop, on_loop
 
 

@@ -8,9 +8,11 @@ from typing import Any, assert_type
 from django.apps.registry import Apps
 from django.db.migrations.operations.base import Operation
 from django.db.models import F, Model, Q, QuerySet
+
 from nuages.db.migrations import Backfill
 from nuages.management import AsyncBaseCommand, Progress, acall_command
 from nuages.test import AsyncLiveServerTestCase, AsyncTestCase, FaultProxy, LiveServer
+
 from nuages.test import forbid_blocking, forbid_threads  # isort: skip
 
 
@@ -32,9 +34,7 @@ class Command(AsyncBaseCommand):
 
 
 class Sync(AsyncBaseCommand):
-    def handle(
-        self, *args: Any, **options: Any
-    ) -> None:  # error: mypy override, pyright reportIncompatibleMethodOverride
+    def handle(self, *args: Any, **options: Any) -> None:  # error: mypy override, pyright reportIncompatibleMethodOverride # fmt: skip
         pass
 
 
@@ -59,11 +59,12 @@ operations: list[Operation] = [
     Backfill("book", {"title": F("subtitle")}, where=Q(title=""), batch_size=10, wait=lag),
     Backfill("book", fill, reverse=Backfill.noop, wait=lambda: None),
     Backfill("book", fill_sync, load=0.5),
-    Backfill("book", 3),  # error: mypy arg-type, pyright reportArgumentType
-    Backfill("book", fill, where=True),  # error: mypy arg-type, pyright reportArgumentType
-    Backfill("book", fill, wait=3),  # error: mypy arg-type, pyright reportArgumentType
-    Backfill("book", lag),  # error: mypy arg-type, pyright reportArgumentType
 ]
+
+Backfill("book", 3)  # error: mypy arg-type, pyright reportArgumentType
+Backfill("book", fill, where=True)  # error: mypy arg-type, pyright reportArgumentType
+Backfill("book", fill, wait=3)  # error: mypy arg-type, pyright reportArgumentType
+Backfill("book", lag)  # error: mypy arg-type, pyright reportArgumentType
 
 
 class Tests(AsyncTestCase):

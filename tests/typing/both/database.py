@@ -7,6 +7,7 @@ from typing import Any, assert_type
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
+
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 
 
@@ -30,18 +31,18 @@ async def transactions() -> None:
     await plain("1")  # error: mypy arg-type, pyright reportArgumentType
     await configured()  # error: mypy call-arg, pyright reportCallIssue
     aatomic(usin="other")  # error: mypy call-overload, pyright reportCallIssue
-    with aatomic():  # error: mypy attr-defined, pyright reportGeneralTypeIssues
+    with aatomic():  # error: mypy attr-defined x2, pyright reportGeneralTypeIssues x2
         pass
-    with detached():  # error: mypy attr-defined, pyright reportGeneralTypeIssues
+    with detached():  # error: mypy attr-defined x2, pyright reportGeneralTypeIssues x2
         pass
-    async with aatomic(durable="yes"):  # error: mypy call-overload, pyright reportCallIssue
+    async with aatomic(durable="yes"):  # error: mypy call-overload, pyright reportArgumentType
         pass
 
 
 def sync() -> None: ...
 
 
-aatomic(sync)  # error: mypy call-overload, pyright reportCallIssue
+aatomic(sync)  # error: mypy arg-type, pyright reportCallIssue, pyright reportArgumentType
 
 
 @aatomic()  # error: mypy arg-type, pyright reportArgumentType
@@ -64,7 +65,7 @@ async def holds() -> None:
         assert_type(connection, BaseDatabaseWrapper)
         assert_type(connection.vendor, str)
         connection.vendro  # error: mypy attr-defined, pyright reportAttributeAccessIssue
-    with hold_connection():  # error: mypy attr-defined, pyright reportGeneralTypeIssues
+    with hold_connection():  # error: mypy attr-defined x2, pyright reportGeneralTypeIssues x2
         pass
 
 

@@ -9,6 +9,7 @@ from typing import assert_type
 
 from django.http import HttpRequest, HttpResponse
 from django.http.response import HttpResponseBase
+
 from nuages.asgi import get_asgi_application, on_shutdown, on_startup
 from nuages.http import Event, EventStream, afile_response, last_event_id, request_timeout
 from nuages.mail import amail_admins, asend_mail, asend_mass_mail
@@ -37,10 +38,10 @@ def streams(request: HttpRequest) -> None:
     EventStream(opened, request)
     assert_type(last_event_id(request), str | None)
     Event(id=[])  # error: mypy arg-type, pyright reportArgumentType
-    Event("a", "b")  # error: mypy misc, pyright reportCallIssue
+    Event("a", "b")  # error: mypy call-arg, pyright reportCallIssue
     EventStream(of_nothing, request)  # error: mypy arg-type, pyright reportArgumentType
     EventStream([1])  # error: mypy arg-type, pyright reportArgumentType
-    EventStream(ticks(), request, 3)  # error: mypy misc, pyright reportCallIssue
+    EventStream(ticks(), request, 3)  # error: mypy call-arg, pyright reportCallIssue
 
 
 @request_timeout(5)
@@ -52,7 +53,7 @@ async def files(request: HttpRequest) -> None:
     assert_type(await download(request, "a"), HttpResponseBase)
     await download(request, 1)  # error: mypy arg-type, pyright reportArgumentType
     await afile_response(request, 1)  # error: mypy arg-type, pyright reportArgumentType
-    await afile_response(request, "a", True)  # error: mypy misc, pyright reportCallIssue
+    await afile_response(request, "a", True)  # error: mypy call-arg, pyright reportCallIssue
 
 
 @request_timeout  # error: mypy arg-type, pyright reportArgumentType

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 from django import forms
+
 from magazines.models import Magazine
 from nuages.typing import AsyncForm, AsyncModelForm
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import assert_type
 
 from django.db.models import Prefetch, QuerySet
+
 from shop.models import Audiobook, Author, Book, Shelf, ShelfQuerySet, Tag
 
 

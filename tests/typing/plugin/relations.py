@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from typing import TypeVar, assert_type
 
 from django.db import models
+
 from shop.models import Audiobook, Author, Book, Cover, Loan, Note, Shelf, Tag
 
 

@@ -14,6 +14,7 @@ from django.db.models.fields.files import FieldFile
 from django.forms import BaseModelFormSet
 from django.test import TestCase
 from django.test.utils import CaptureQueriesContext
+
 from shop.models import Book
 
 
