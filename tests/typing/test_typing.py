@@ -23,7 +23,15 @@ import nuages
 
 HERE = Path(__file__).parent
 CACHE = HERE.parents[1] / ".mypy_cache" / "typing"
+PLUGINS = ("nuages.mypy", "mypy_django_plugin.main")
 EVERYWHERE = ("both", "helpers", "magazines")
+
+MODEL = """
+from django.db import models
+
+class {name}(models.Model):
+    {fields}
+"""
 
 _EXPECTED = re.compile(r"# error: ([^#]*)")
 
@@ -87,6 +95,69 @@ def test_mypy_with_the_plugin_finds_what_the_comments_say() -> None:
             place = f"{error['file']}:{error['line']}"
             actual.setdefault(place, []).append((error["code"], error["message"]))
     compare("mypy", actual, *folders)
+
+
+def configured(
+    folder: Path, *plugins: str, settings: str = "shop.settings", root: Path = HERE
+) -> str:
+    """Write a configuration for mypy, for a project in `root`; return its path."""
+    path = folder / "mypy.ini"
+    path.write_text(
+        f"[mypy]\nmypy_path = {root}\nplugins = {', '.join(plugins)}\n"
+        f"[mypy.plugins.django-stubs]\ndjango_settings_module = {settings}\n"
+    )
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "plugins", [["mypy_django_plugin.main", "nuages.mypy"], ["nuages.mypy"]], ids=len
+)
+def test_plugins_in_an_order_that_does_not_work_are_refused(
+    plugins: list[str], tmp_path: Path
+) -> None:
+    done = mypy("shop", "--cache-dir", str(tmp_path), config=configured(tmp_path, *plugins))
+    assert done.returncode == 1
+    assert 'plugins = ["nuages.mypy", "mypy_django_plugin.main"]' in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_project_without_nuages_is_told_that_nothing_would_be_there(tmp_path: Path) -> None:
+    (tmp_path / "plain.py").write_text("INSTALLED_APPS = ['django.contrib.contenttypes']\n")
+    config = configured(tmp_path, *PLUGINS, settings="plain", root=tmp_path)
+    done = mypy(str(tmp_path / "plain.py"), "--cache-dir", str(tmp_path), config=config)
+    assert done.returncode == 1
+    assert '"nuages" is not in INSTALLED_APPS' in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+
+
+def test_a_relation_that_is_new_is_known_with_a_cache_of_before(tmp_path: Path) -> None:
+    """Where the model with the new attribute is in a file that has not changed."""
+    app = tmp_path / "app"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    (app / "models.py").write_text("from app.book import Book\nfrom app.cover import Cover\n")
+    (app / "book.py").write_text(MODEL.format(name="Book", fields="pass"))
+    cover = app / "cover.py"
+    cover.write_text(MODEL.format(name="Cover", fields="pass"))
+    (app / "use.py").write_text(
+        "from app.book import Book\nfrom app.cover import Cover\n"
+        "async def cover_of(book: Book) -> Cover:\n    return await book.acover\n"
+    )
+    (tmp_path / "settings.py").write_text("INSTALLED_APPS = ['app', 'nuages']\n")
+    config = configured(tmp_path, *PLUGINS, settings="settings", root=tmp_path)
+
+    def check() -> subprocess.CompletedProcess[str]:
+        return mypy(str(app), "--cache-dir", str(tmp_path / "cache"), config=config)
+
+    before = check()
+    assert '"Book" has no attribute "acover"' in before.stdout, before.stdout + before.stderr
+    cover.write_text(
+        MODEL.format(name="Cover", fields='book = models.OneToOneField("Book", models.CASCADE)')
+    )
+    after = check()
+    assert after.returncode == 0, after.stdout + after.stderr
+    cover.write_text(MODEL.format(name="Cover", fields="pass"))
+    assert '"Book" has no attribute "acover"' in check().stdout
 
 
 def test_pyright_finds_what_the_comments_say() -> None:
