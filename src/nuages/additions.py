@@ -54,7 +54,7 @@ class AsyncManager(Generic[T_co]):
 
 
 class AsyncRawQuerySet(Generic[T_co]):
-    """What `raw()` returns."""
+    """The result of `raw()`."""
 
     if TYPE_CHECKING:
 
@@ -187,7 +187,7 @@ class AsyncEmailBackend:
 
 
 class AsyncQueriesContext:
-    """What counts or captures queries, in tests."""
+    """A context that counts or captures queries, in tests."""
 
     if TYPE_CHECKING:
 
