@@ -21,7 +21,7 @@ from collections.abc import (
 )
 from importlib.util import find_spec
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TextIO, TypeVar, cast
 
 from django.core.management.base import OutputWrapper
 
@@ -66,7 +66,7 @@ class Progress(Generic[T]):
         *,
         unit: str = "it",
         start: float = 0,
-        output: Any = None,
+        output: TextIO | OutputWrapper | None = None,
         verbosity: int = 1,
         interval: float = INTERVAL,
     ) -> None:

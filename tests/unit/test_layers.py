@@ -15,7 +15,13 @@ ROOT = Path(nuages.__file__).parent
 # Upwards: what a module may import is what stands on its own line or above. A package stands
 # for all of its modules but those that stand further up themselves.
 LAYERS = [
-    {"nuages.exceptions", "nuages.conf", "nuages.progress", "nuages.tracebacks"},
+    {
+        "nuages.additions",
+        "nuages.conf",
+        "nuages.exceptions",
+        "nuages.progress",
+        "nuages.tracebacks",
+    },
     {"nuages.bridge"},
     {"nuages.seams.mysqldb"},
     {"nuages.cache", "nuages.stopping"},
@@ -30,7 +36,7 @@ LAYERS = [
     {"nuages.db"},
     {"nuages.handling"},
     {"nuages.seams"},
-    {"nuages.http", "nuages.mail"},
+    {"nuages.http", "nuages.mail", "nuages.mypy", "nuages.typing"},
     {"nuages.asgi", "nuages.checks"},
     {"nuages.apps", "nuages.ipython", "nuages.management"},
     {"nuages.test"},

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 from nuages.asgi.hooks import on_shutdown, on_startup
+
+if TYPE_CHECKING:
+    from nuages.asgi.handler import ASGIHandler
+    from nuages.asgi.types import Application
 
 __all__ = ["get_asgi_application", "on_shutdown", "on_startup"]
 
 
-def get_asgi_application(websocket: Any = None) -> Any:
+def get_asgi_application(websocket: Application | None = None) -> ASGIHandler:
     """Set Django up and return the ASGI application: http and lifespan.
 
     Point the server at it as at Django's own (`application = get_asgi_application()` in

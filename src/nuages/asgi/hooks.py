@@ -6,7 +6,8 @@ import contextlib
 import functools
 import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Any, TypeVar
 
 from nuages.bridge import on_loop
@@ -14,13 +15,22 @@ from nuages.bridge.wrapping import is_async
 
 logger = logging.getLogger("nuages.asgi")
 
-F = TypeVar("F", bound=Callable[[], Any])
+State = Mapping[str, object] | None
+"""What a start-up hook gives to `request.state`."""
+Startup = Callable[
+    [],
+    State | Awaitable[State] | AsyncIterator[State] | AbstractAsyncContextManager[State],
+]
+Shutdown = Callable[[], object]
 
-startup: list[Callable[[], Any]] = []
-shutdown: list[Callable[[], Any]] = []
+S = TypeVar("S", bound=Startup)
+F = TypeVar("F", bound=Shutdown)
+
+startup: list[Startup] = []
+shutdown: list[Shutdown] = []
 
 
-def on_startup(function: F) -> F:
+def on_startup(function: S) -> S:
     """Run `function()` when the server starts, before it takes requests.
 
     An async generator function that yields once, or one made by `asynccontextmanager`, is left
@@ -37,7 +47,8 @@ def on_startup(function: F) -> F:
     asgi.py, or in an AppConfig's `ready()`. Without the lifespan protocol (daphne, `uvicorn
     --lifespan off`) it runs before the first request.
     """
-    startup.append(_checked(function, "on_startup"))
+    _require_function(function, "on_startup")
+    startup.append(function)
     return function
 
 
@@ -47,14 +58,14 @@ def on_shutdown(function: F) -> F:
     Those in flight have ended by then. Returns the function, so it is a decorator. The last one
     registered runs first; one that fails is reported and does not stop the others.
     """
-    shutdown.append(_checked(function, "on_shutdown"))
+    _require_function(function, "on_shutdown")
+    shutdown.append(function)
     return function
 
 
-def _checked(function: Any, name: str) -> Any:
+def _require_function(function: object, name: str) -> None:
     if not callable(function):
         raise TypeError(f"{name}() takes a function, not {type(function).__name__}.")
-    return function
 
 
 class Entered:

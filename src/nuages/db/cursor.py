@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from django.db import DEFAULT_DB_ALIAS, connections
 
@@ -15,7 +15,17 @@ from nuages.db.scopes.tree import Kind
 from nuages.db.transaction import entered
 from nuages.exceptions import OpenBlock
 
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+    from django.db.backends.utils import CursorWrapper
+    from psycopg.sql import Composable
+
+P = ParamSpec("P")
 T = TypeVar("T")
+
+Row = tuple[Any, ...]
+"""Any: a column holds what the statement selects."""
+Parameters = Sequence[object] | Mapping[str, object] | None
 
 _NOT_ENTERED = "Use acursor() as `async with acursor() as cursor:`."
 
@@ -25,8 +35,16 @@ class AsyncCursor:
 
     Use it as `async with acursor() as cursor:`. The connection is held while the block lasts,
     so what the cursor does and what the ORM does inside it share a session. Attributes
-    (`description`, `rowcount`, ...) are those of Django's cursor.
+    (`description`, `rowcount`, ...) are those of Django's cursor; type checkers know those of
+    PEP 249. For a driver's own there is `run(lambda cursor: cursor.statusmessage)`.
     """
+
+    if TYPE_CHECKING:
+        db: BaseDatabaseWrapper
+        description: Sequence[Sequence[object]] | None
+        rowcount: int
+        lastrowid: int | None
+        arraysize: int
 
     def __init__(self, using: str) -> None:
         self._alias = using
@@ -61,53 +79,63 @@ class AsyncCursor:
         elif (left_open := scope.end_hold()) is not None and not failed:
             raise OpenBlock(child=left_open.label)
 
-    async def _call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+    async def _call(self, method: str, *args: object) -> Any:
         if self._cursor is None:
             raise TypeError(_NOT_ENTERED)
         function: Callable[..., object] = getattr(self._cursor, method)
-        return await on_loop(function)(*args, **kwargs)
+        return await on_loop(function)(*args)
 
-    async def execute(self, sql: Any, params: Any = None) -> AsyncCursor:
+    async def execute(self, sql: str | Composable, params: Parameters = None) -> AsyncCursor:
         """Execute one statement, `%s` placeholders filled from `params`; return the cursor."""
         await self._call("execute", sql, params)
         return self
 
-    async def executemany(self, sql: Any, param_list: Any) -> AsyncCursor:
+    async def executemany(
+        self, sql: str | Composable, param_list: Sequence[Parameters]
+    ) -> AsyncCursor:
         """Execute one statement for each entry of `param_list`; return the cursor."""
         await self._call("executemany", sql, param_list)
         return self
 
-    async def callproc(self, procname: str, params: Any = None) -> Any:
+    async def callproc(self, procname: str, params: Sequence[object] | None = None) -> object:
         """Call a stored procedure, where the database has them."""
         return await self._call("callproc", procname, params)
 
-    async def fetchone(self) -> Any:
+    async def fetchone(self) -> Row | None:
         """Return the next row, or None."""
-        return await self._call("fetchone")
+        row: Row | None = await self._call("fetchone")
+        return row
 
-    async def fetchmany(self, size: int | None = None) -> list[Any]:
+    async def fetchmany(self, size: int | None = None) -> list[Row]:
         """Return the next `size` rows."""
         return list(await self._call("fetchmany", *([] if size is None else [size])))
 
-    async def fetchall(self) -> list[Any]:
+    async def fetchall(self) -> list[Row]:
         """Return all remaining rows."""
         return list(await self._call("fetchall"))
 
-    async def __aiter__(self) -> AsyncIterator[Any]:
+    async def __aiter__(self) -> AsyncIterator[Row]:
         while rows := await self.fetchmany(100):
             for row in rows:
                 yield row
 
-    async def run(self, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    async def run(
+        self,
+        function: Callable[Concatenate[CursorWrapper, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
         """Return `function(cursor, *args, **kwargs)`, run in a bridge: for COPY and so on."""
         if self._cursor is None:
             raise TypeError(_NOT_ENTERED)
         return await on_loop(function)(self._cursor, *args, **kwargs)
 
-    def __getattr__(self, name: str) -> Any:
-        if self._cursor is None:
-            raise AttributeError(f"AsyncCursor has no {name!r} yet. {_NOT_ENTERED}")
-        return getattr(self._cursor, name)
+    if not TYPE_CHECKING:  # it would let every misspelt name pass
+
+        def __getattr__(self, name: str) -> object:
+            if self._cursor is None:
+                raise AttributeError(f"AsyncCursor has no {name!r} yet. {_NOT_ENTERED}")
+            return getattr(self._cursor, name)
 
 
 def acursor(using: str | None = None) -> AsyncCursor:

@@ -7,7 +7,7 @@ import functools
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
 
 from asgiref.sync import iscoroutinefunction
 from django.db import DEFAULT_DB_ALIAS, connections
@@ -25,6 +25,9 @@ from nuages.db.scopes.finalising import is_collecting, leave_to_others
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind, context_node
 from nuages.exceptions import EnteredElsewhere, OpenBlock
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -143,7 +146,7 @@ def aatomic(using: Any = None, savepoint: bool = True, durable: bool = False) ->
 
 
 async def aon_commit(
-    func: Callable[[], Any], using: str | None = None, robust: bool = False
+    func: Callable[[], object], using: str | None = None, robust: bool = False
 ) -> None:
     """Register `func` to run when the current transaction commits.
 
@@ -162,7 +165,7 @@ class _Hold:
         self._alias = using or DEFAULT_DB_ALIAS
         self._scope: Scope | None = None
 
-    async def __aenter__(self) -> Any:
+    async def __aenter__(self) -> BaseDatabaseWrapper:
         self._task = _running_task()
         generators = generators_around()
         return await entered(

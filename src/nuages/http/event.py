@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import KW_ONLY, dataclass
-from typing import Any
 
 from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import Promise
@@ -38,7 +37,7 @@ class Event:
     retry, and an event that says nothing.
     """
 
-    data: Any = None
+    data: object = None
     _: KW_ONLY
     id: str | int | None = None
     event: str | None = None
@@ -58,7 +57,7 @@ class Event:
             )
 
 
-def encode(item: Any, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) -> bytes:
+def encode(item: object, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) -> bytes:
     """Return the bytes of an `Event`, or of an event with `item` as its data.
 
     Raises ValueError for text that is not Unicode (bytes that are not UTF-8, lone surrogates)
@@ -89,7 +88,7 @@ def encode(item: Any, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) -> by
         raise ValueError(f"An event is text that UTF-8 can write: {error}.") from error
 
 
-def require_retry(retry: Any) -> None:
+def require_retry(retry: object) -> None:
     """Raise unless `retry` is a number of milliseconds that the protocol can say."""
     if not isinstance(retry, int) or isinstance(retry, bool):
         raise TypeError(f"retry is a whole number of milliseconds, not {retry!r}.")
@@ -97,22 +96,22 @@ def require_retry(retry: Any) -> None:
         raise ValueError(f"retry is a number of milliseconds from 0, not {retry}.")
 
 
-def _require_id(value: Any) -> None:
+def _require_id(value: str | int) -> None:
     if isinstance(value, int) and not isinstance(value, bool):
         return
-    _require_one_line("id", value)
-    if "\0" in value:
+    if "\0" in _require_one_line("id", value):
         raise ValueError(f"An event's id is without NUL, browsers ignore others: {value!r}.")
 
 
-def _require_one_line(what: str, value: Any) -> None:
+def _require_one_line(what: str, value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"An event's {what} is a str, not {value!r}.")
     if _LINE_END.search(value):
         raise ValueError(f"An event's {what} is one line, without CR and LF: {value!r}.")
+    return value
 
 
-def _text(data: Any, encoder: type[json.JSONEncoder]) -> str:
+def _text(data: object, encoder: type[json.JSONEncoder]) -> str:
     if isinstance(data, str):
         return data
     if isinstance(data, (bytes, bytearray, memoryview)):

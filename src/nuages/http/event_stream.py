@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncIterable, Callable, Iterator
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from nuages.http.event import HEARTBEAT, encode, require_retry
 from nuages.http.relay import Relay
 from nuages.http.streams import DirectStreamingResponse, aclose
 
-Source = AsyncIterable[Any] | Callable[[str | None], Any]
+Events = AsyncIterable[object]
+Source = Events | Callable[[str | None], Events | Awaitable[Events]]
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",

@@ -11,7 +11,7 @@ from nuages.bridge import on_loop
 from nuages.bridge.wrapping import is_async, on_loop_target
 from nuages.handling.deadline import give_limit
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., object])
 
 
 def request_timeout(seconds: float | None) -> Callable[[F], F]:

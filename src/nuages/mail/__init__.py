@@ -6,15 +6,18 @@ send from a thread (but not with Django's locmem and dummy, which do not block).
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 __all__ = ["amail_admins", "amail_managers", "asend_mail", "asend_mass_mail"]
 
+if TYPE_CHECKING:
+    from nuages.mail.sending import amail_admins, amail_managers, asend_mail, asend_mass_mail
+else:
 
-def __getattr__(name: str) -> Any:
-    # Looked up when first used: importing the package needs none of Django.
-    if name in __all__:
-        from nuages.mail import sending
+    def __getattr__(name: str) -> object:
+        # Looked up when first used: importing the package needs none of Django.
+        if name in __all__:
+            from nuages.mail import sending
 
-        return getattr(sending, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(sending, name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

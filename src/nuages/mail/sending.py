@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Coroutine
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from django.core import mail
 
 from nuages.bridge import run_on_loop
 
+P = ParamSpec("P")
+T = TypeVar("T")
 
-def _twin(function: Callable[..., Any], doc: str) -> Callable[..., Coroutine[Any, Any, Any]]:
+
+def _twin(function: Callable[P, T], doc: str) -> Callable[P, Coroutine[Any, Any, T]]:
     @functools.wraps(function)
-    async def twin(*args: Any, **kwargs: Any) -> Any:
+    async def twin(*args: P.args, **kwargs: P.kwargs) -> T:
         return await run_on_loop(function, args, kwargs)
 
     twin.__name__ = twin.__qualname__ = f"a{function.__name__}"

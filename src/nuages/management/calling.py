@@ -29,7 +29,7 @@ _BLOCKING = frozenset(
 
 
 async def acall_command(
-    command_name: str | BaseCommand, /, *arguments: Any, **options: Any
+    command_name: str | BaseCommand, /, *arguments: object, **options: object
 ) -> Any:
     """Call a management command from async code; arguments and result are `call_command`'s.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 _WHERE = {
     "AsyncTestCase": "cases",
@@ -26,11 +26,22 @@ __all__ = [
     "forbid_threads",
 ]
 
+if TYPE_CHECKING:
+    from nuages.test.blocking import forbid_blocking
+    from nuages.test.cases import AsyncTestCase, AsyncTransactionTestCase
+    from nuages.test.live import (
+        AsyncLiveServerTestCase,
+        AsyncLiveServerTransactionTestCase,
+        LiveServer,
+    )
+    from nuages.test.proxy import FaultProxy
+    from nuages.test.threads import forbid_threads
+else:
 
-def __getattr__(name: str) -> Any:
-    # The guards and the proxy need neither Django nor its settings; the cases need both.
-    if name in _WHERE:
-        from importlib import import_module
+    def __getattr__(name: str) -> object:
+        # The guards and the proxy need neither Django nor its settings; the cases need both.
+        if name in _WHERE:
+            from importlib import import_module
 
-        return getattr(import_module(f"nuages.test.{_WHERE[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            return getattr(import_module(f"nuages.test.{_WHERE[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -10,11 +10,12 @@ import asyncio
 import functools
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import django.test
 from asgiref.sync import async_to_sync, iscoroutinefunction
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ else:
     _Base = object
 
 
-def _run(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
+def _run(function: Callable[P, Awaitable[T]], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call an async function from the test's own thread, on the class's loop."""
 
     async def call() -> T:
@@ -41,6 +42,11 @@ def _run(function: Callable[..., Awaitable[T]], *args: Any, **kwargs: Any) -> T:
 class _AsyncSteps(_Base):
     """Mixin: the async steps of a test, and of its class."""
 
+    if TYPE_CHECKING:
+        # Any: of an `async def` one a coroutine, which `super()` in another's awaits; else None.
+        @classmethod
+        def setUpTestData(cls) -> Any: ...
+
     class_loop = True
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
     """What makes the class's loop, `uvloop.new_event_loop` say; None for asyncio's."""
@@ -50,7 +56,7 @@ class _AsyncSteps(_Base):
         data = cls.__dict__.get("setUpTestData")
         if isinstance(data, classmethod) and iscoroutinefunction(data.__func__):
             # mypy: a class's own method is replaced by what Django calls.
-            cls.setUpTestData = classmethod(_awaited(data.__func__))  # type: ignore[attr-defined]
+            cls.setUpTestData = classmethod(_awaited(data.__func__))  # type: ignore[assignment, method-assign]
 
     async def asyncSetUp(self) -> None:
         """Prepare a test; after `setUp()`."""
@@ -59,13 +65,13 @@ class _AsyncSteps(_Base):
         """Clean up after a test whose set-up succeeded; before `tearDown()`."""
 
     def addAsyncCleanup(
-        self, function: Callable[..., Awaitable[Any]], /, *args: Any, **kwargs: Any
+        self, function: Callable[P, Awaitable[object]], /, *args: P.args, **kwargs: P.kwargs
     ) -> None:
         """Have `function(*args, **kwargs)` awaited after the test, last added first.
 
         Sync clean-ups (`addCleanup`) stand in the same line.
         """
-        self.addCleanup(_run, function, *args, **kwargs)
+        self.addCleanup(functools.partial(_run, function, *args, **kwargs))
 
     async def enterAsyncContext(self, cm: AbstractAsyncContextManager[T]) -> T:
         """Enter an async context manager, which a clean-up exits; return what it gives."""

@@ -13,12 +13,12 @@ import socket
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any
 
 import uvicorn
 from django.apps import apps
 from django.test import modify_settings
 
+from nuages.asgi.types import Application
 from nuages.management.application import load_application
 from nuages.management.staticfiles import StaticFiles
 from nuages.stopping import announce_stop
@@ -49,7 +49,7 @@ class LiveServer:
     does not start; what its lifespan raised is in the log of uvicorn.error.
     """
 
-    def __init__(self, application: Any = None, host: str = "127.0.0.1") -> None:
+    def __init__(self, application: Application | None = None, host: str = "127.0.0.1") -> None:
         if application is None:
             application = load_application()
             if apps.is_installed("django.contrib.staticfiles"):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asgiref.sync import async_to_sync
 from django.db import router
@@ -20,6 +20,15 @@ from nuages.db.migrations import checkpoint
 from nuages.db.migrations.batches import Batches, Work
 from nuages.db.migrations.checkpoint import Divided
 from nuages.exceptions import BackfillError
+
+if TYPE_CHECKING:
+    from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+    from django.db.migrations.state import ProjectState
+
+# Any: a historical model has the fields that it had then, which no checker knows.
+Change = dict[str, Any] | Callable[[Any, Any], object]
+"""Fields with their new values, or a function of the historical apps and the batch's rows."""
+Wait = Callable[[], float | Awaitable[float | None] | None]
 
 
 class Backfill(Operation):
@@ -54,14 +63,14 @@ class Backfill(Operation):
     def __init__(
         self,
         model_name: str,
-        update: dict[str, Any] | Callable[..., Any],
+        update: Change,
         where: Q | None = None,
-        reverse: dict[str, Any] | Callable[..., Any] | None = None,
+        reverse: Change | None = None,
         reverse_where: Q | None = None,
         batch_size: int = 1000,
         concurrency: int = 4,
         load: float = 1.0,
-        wait: Callable[[], Any] | None = None,
+        wait: Wait | None = None,
         name: str | None = None,
         hints: dict[str, Any] | None = None,
         elidable: bool = False,
@@ -118,7 +127,7 @@ class Backfill(Operation):
         return type(self).__qualname__, [], kwargs
 
     @staticmethod
-    async def noop(apps: Any, rows: Any) -> None:
+    async def noop(apps: object, rows: object) -> None:
         """Do nothing: `reverse=Backfill.noop`."""
 
     @property
@@ -126,7 +135,7 @@ class Backfill(Operation):
         """Whether there is a way back."""
         return self.reverse is not None
 
-    def state_forwards(self, app_label: str, state: Any) -> None:
+    def state_forwards(self, app_label: str, state: ProjectState) -> None:
         """Nothing: rows are no part of the state."""
 
     def describe(self) -> str:
@@ -138,13 +147,21 @@ class Backfill(Operation):
         return f"Backfill {self.model_name}: {what}, {self.batch_size:,} rows a batch"
 
     def database_forwards(
-        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
     ) -> None:
         """Change what is not changed yet."""
         self._migrate(app_label, schema_editor, from_state, backwards=False)
 
     def database_backwards(
-        self, app_label: str, schema_editor: Any, from_state: Any, to_state: Any
+        self,
+        app_label: str,
+        schema_editor: BaseDatabaseSchemaEditor,
+        from_state: ProjectState,
+        to_state: ProjectState,
     ) -> None:
         """Change it back."""
         if self.reverse is None:

@@ -59,6 +59,20 @@ def forward_relations(model: type[models.Model]) -> Iterator[str]:
             yield private.name
 
 
+def async_relations(model: type[models.Model]) -> Iterator[tuple[str, str]]:
+    """Yield the `a<relation>` attributes that a class itself has, each with its relation's name.
+
+    For type checkers (`nuages.mypy`). An abstract model has none, but its subclasses will.
+    """
+    for name, value in vars(model).items():
+        if isinstance(value, AsyncRelated):
+            yield name, value.name
+    if model._meta.abstract:
+        for relation in forward_relations(model):
+            if inspect.getattr_static(model, f"a{relation}", _MISSING) is _MISSING:
+                yield f"a{relation}", relation
+
+
 def shadowed(model: type[models.Model]) -> list[str]:
     """Return the `a*` names that a model has of its own, so that ours are not to be had.
 
