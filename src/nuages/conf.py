@@ -42,7 +42,7 @@ KEYS: dict[str, Key] = {
     "HOOKS_TIMEOUT": Key(
         30.0,
         (int, float),
-        "Seconds that the on-commit hooks of a transaction may take once their task was cancelled, "
+        "Seconds the on-commit hooks of a transaction may take once their task was cancelled, "
         "before the one that runs is cancelled too and the others are given up.",
     ),
     "CANCEL_TIMEOUT": Key(

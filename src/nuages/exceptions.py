@@ -72,7 +72,8 @@ class AtomicInCoroutine(SyncInCoroutine):
 
 class NeedsAsyncWith(NuagesError, TypeError):
     """
-    {name}() was used in a sync `with`, but entering it awaits: `async with {name}():`. {sync}
+    {name}() was used in a sync `with`, which cannot await its beginning and its end. In a
+    coroutine write `async with {name}():`. {sync}.
     """
 
     code = "nuages.needs-async-with"

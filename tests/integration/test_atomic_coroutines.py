@@ -290,22 +290,27 @@ def test_in_a_sync_program(database: str) -> None:
     assert committed() == ["saved"]
 
 
+async def answer(name: str, request: HttpRequest) -> None:
+    fail = "fail" in request.GET
+    await work(f"{name} fails" if fail else name, fail=fail)
+
+
 class Page(View):
     @atomic
     async def get(self, request: HttpRequest) -> HttpResponse:
-        await work("get", fail="fail" in request.GET)
+        await answer("get", request)
         return HttpResponse("got")
 
     @method_decorator(atomic)
     async def post(self, request: HttpRequest) -> HttpResponse:
-        await work("post", fail="fail" in request.GET)
+        await answer("post", request)
         return HttpResponse("posted")
 
 
 @method_decorator(atomic, name="dispatch")
 class Whole(View):
     async def get(self, request: HttpRequest) -> HttpResponse:
-        await work("whole", fail="fail" in request.GET)
+        await answer("whole", request)
         return HttpResponse("got")
 
 
@@ -392,14 +397,16 @@ def test_a_generator_function_is_refused() -> None:
 def test_a_sync_block_in_a_bare_coroutine_names_the_way_out(database: str, run: Run) -> None:
     async def main() -> None:
         for savepoint in (True, False):
-            with pytest.raises(AtomicInCoroutine, match=r"async with transaction\.atomic\(\)"):
-                with transaction.atomic(savepoint=savepoint):
-                    raise AssertionError("entered")
+            names_djangos = pytest.raises(
+                AtomicInCoroutine, match=r"async with transaction\.atomic\(\)"
+            )
+            with names_djangos, transaction.atomic(savepoint=savepoint):
+                raise AssertionError("entered")
             async with aatomic():
                 await Author.objects.acreate(name=f"outer {savepoint}")
-                with pytest.raises(AtomicInCoroutine, match="aatomic"):
-                    with transaction.atomic(savepoint=savepoint):
-                        raise AssertionError("entered")
+                names_ours = pytest.raises(AtomicInCoroutine, match="aatomic")
+                with names_ours, transaction.atomic(savepoint=savepoint):
+                    raise AssertionError("entered")
         async with hold_connection():
             with pytest.raises(AtomicInCoroutine), transaction.atomic():
                 raise AssertionError("entered")

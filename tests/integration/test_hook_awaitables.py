@@ -26,6 +26,16 @@ from tests.library.models import Author
 pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
 
 
+class Returning:
+    """An object that is called and returns a coroutine."""
+
+    def __init__(self, notified: Notified) -> None:
+        self.notified = notified
+
+    def __call__(self) -> Any:
+        return self.notified.notify("object")
+
+
 class Notified(list[str]):
     """Async work that notes what it sees of the transaction."""
 
@@ -42,10 +52,6 @@ class Notified(list[str]):
     def hooks(self) -> list[Hook]:
         """Every way to return a coroutine without being a coroutine function."""
 
-        class Callable_:
-            def __call__(this) -> Any:  # noqa: N805
-                return self.notify("object")
-
         def function() -> Any:
             return self.notify("function")
 
@@ -54,7 +60,7 @@ class Notified(list[str]):
             function,
             functools.partial(lambda name: self.notify(name), "partial of a lambda"),
             functools.partial(self.notify, "partial"),
-            Callable_(),
+            Returning(self),
         ]
 
 

@@ -39,6 +39,9 @@ def save_by_hand(name: str, hooks: list[Hook]) -> None:
     try:
         save(name, hooks)
         transaction.commit()
+    except BaseException:
+        transaction.rollback()
+        raise
     finally:
         transaction.set_autocommit(True)
 

@@ -12,7 +12,7 @@ from nuages.bridge.generators import Generators, generators_around
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind
-from nuages.db.transaction import entered
+from nuages.db.transaction import AsyncOnly, entered
 from nuages.exceptions import OpenBlock
 
 T = TypeVar("T")
@@ -20,13 +20,16 @@ T = TypeVar("T")
 _NOT_ENTERED = "Use acursor() as `async with acursor() as cursor:`."
 
 
-class AsyncCursor:
+class AsyncCursor(AsyncOnly):
     """Django's cursor with awaited methods, on one connection for the length of the block.
 
     Use it as `async with acursor() as cursor:`. The connection is held while the block lasts,
     so what the cursor does and what the ORM does inside it share a session. Attributes
     (`description`, `rowcount`, ...) are those of Django's cursor.
     """
+
+    _name = "acursor"
+    _in_sync = "In sync code: `with connection.cursor() as cursor:`"
 
     def __init__(self, using: str) -> None:
         self._alias = using
