@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from asgiref.sync import sync_to_async
 from django.db import connection, connections, transaction
-from django.test import TestCase
 
 from nuages import on_loop
 from nuages.db import aatomic, aon_commit
+from nuages.db.testing.on_commit import CaptureOnCommit
 from nuages.exceptions import HookFailed, SyncInCoroutine
 from tests.integration.commit_judge import committed
 from tests.integration.conftest import Run
@@ -232,14 +232,14 @@ def test_captured_callbacks_are_awaited_where_they_are_executed(database: str, r
     def work() -> None:
         hook = functools.partial(lambda: notify("sync"))
         with transaction.atomic():
-            with TestCase.captureOnCommitCallbacks(execute=True) as callbacks:
+            with CaptureOnCommit(execute=True) as callbacks:
                 transaction.on_commit(hook)
             assert callbacks == [hook]
             transaction.set_rollback(True)
 
     async def main() -> None:
         async with aatomic():
-            async with TestCase.captureOnCommitCallbacks(execute=True):  # type: ignore[attr-defined]
+            async with CaptureOnCommit(execute=True):
                 await aon_commit(lambda: notify("async"))
             assert notified == ["sync", "sync", "async"]
             connections["default"].run_on_commit.clear()

@@ -12,7 +12,7 @@ from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 from django.test import override_settings
 
-from nuages import on_loop
+from nuages import off_loop, on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, aon_commit, hold_connection
 from nuages.exceptions import HookFailed
@@ -23,6 +23,7 @@ from tests.integration.test_hook_failures import (
     asave,
     asave_in_hold,
     asave_in_portal,
+    asave_in_request,
     lost,
     save,
     save_by_hand,
@@ -34,10 +35,12 @@ pytestmark = [pytest.mark.every_database, pytest.mark.every_loop]
 STYLES: dict[str, Any] = {
     "aatomic": asave,
     "hold": asave_in_hold,
+    "request": asave_in_request,
     "portal": asave_in_portal,
     "bridge": on_loop(save),
     "by hand": on_loop(save_by_hand),
     "thread": sync_to_async(save),
+    "off_loop": on_loop(off_loop(save)),
 }
 
 
@@ -370,7 +373,7 @@ class Deadlines:
 def test_past_the_deadline_the_hook_is_cancelled_and_the_others_named(
     database: str, run: Run, style: str, hook: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    if style == "thread" and hook == "forever_sync":
+    if style in ("thread", "off_loop") and hook == "forever_sync":
         return  # there is no bridge in a thread
 
     async def main() -> None:

@@ -11,8 +11,9 @@ import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import DatabaseError, InterfaceError, OperationalError, connection, transaction
 
-from nuages import on_loop
+from nuages import off_loop, on_loop
 from nuages.db import aatomic, aon_commit, hold_connection
+from nuages.db.transaction import request_connections
 from nuages.exceptions import HookFailed, OutcomeUnknown, PoolTimeout
 from tests.integration.commit_judge import committed
 from tests.integration.conftest import Run
@@ -58,6 +59,13 @@ async def asave_in_hold(name: str, hooks: list[Hook]) -> None:
         await asave(name, hooks)
 
 
+async def asave_in_request(name: str, hooks: list[Hook]) -> None:
+    """With a connection that is the request's, from first to last."""
+    async with request_connections():
+        await Author.objects.acount()
+        await asave(name, hooks)
+
+
 @on_loop
 async def asave_in_portal(name: str, hooks: list[Hook]) -> None:
     with transaction.atomic():
@@ -69,10 +77,12 @@ async def asave_in_portal(name: str, hooks: list[Hook]) -> None:
 STYLES: dict[str, Any] = {
     "aatomic": asave,
     "hold": asave_in_hold,
+    "request": asave_in_request,
     "portal": asave_in_portal,
     "bridge": on_loop(save),
     "by hand": on_loop(save_by_hand),
     "thread": sync_to_async(save),
+    "off_loop": on_loop(off_loop(save)),
     "thread by hand": sync_to_async(save_by_hand),
 }
 
