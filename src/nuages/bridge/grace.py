@@ -51,8 +51,12 @@ class GracePeriod:
                 await _cancelled(future)
                 if self.cancelled is not None and future.cancelled():
                     raise self.cancelled
-        except GeneratorExit:  # nobody waits for it any more
-            future.cancel()
+        except GeneratorExit:
+            if not running:
+                # Nobody waits for it any more. This may be the garbage collector, in any thread.
+                loop = future.get_loop()
+                if not loop.is_closed():
+                    loop.call_soon_threadsafe(future.cancel)
             raise
         result = future.result()
         if running:
