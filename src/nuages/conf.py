@@ -39,6 +39,12 @@ KEYS: dict[str, Key] = {
         "Seconds a COMMIT may take once its task was cancelled, before its outcome is given up "
         "as unknown and the connection closed.",
     ),
+    "HOOKS_TIMEOUT": Key(
+        30.0,
+        (int, float),
+        "Seconds the on-commit hooks of a transaction may take once their task was cancelled, "
+        "before the one that runs is cancelled too and the others are given up.",
+    ),
     "CANCEL_TIMEOUT": Key(
         5.0,
         (int, float),

@@ -60,6 +60,25 @@ class SyncInCoroutine(NuagesError, SynchronousOnlyOperation):
     code = "nuages.sync-in-coroutine"
 
 
+class AtomicInCoroutine(SyncInCoroutine):
+    """
+    A sync transaction.atomic() block was entered in a coroutine, where it would block the event
+    loop. Use `async with transaction.atomic():` or, the same, `async with aatomic():`; as a
+    decorator put it on an `async def`. Or decorate the coroutine function with `@on_loop`.
+    """
+
+    code = "nuages.atomic-in-coroutine"
+
+
+class NeedsAsyncWith(NuagesError, TypeError):
+    """
+    {name}() was used in a sync `with`, which cannot await its beginning and its end. In a
+    coroutine write `async with {name}():`. {sync}.
+    """
+
+    code = "nuages.needs-async-with"
+
+
 class CommandInCoroutine(NuagesError, RuntimeError):
     """
     call_command() of the async command {name!r} in a coroutine, where it could only block the
@@ -239,6 +258,16 @@ class OutcomeUnknown(NuagesError, OperationalError):
     """
 
     code = "nuages.outcome-unknown"
+
+
+class HookFailed(NuagesError, RuntimeError):
+    """
+    The transaction was committed, and after that its on-commit hook {hook} failed with a
+    database's error ({error}). Do not repeat the work, it is done; what is missing is the
+    hook's. {later}. Register a hook with robust=True where its failure should be logged instead.
+    """
+
+    code = "nuages.hook-failed"
 
 
 class EventStreamNeedsASGI(NuagesError, RuntimeError):

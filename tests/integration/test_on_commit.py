@@ -344,40 +344,6 @@ def test_on_commit_of_a_coroutine_function_in_a_coroutine(database: str, run: Ru
     run(main)
 
 
-def test_a_cancellation_while_a_hook_waits(database: str, run: Run) -> None:
-    """What was committed stays; the hook is cancelled, and the hooks after it do not run."""
-    ended: list[str] = []
-
-    async def main() -> None:
-        waiting = asyncio.Event()
-
-        async def wait() -> None:
-            try:
-                waiting.set()
-                await asyncio.Event().wait()
-            except asyncio.CancelledError:
-                ended.append("cancelled")
-                raise
-
-        async def save() -> None:
-            async with aatomic():
-                await Author.objects.acreate(name="saved")
-                await aon_commit(wait)
-                await aon_commit(lambda: ended.append("after"))
-
-        ended.clear()
-        task = asyncio.create_task(save())
-        await waiting.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-        assert ended == ["cancelled"]
-        assert await names() == ["saved"]
-        assert pool_stats()["used"] == 0
-
-    run(main)
-
-
 def test_the_same_hooks_work_without_a_loop(database: str) -> None:
     calls = Calls()
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nuages.bridge.grace import GracePeriod
 
 
 class Cancellable:
     """The part of a bridge that says when a cancellation is raised in it."""
 
-    __slots__ = ("closing", "deferred_cancel", "shields", "task")
+    __slots__ = ("closing", "deferred_cancel", "grace", "shields", "task")
 
     def __init__(self, task: asyncio.Task[Any]) -> None:
         self.task = task
@@ -19,6 +22,8 @@ class Cancellable:
         self.shields = 0
         self.deferred_cancel: asyncio.CancelledError | None = None
         """What a driver caught inside a shield."""
+        self.grace: GracePeriod | None = None
+        """In which what is awaited goes on."""
 
     @contextmanager
     def shield(self) -> Iterator[None]:
@@ -33,14 +38,26 @@ class Cancellable:
             self.shields -= 1
 
     @contextmanager
-    def postponed(self) -> Iterator[None]:
-        """Inside, what a shield caught before is not raised; it is due again afterwards."""
+    def graced(self, period: GracePeriod) -> Iterator[None]:
+        """Inside, whatever is awaited goes on for `period`, although the task is cancelled.
+
+        What is caught meanwhile, and what a shield caught before, is due afterwards.
+        """
         caught, self.deferred_cancel = self.deferred_cancel, None
+        if caught is not None and self.task.cancelling():
+            period.note(caught)
+        self.grace = period
         try:
             yield
+        except asyncio.CancelledError:
+            raise  # nothing is left to raise
+        except BaseException:
+            self.deferred_cancel = period.cancelled
+            raise
+        else:
+            self.deferred_cancel = period.cancelled
         finally:
-            if self.deferred_cancel is None:
-                self.deferred_cancel = caught
+            self.grace = None
 
     def take_cancel(self) -> asyncio.CancelledError | None:
         """Return the deferred cancellation that is due now and was not withdrawn meanwhile."""

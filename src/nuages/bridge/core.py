@@ -23,6 +23,7 @@ Rules that keep it sound, each with a test in tests/unit/test_bridge.py or test_
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import sys
 import threading
 import types
@@ -91,14 +92,8 @@ class Bridge(Cancellable):
 
         For drivers: unlike `await_` it gives no lease back.
         """
-        if self.closing or self.deferred_cancel is not None:
-            try:
-                if self.closing:
-                    raise BridgeClosed()
-                self.deliver()
-            except BaseException:
-                discard(awaitable)
-                raise
+        if self.closing or self.deferred_cancel is not None or self.grace is not None:
+            awaitable = self._admitted(awaitable)
         handled = sys.exception()
         try:
             return cast(T, self.greenlet.parent.switch((getcurrent(), awaitable)))
@@ -106,6 +101,19 @@ class Bridge(Cancellable):
             if handled is not None:
                 add_context(error, handled)
             raise
+
+    def _admitted(self, awaitable: Awaitable[T]) -> Awaitable[T]:
+        """Return what to await for `awaitable`, or raise what forbids to await."""
+        try:
+            if self.closing:
+                raise BridgeClosed()
+            self.deliver()
+        except BaseException:
+            discard(awaitable)
+            raise
+        if self.grace is None or self.grace.is_over:
+            return awaitable
+        return self.grace.outlast(awaitable)
 
     def suspend(self) -> None:
         """Tell who wants to know that the code is about to wait for something else than I/O."""
@@ -172,6 +180,12 @@ def current_bridge() -> Bridge | None:
         return None
     bridge = _bridges.get(task)
     return bridge if bridge is not None and bridge.running else None
+
+
+def current_context() -> contextvars.Context:
+    """Return the calling code's context itself, of which `copy_context()` gives a copy."""
+    context: contextvars.Context = getcurrent().gr_context
+    return context
 
 
 def bridge_of(task: asyncio.Task[Any]) -> Bridge | None:

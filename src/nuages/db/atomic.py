@@ -17,6 +17,7 @@ from django.db.transaction import Atomic
 from nuages.bridge.core import current_bridge
 from nuages.bridge.generators import Generators, when_dropped
 from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.backends.base.driver import may_do_io
 from nuages.db.routing import Storage
 from nuages.db.scopes import tree
 from nuages.db.scopes.admission import Admission, take_turn
@@ -31,7 +32,13 @@ from nuages.db.scopes.finalising import (
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import KILLED, Kind, Node, current_node
 from nuages.db.testing import transactions as testing
-from nuages.exceptions import BlockInterrupted, EnteredElsewhere, OpenBlock, ScopeEnded
+from nuages.exceptions import (
+    AtomicInCoroutine,
+    BlockInterrupted,
+    EnteredElsewhere,
+    OpenBlock,
+    ScopeEnded,
+)
 
 django_enter: Callable[[Atomic], None] = Atomic.__enter__
 django_exit: Callable[..., None] = Atomic.__exit__
@@ -48,6 +55,8 @@ def enter_atomic(atomic: Atomic) -> None:
     if atomic._from_testcase and testing.enter(atomic, django_enter):  # type: ignore[attr-defined]
         return
     wrapper = connections[atomic.using or DEFAULT_DB_ALIAS]
+    if isinstance(wrapper, LoopWrapper) and not may_do_io():
+        raise AtomicInCoroutine()
     if not isinstance(wrapper, LoopWrapper) or (wrapper.role != "lease" and wrapper.scope is None):
         django_enter(atomic)
         return

@@ -12,7 +12,7 @@ from nuages.bridge.generators import Generators, generators_around
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind
-from nuages.db.transaction import entered
+from nuages.db.transaction import AsyncOnly, entered
 from nuages.exceptions import OpenBlock
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ Parameters = Sequence[object] | Mapping[str, object] | None
 _NOT_ENTERED = "Use acursor() as `async with acursor() as cursor:`."
 
 
-class AsyncCursor:
+class AsyncCursor(AsyncOnly):
     """Django's cursor with awaited methods, on one connection for the length of the block.
 
     Use it as `async with acursor() as cursor:`. The connection is held while the block lasts,
@@ -38,6 +38,9 @@ class AsyncCursor:
     (`description`, `rowcount`, ...) are those of Django's cursor; type checkers know those of
     PEP 249. For a driver's own there is `run(lambda cursor: cursor.statusmessage)`.
     """
+
+    _name = "acursor"
+    _in_sync = "In sync code: `with connection.cursor() as cursor:`"
 
     if TYPE_CHECKING:
         db: BaseDatabaseWrapper

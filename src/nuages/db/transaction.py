@@ -3,28 +3,32 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import functools
+import inspect
+import types
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, NoReturn, ParamSpec, TypeVar, cast, overload
 
-from asgiref.sync import iscoroutinefunction
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.transaction import Atomic, TransactionManagementError
 
 from nuages.bridge import on_loop
 from nuages.bridge.core import run_on_loop
 from nuages.bridge.generators import Generators, generators_around
+from nuages.bridge.wrapping import is_async
 from nuages.db.atomic import entered_in, node_of
 from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.engines import OwnEngine
 from nuages.db.pool.pool import logger
 from nuages.db.scopes import tree
 from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.finalising import is_collecting, leave_to_others
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind, context_node
-from nuages.exceptions import EnteredElsewhere, OpenBlock
+from nuages.exceptions import EnteredElsewhere, NeedsAsyncWith, OpenBlock
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -63,20 +67,35 @@ async def entered(enter: Callable[[], T], undo: Callable[..., object]) -> T:
     return results[0]
 
 
-class _AsyncAtomic:
-    """One use of `aatomic`: an async context manager and a decorator."""
+class AsyncOnly:
+    """Mixin for async context managers: a sync `with` is told of `async with`."""
 
-    def __init__(self, using: str | None, savepoint: bool, durable: bool) -> None:
-        self._arguments = (using, savepoint, durable)
+    _name: str
+    _in_sync = ""
+    """What sync code is to do."""
+
+    def __enter__(self) -> NoReturn:
+        raise NeedsAsyncWith(name=self._name, sync=self._in_sync)
+
+    def __exit__(self, *exc_info: object) -> None:
+        raise NeedsAsyncWith(name=self._name, sync=self._in_sync)
+
+
+class _AsyncBlock:
+    """The blocks that are open by one async context manager; `make()` gives each its `Atomic`."""
+
+    def __init__(self, make: Callable[[], Atomic]) -> None:
+        self._make = make
         self._entered: list[Atomic] = []
         self._task: Any = None
 
-    async def __aenter__(self) -> None:
+    async def __aenter__(self) -> Any:
         self._task = _running_task()
-        atomic = Atomic(*self._arguments)
+        atomic = self._make()
         entered_in(atomic, generators_around())
-        await entered(atomic.__enter__, atomic.__exit__)
+        value: object = await entered(atomic.__enter__, atomic.__exit__)
         self._entered.append(atomic)
+        return value
 
     async def __aexit__(
         self,
@@ -96,28 +115,121 @@ class _AsyncAtomic:
     def _innermost(self) -> Atomic:
         """The block to leave: the current one of this context, where the instance is shared."""
         if len(self._entered) > 1:
-            node = context_node(self._arguments[0] or DEFAULT_DB_ALIAS)
+            node = context_node(self._entered[-1].using or DEFAULT_DB_ALIAS)
             while node is not None:
                 if node.atomic in self._entered:
                     return cast(Atomic, node.atomic)
                 node = node.previous
         return self._entered[-1]
 
+
+class _AsyncAtomic(_AsyncBlock, AsyncOnly):
+    """One use of `aatomic`: an async context manager and a decorator."""
+
+    _name = "aatomic"
+    _in_sync = "In sync code, on the loop too: `with transaction.atomic():`"
+
+    def __init__(self, using: str | None, savepoint: bool, durable: bool) -> None:
+        super().__init__(functools.partial(Atomic, using, savepoint, durable))
+
+    async def __aenter__(self) -> None:
+        await super().__aenter__()
+
     def __call__(
         self, function: Callable[P, Coroutine[Any, Any, T]]
     ) -> Callable[P, Coroutine[Any, Any, T]]:
-        if not iscoroutinefunction(function):
+        refuse_generator(function, "aatomic")
+        if not is_async(function):
             raise TypeError(
                 "aatomic() decorates coroutine functions; use django.db.transaction.atomic for "
                 "a sync one, on the loop too."
             )
+        return in_block(function, self._make)
 
-        @functools.wraps(function)
-        async def inner(*args: P.args, **kwargs: P.kwargs) -> T:
-            async with _AsyncAtomic(*self._arguments):
-                return await function(*args, **kwargs)
 
-        return inner
+def in_block(function: Callable[P, Any], make: Callable[[], Atomic]) -> Callable[P, Any]:
+    """Return the async `function`, every call of which is in a block of its own."""
+
+    async def inner(*args: P.args, **kwargs: P.kwargs) -> Any:
+        async with _AsyncBlock(make):
+            return await function(*args, **kwargs)
+
+    return functools.update_wrapper(inner, function)
+
+
+def refuse_generator(function: Any, name: str) -> None:
+    """Raise TypeError where `function` makes async generators, which `name` cannot decorate."""
+    if inspect.isasyncgenfunction(function) or getattr(function, "_nuages_stepped", False):
+        raise TypeError(
+            f"{name}() cannot decorate an async generator function, whose body runs when somebody "
+            f"iterates. Write `async with {name}():` into it, around what belongs together."
+        )
+
+
+# Django's own `atomic`, on coroutines
+
+
+def decorate(
+    atomic: Atomic, function: Any, sync_decorate: Callable[[Atomic, Any], Any]
+) -> Callable[..., Any]:
+    """Return `function` decorated with Django's `atomic`: an async one as by `aatomic`.
+
+    What a sync function returns may be the coroutine of an async one (`View.dispatch`, say): it
+    runs in a block of its own.
+    """
+    refuse_generator(function, "transaction.atomic")
+    make = functools.partial(_copy, atomic)
+    if is_async(function):
+        return in_block(function, make)
+    decorated = sync_decorate(atomic, function)
+
+    @functools.wraps(function)
+    def inner(*args: Any, **kwargs: Any) -> Any:
+        result = decorated(*args, **kwargs)
+        if type(result) is types.CoroutineType and _is_ours(atomic):
+            return _awaited_in_block(result, make)
+        return result
+
+    return inner
+
+
+async def enter_async(atomic: Atomic) -> Any:
+    """Enter `async with transaction.atomic():`; the instance may be entered many times over."""
+    block = _block_of(atomic)
+    return await block.__aenter__()
+
+
+async def exit_async(atomic: Atomic, *exc_info: Any) -> None:
+    """Leave it."""
+    await _block_of(atomic).__aexit__(*exc_info)
+
+
+def _block_of(atomic: Atomic) -> _AsyncBlock:
+    block: _AsyncBlock | None = atomic.__dict__.get(_BLOCK)
+    if block is None:
+        block = atomic.__dict__[_BLOCK] = _AsyncBlock(functools.partial(_copy, atomic))
+    return block
+
+
+_BLOCK = "_nuages_async"
+"""The attribute of an `Atomic` that `async with` has used."""
+
+
+def _copy(atomic: Atomic) -> Atomic:
+    """Return an `Atomic` of the same class and arguments that nobody has entered."""
+    new = copy.copy(atomic._recreate_cm())  # type: ignore[attr-defined]
+    for name in [name for name in new.__dict__ if name.startswith("_nuages_")]:
+        del new.__dict__[name]
+    return cast(Atomic, new)
+
+
+def _is_ours(atomic: Atomic) -> bool:
+    return isinstance(connections[atomic.using or DEFAULT_DB_ALIAS], OwnEngine)
+
+
+async def _awaited_in_block(coroutine: Coroutine[Any, Any, T], make: Callable[[], Atomic]) -> T:
+    async with _AsyncBlock(make):
+        return await coroutine
 
 
 @overload
@@ -150,16 +262,21 @@ async def aon_commit(
 ) -> None:
     """Register `func` to run when the current transaction commits.
 
-    `func` takes no arguments; it may be a coroutine function, which is then awaited. Outside a
-    transaction it runs at once. With `robust`, its errors are logged and do not stop others.
+    `func` takes no arguments; it may be a coroutine function, or return a coroutine: that is
+    awaited. Outside a transaction it runs at once. With `robust`, its errors are logged and do not
+    stop others. A cancellation of the committing task waits for the hooks, for
+    NUAGES["HOOKS_TIMEOUT"] seconds. A database's error of a hook comes out as `HookFailed`.
     """
     if not callable(func):
         raise TypeError("aon_commit()'s callback must be a callable.")
     await on_loop(lambda: connections[using or DEFAULT_DB_ALIAS].on_commit(func, robust))()
 
 
-class _Hold:
+class _Hold(AsyncOnly):
     """An async context manager that keeps one connection for its block."""
+
+    _name = "hold_connection"
+    _in_sync = "Sync code that a coroutine awaits inside the block is in the hold, too"
 
     def __init__(self, using: str | None) -> None:
         self._alias = using or DEFAULT_DB_ALIAS
@@ -260,8 +377,11 @@ def request_connections() -> _PerRequest:
     return _PerRequest()
 
 
-class _Detached:
+class _Detached(AsyncOnly):
     """An async context manager whose block is outside every scope."""
+
+    _name = "detached"
+    _in_sync = "Sync code that a coroutine awaits inside the block is outside, too"
 
     def __init__(self, using: str | None) -> None:
         self._using = using

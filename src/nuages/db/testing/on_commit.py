@@ -9,6 +9,7 @@ from typing import Any
 from django.db import DEFAULT_DB_ALIAS, connections
 
 from nuages.bridge import on_loop
+from nuages.db.backends.base.on_commit import call_and_await
 
 logger = logging.getLogger("django.test")
 
@@ -18,7 +19,7 @@ class CaptureOnCommit:
 
     As Django's: the list is filled at the end of the block, callbacks that callbacks register
     included. With `execute` they are called then; by `async with` they run on the loop, where
-    they may query, and those that are coroutine functions are awaited.
+    they may query. What a callback returns is awaited.
     """
 
     def __init__(self, using: str = DEFAULT_DB_ALIAS, execute: bool = False) -> None:
@@ -44,7 +45,7 @@ class CaptureOnCommit:
     @staticmethod
     def _call(callback: Callable[[], Any], *, robust: bool) -> None:
         try:
-            callback()
+            call_and_await(callback, None)
         except Exception as error:
             if not robust:
                 raise

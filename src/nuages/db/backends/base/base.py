@@ -30,6 +30,7 @@ from nuages.db.backends.base import session_check
 from nuages.db.backends.base.block_state import BlockState
 from nuages.db.backends.base.driver import GiveBack, may_do_io
 from nuages.db.backends.base.leasing import acquire, take_back
+from nuages.db.backends.base.on_commit import CommittedHooks
 from nuages.db.backends.base.query_log import QueryCapture
 from nuages.db.pool import reconnect
 from nuages.db.pool.options import PoolOptions, check_seconds
@@ -502,12 +503,13 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
                 # In a hold, which goes on.
                 scope.ending = None
                 scope.block_ended(scope.blocks[-1])
-        bridge = current_bridge()
-        if bridge is None:
+        if not self.run_on_commit:
             super().run_and_clear_commit_hooks()
             return
-        # A cancellation that came during COMMIT is not the hooks'.
-        with bridge.postponed():
+        self.validate_no_atomic_block()
+        committed = CommittedHooks(self.run_on_commit)
+        self.run_on_commit = committed.entries
+        with committed.run():
             super().run_and_clear_commit_hooks()
 
     def get_autocommit(self) -> bool:
