@@ -164,9 +164,10 @@ class OpenBlock(NuagesError, TransactionManagementError):
 
 class EnteredElsewhere(NuagesError, TransactionManagementError):
     """
-    A block that {opener} entered was left by {caller}, which is not in it: a context manager that
-    is entered in a task of its own (`create_task`, `gather`, before Python 3.12 `wait_for`) leaves
-    the body outside of it. What ran in the block was rolled back. Enter it where its body runs.
+    A block that {opener} entered is not one that {caller} is in: a context manager that is entered
+    in a task of its own (`create_task`, `gather`, before Python 3.12 `wait_for`) leaves its body
+    outside. What ran in the block is rolled back; what ran in its body is not. Enter it where its
+    body runs.
     """
 
     code = "nuages.entered-elsewhere"

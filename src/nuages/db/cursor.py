@@ -71,6 +71,8 @@ class AsyncCursor(AsyncOnly):
     def _close(self, *, failed: bool) -> None:
         scope, self._scope = self._scope, None
         if scope is None or not scope.blocks:
+            if scope is not None:
+                scope.root.adopt()
             try:
                 self._cursor.close()
             finally:

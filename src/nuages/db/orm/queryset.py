@@ -17,6 +17,7 @@ from nuages.db.scopes import tree
 from nuages.db.scopes.chain import Chain, current_chain
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind, Node, current_node
+from nuages.exceptions import ScopeEnded
 
 T = TypeVar("T")
 
@@ -139,7 +140,11 @@ async def iterate(self: Any) -> AsyncGenerator[Any, None]:
             if len(chunk) < self.chunk_size:
                 break
     finally:
-        await native_rows(self, close)
+        try:
+            await native_rows(self, close)
+        except ScopeEnded:
+            # Left early in a block that is over by now, and with it the cursor.
+            rows = None
 
 
 async def native_rows(iterable: Any, function: Callable[[], T]) -> T:
@@ -203,8 +208,6 @@ class _Pin:
             scope.let_go()
             return
         try:
-            if scope is not None:
-                scope.root.abandoned = False  # its own code, at its end
             self.run(function)
         finally:
             self._scope = None

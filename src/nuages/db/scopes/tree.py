@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from nuages.conf import setting
 from nuages.db.scopes.fair_lock import FairLock, caller_label
-from nuages.exceptions import ScopeDeadlock, ScopeEnded
+from nuages.exceptions import EnteredElsewhere, ScopeDeadlock, ScopeEnded
 
 if TYPE_CHECKING:
     from nuages.db.scopes.lease import Lease
@@ -186,6 +186,12 @@ class Node:
         return self._owner() is running_caller()
 
     @property
+    def has_no_task(self) -> bool:
+        """Whether the task that entered it is done, so that its body runs in another, outside."""
+        owner = self._owner()
+        return owner is None or (isinstance(owner, asyncio.Future) and owner.done())
+
+    @property
     def is_closed_to_caller(self) -> bool:
         """Whether it is over, or somebody else is ending it."""
         return self.ended or (self.ender is not None and self.ender is not running_caller())
@@ -200,6 +206,8 @@ class Node:
     def seal(self) -> None:
         """Close it to all but the calling task, which is about to end it."""
         self.state, self.ender = ENDING, running_caller()
+        # For its own end it is found in the context again.
+        self.abandoned = False
         self.scope.seals += 1
         self.turns.refuse_waiting(ScopeEnded(task="a task"))
 
@@ -209,8 +217,9 @@ class Node:
         self.turns.refuse_waiting(ScopeEnded(task="a task"))
 
     def adopt(self) -> None:
-        """Make the running task (or thread) its owner."""
+        """Make the running task (or thread) its owner, and what was abandoned its own."""
         self._owner = weakref.ref(running_caller())
+        self.abandoned = False
 
     def wait_for_children(self) -> None:
         """Wait until no child has the turn: before this node's own statements."""
@@ -349,6 +358,9 @@ def _acquire(node: Node, child: Node) -> Node:
     while True:
         live = live_ancestor(node)
         seals = live.scope.seals
+        holder = live.turns.holder
+        if isinstance(holder, Node) and holder.kind in _BLOCKS and holder.has_no_task:
+            raise EnteredElsewhere(opener=holder.label, caller=child.label)
         try:
             taken = live.turns.acquire(child, timeout)
         except _Requeue:
