@@ -1,0 +1,55 @@
+"""A connection is ended while a thread is inside its driver: an error there, no crash, no hang.
+
+Each story is a process of its own (`thread_program.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from django.db import connections
+
+from tests.integration.conftest import EVERY_LOOP
+
+ROOT = Path(__file__).parents[2]
+
+ENDS = {
+    "cancelled_repeatedly": "cancelled",
+    "cancelled_between_statements": "cancelled",
+    "cancelled_amid_answers": "cancelled",
+    "closed_by_its_task": "database error",
+    "left_by_its_loop": "running",
+    "left_by_its_task": "cancelled",
+    "collected": "ended",
+}
+"""What the task of a story ends with."""
+
+
+@pytest.mark.every_database
+@pytest.mark.parametrize("loop", EVERY_LOOP)
+@pytest.mark.parametrize("story", ENDS)
+def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, story: str) -> None:
+    entry = {
+        key: connections.settings["default"][key]
+        for key in ("ENGINE", "NAME", "HOST", "PORT", "USER", "PASSWORD")
+    }
+    command = [sys.executable, "-m", "tests.integration.thread_program"]
+    done = subprocess.run(
+        [*command, json.dumps(entry), loop, story],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        capture_output=True,
+        text=True,
+        timeout=55,
+    )
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "thread": "database error",
+        "task": ENDS[story],
+        "committed": [],
+    }, done.stderr
