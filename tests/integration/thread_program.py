@@ -295,18 +295,6 @@ async def left_by_its_loop(judge: Judge) -> Any:
     return work, "running"
 
 
-async def left_by_its_task(judge: Judge) -> Any:
-    """The task of a transaction by hand is cancelled, its thread goes on."""
-    from asgiref.sync import sync_to_async
-
-    work = Work(judge, wait_in_manual_transaction)
-    task = asyncio.create_task(sync_to_async(work)())
-    await judge.until_blocked()
-    await _cancel_until_done(task)
-    await work.until_ended()
-    return work, _ending(task)
-
-
 async def collected(judge: Judge) -> Any:
     """A block whose coroutine is closed, as the garbage collector does, its thread at work."""
     work = Work(judge, wait_in_statement)
@@ -334,6 +322,7 @@ async def collected(judge: Judge) -> Any:
     await work.until_ended()
     task.cancel()
     await asyncio.wait([task])
+    _ending(task)
     return work, ending
 
 
@@ -352,7 +341,6 @@ STORIES = {
         cancelled_amid_answers,
         closed_by_its_task,
         left_by_its_loop,
-        left_by_its_task,
         collected,
     )
 }
