@@ -10,11 +10,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.db import connections
 
 from tests.integration.conftest import EVERY_LOOP
+
+pytestmark = pytest.mark.every_database
 
 ROOT = Path(__file__).parents[2]
 
@@ -36,19 +39,14 @@ ENDS = {
 """What the task of a story ends with."""
 
 
-@pytest.mark.every_database
-@pytest.mark.parametrize("loop", EVERY_LOOP)
-@pytest.mark.parametrize("story", ENDS)
-def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, story: str) -> None:
-    if (database, story) == ("sqlite", "closed_by_its_task"):
-        pytest.skip("sqlite3's close() waits for the statement in flight, here for ever")
+def tell(story: str, loop: str) -> dict[str, Any]:
+    """Run a story on the default database, in a new process; return its answer."""
     entry = {
         key: connections.settings["default"][key]
         for key in ("ENGINE", "NAME", "HOST", "PORT", "USER", "PASSWORD")
     }
-    command = [sys.executable, "-m", "tests.integration.thread_program"]
     done = subprocess.run(
-        [*command, json.dumps(entry), loop, story],
+        [sys.executable, "-m", "tests.integration.thread_program", json.dumps(entry), loop, story],
         cwd=ROOT,
         env=ENVIRONMENT,
         capture_output=True,
@@ -56,8 +54,27 @@ def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, stor
         timeout=55,
     )
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.mark.parametrize("loop", EVERY_LOOP)
+@pytest.mark.parametrize("story", ENDS)
+def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, story: str) -> None:
+    if (database, story) == ("sqlite", "closed_by_its_task"):
+        pytest.skip("sqlite3's close() waits for the statement in flight, here for ever")
+    assert tell(story, loop) == {"thread": "database error", "task": ENDS[story], "committed": []}
+
+
+@pytest.mark.parametrize("loop", EVERY_LOOP)
+def test_a_block_commits_while_a_thread_is_at_work_in_it(database: str, loop: str) -> None:
+    assert tell("committed_at_work", loop) == {
         "thread": "database error",
-        "task": ENDS[story],
+        "task": "ended",
         "committed": [],
-    }, done.stderr
+    }
+
+
+@pytest.mark.parametrize("loop", EVERY_LOOP)
+def test_threads_of_one_block_get_their_own_answers(database: str, loop: str) -> None:
+    assert tell("asked_side_by_side", loop) == {"thread": "ended", "task": "ended", "committed": []}

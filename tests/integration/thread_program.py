@@ -11,6 +11,7 @@ got and what the task ended with as JSON.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import faulthandler
 import functools
@@ -28,6 +29,7 @@ import psycopg
 import pymysql  # type: ignore[import-untyped]
 import uvloop
 from django.conf import settings
+from django.db import DatabaseError, InterfaceError
 
 LOCK = 4711
 PATIENCE = 20.0
@@ -102,6 +104,9 @@ class Judge:
     def names(self) -> list[str]:
         return self.rows(_ROWS)
 
+    def clear(self) -> None:
+        self._client.cursor().execute("DELETE FROM library_author")
+
     async def until_blocked(self) -> None:
         """Wait until a statement of the program waits for the lock."""
         if self.vendor == "sqlite3":
@@ -141,8 +146,6 @@ class Work:
 
 
 def describe(error: BaseException) -> str:
-    from django.db import DatabaseError, InterfaceError
-
     if isinstance(error, DatabaseError | InterfaceError):
         return "database error"
     return repr(error)
@@ -259,6 +262,63 @@ async def _cancelled_at_work(judge: Judge, body: Callable[[Judge], None]) -> Any
     return work, _ending(task)
 
 
+async def committed_at_work(judge: Judge) -> Any:
+    """A block ends as it should while a thread is in it: what that had written is committed."""
+    for _ in range(40):
+        judge.begun.clear()
+        work = Work(judge, keep_busy)
+        task = asyncio.create_task(_leave(work, judge))
+        await asyncio.wait([task])
+        await work.until_ended()
+        if judge.names() != ["task", "thread"]:
+            break
+        if (work.outcome(), _ending(task)) != ("database error", "ended"):
+            break
+        judge.clear()
+    return work, _ending(task)
+
+
+async def _leave(work: Work, judge: Judge) -> None:
+    from asgiref.sync import sync_to_async
+
+    from nuages.db import aatomic
+    from tests.library.models import Author
+
+    async with aatomic():
+        await Author.objects.acreate(name="task")
+        running = asyncio.ensure_future(sync_to_async(work)())
+        while not judge.begun.is_set():
+            await asyncio.sleep(0)
+    with contextlib.suppress(DatabaseError):
+        await running
+
+
+async def asked_side_by_side(judge: Judge) -> Any:
+    """Threads of the user's own in one block: each gets the answer to its own question."""
+    from nuages.db import aatomic
+
+    works = [Work(judge, functools.partial(_ask, number)) for number in range(4)]
+    async with aatomic():
+        for work in works:
+            here = contextvars.copy_context()
+            threading.Thread(target=functools.partial(here.run, _quietly, work)).start()
+        for work in works:
+            await work.until_ended()
+    failed = [work for work in works if work.error is not None]
+    return (failed or works)[0], "ended"
+
+
+def _ask(number: int, judge: Judge) -> None:
+    from django.db import connection
+
+    for _ in range(200):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT %s", [number])
+            found = cursor.fetchall()
+        if [int(value) for (value,) in found] != [number]:
+            raise AssertionError(f"asked for {number}, got {found}")
+
+
 async def closed_by_its_task(judge: Judge) -> Any:
     """`connection.close()`, of code that does not know of the thread."""
     from asgiref.sync import sync_to_async
@@ -339,6 +399,8 @@ STORIES = {
         cancelled_repeatedly,
         cancelled_between_statements,
         cancelled_amid_answers,
+        committed_at_work,
+        asked_side_by_side,
         closed_by_its_task,
         left_by_its_loop,
         collected,
@@ -369,6 +431,7 @@ def main() -> None:
     entry, loop, story = json.loads(sys.argv[1]), sys.argv[2], sys.argv[3]
     faulthandler.enable()
     faulthandler.dump_traceback_later(PATIENCE, exit=True)
+    sys.setswitchinterval(1e-6)  # as many interleavings as can be
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.settings")
     settings.DATABASES["default"] = entry
     django.setup()

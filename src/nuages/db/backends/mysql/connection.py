@@ -391,7 +391,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self.note_baseline()
 
     def cursor(self, cursor: Any = None) -> Any:
-        """As PyMySQL's; an unbuffered cursor is known to its connection."""
+        """As PyMySQL's; it takes its own results, and an unbuffered one is known to the connection."""
         return tracked(cursor or self.cursorclass)(self)
 
     def thread_id(self) -> int:
