@@ -115,6 +115,14 @@ class FairLock:
             raise waiter.error
         return True
 
+    def acquire_nowait(self, holder: Any) -> bool:
+        """Take the turn for `holder` if nobody has it, whoever waits."""
+        with self._mutex:
+            if self.holder is not None:
+                return False
+            self.holder = holder
+            return True
+
     def _withdraw(self, waiter: _Waiter) -> None:
         with self._mutex:
             if not waiter.granted:
@@ -155,23 +163,25 @@ class FairLock:
     # The face of threading.Lock, for psycopg's `with connection.lock`.
 
     def __enter__(self) -> bool:
-        return self.acquire(_Caller())
+        return self.acquire(Caller())
 
     def __exit__(self, *exc_info: object) -> None:
         self.release()
 
 
-class _Caller:
+class Caller:
     """Names a caller only when asked, so that the usual case costs nothing."""
 
-    __slots__ = ("_task",)
+    __slots__ = ("_task", "thread")
 
     def __init__(self) -> None:
         loop = asyncio._get_running_loop()
         self._task = asyncio.current_task(loop) if loop is not None else None
+        self.thread = threading.get_ident()
 
     @property
     def label(self) -> str:
+        """Name it for messages."""
         if self._task is None:
             return "a thread"
         return f"task {self._task.get_name()!r}"

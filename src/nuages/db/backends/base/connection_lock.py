@@ -1,11 +1,19 @@
-"""The lock of a driver's connection."""
+"""The lock of a driver's connection, and its end, which waits for whoever is inside the driver.
+
+A thread that holds the lock may be in the driver's C code, or wait for its socket. What the driver
+frees or closes under it ends the process, or leaves the thread waiting for ever. So a connection
+that must end at once has its socket shut down, which ends the thread's call with an error; it is
+freed when the thread has let go of the lock.
+"""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from nuages.db.scopes.admission import Admission
-from nuages.db.scopes.fair_lock import FairLock
+from nuages.db.scopes.fair_lock import Caller, FairLock
 from nuages.db.scopes.finalising import end_left
 
 if TYPE_CHECKING:
@@ -15,12 +23,14 @@ if TYPE_CHECKING:
 class ConnectionLock(FairLock):
     """A connection's lock: first the turn in its scope, then the connection itself."""
 
-    __slots__ = ("_admission", "_connection")
+    __slots__ = ("_admission", "_connection", "_end")
 
     def __init__(self, connection: RawConnection) -> None:
         super().__init__()
         self._connection = connection
         self._admission: Admission | None = None
+        self._end: Callable[[], None] | None = None
+        """What frees the connection, where a thread that was inside is still to do it."""
 
     def __enter__(self) -> bool:
         wrapper = self._connection.wrapper
@@ -49,3 +59,37 @@ class ConnectionLock(FairLock):
         super().__exit__(*exc_info)
         if admission is not None:
             admission.give_back()
+
+    def release(self) -> None:
+        """Hand the lock to the next in the queue, or free a connection that is to be freed."""
+        super().release()
+        if self._end is not None:
+            self._end_if_free()
+
+    def end_when_free(self, end: Callable[[], None]) -> bool:
+        """Call `end`, which frees the connection, while no other thread is inside the driver.
+
+        That is now, or when the thread that holds the lock lets go of it, in that thread; False
+        where it is still to come. `end` may be called twice.
+        """
+        self._end = end
+        return self._end_if_free()
+
+    def _end_if_free(self) -> bool:
+        # Whoever has let go of the lock looks here too, so that one of the two finds it free.
+        while (end := self._end) is not None:
+            if self.acquire_nowait(Caller()):
+                self._end = None
+                try:
+                    end()
+                finally:
+                    self.release()
+                return True
+            holder = self.holder
+            if holder is not None:
+                if holder.thread != threading.get_ident():
+                    return False
+                # Code that awaits, of this thread: it is not inside now.
+                self._end = None
+                end()
+        return True

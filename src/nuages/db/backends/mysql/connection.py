@@ -30,6 +30,7 @@ from nuages.db.backends.mysql.results import Result, tracked
 from nuages.db.backends.mysql.session_state import trace_of
 from nuages.db.backends.mysql.tls import context_for
 from nuages.db.backends.mysql.transport import Transport
+from nuages.db.scopes.fair_lock import Caller
 from nuages.exceptions import BridgeClosed, SyncInCoroutine
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         try:
             super().connect(transport)
         except BaseException:
+            transport.leave()
             transport.close()
             raise
         finally:
@@ -389,7 +391,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self.note_baseline()
 
     def cursor(self, cursor: Any = None) -> Any:
-        """As PyMySQL's; an unbuffered cursor is known to its connection."""
+        """As PyMySQL's; it takes its own results, and leaves none unread."""
         return tracked(cursor or self.cursorclass)(self)
 
     def thread_id(self) -> int:
@@ -424,6 +426,12 @@ class Connection(connections.Connection):  # type: ignore[misc]
             self._part(transport)
 
     def _part(self, transport: Transport) -> None:
+        transport.leave()  # as only this thread may
+        if not self.lock.end_when_free(lambda: self._close(transport)):
+            transport.shut_down()  # a thread waits for it
+        transport.wake_waiting()
+
+    def _close(self, transport: Transport) -> None:
         at_rest = not (self.exchange.open or self._connecting or transport.eof)
         if at_rest and self._process == os.getpid():
             try:
@@ -435,6 +443,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def __del__(self) -> None:
         transport = getattr(self, "_sock", None)
         if transport is not None:
+            transport.leave()
             transport.close()
 
     def _unwatched(self) -> None:
@@ -475,7 +484,14 @@ class Connection(connections.Connection):  # type: ignore[misc]
         transport = self._sock
         if transport is None:
             return False
-        return self.lock.locked() or self.has_more() or transport.is_quiet()
+        if self.lock.locked() or self.has_more() or transport.seems_quiet():
+            return True
+        if not self.lock.acquire_nowait(Caller()):
+            return True  # whoever has it by now will find out
+        try:
+            return transport.is_quiet()
+        finally:
+            self.lock.release()
 
     def in_transaction(self) -> bool:
         """Whether the server has said that a transaction is open."""

@@ -1,4 +1,9 @@
-"""PyMySQL's results and unbuffered cursors, which read from the socket behind their connection."""
+"""PyMySQL's results and cursors, which share what their connection has received.
+
+A connection has one result, that of its last command, and PyMySQL's cursors take it from there
+after the command: by then it may be that of another thread, or gone. So a cursor takes its result
+in the exchange that asked for it. Unbuffered cursors read from the socket long after that.
+"""
 
 from __future__ import annotations
 
@@ -7,23 +12,26 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from pymysql.connections import MySQLResult  # type: ignore[import-untyped]
-from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
+from pymysql.cursors import Cursor, SSCursor  # type: ignore[import-untyped]
 
 from nuages.db.scopes.finalising import may_close
 
 if TYPE_CHECKING:
     from nuages.db.backends.mysql.connection import Connection
 
-    class _Unbuffered:
-        """`SSCursor`, of which PyMySQL has no types."""
+    class _Cursor:
+        """PyMySQL's cursor, of which it has no types."""
 
         connection: Connection | None
         _result: Any
 
+        def _get_db(self) -> Connection: ...
+        def _query(self, query: Any) -> Any: ...
+        def _nextset(self, unbuffered: bool = False) -> Any: ...
         def close(self) -> None: ...
 
 else:
-    _Unbuffered = object
+    _Cursor = object
 
 
 class Result(MySQLResult):  # type: ignore[misc]
@@ -50,7 +58,21 @@ class Result(MySQLResult):  # type: ignore[misc]
         """No I/O, in whatever task the garbage collector runs."""
 
 
-class _Tracked(_Unbuffered):
+class _Own(_Cursor):
+    """Cursor mixin: its result is that of its own command, whoever uses the connection next."""
+
+    def _query(self, query: Any) -> Any:
+        with self._get_db().exchange:
+            return super()._query(query)
+
+    def _nextset(self, unbuffered: bool = False) -> Any:
+        if self._result is None or not self._result.has_next:
+            return super()._nextset(unbuffered)  # sends nothing
+        with self._get_db().exchange:
+            return super()._nextset(unbuffered)
+
+
+class _Tracked(_Own):
     """Cursor mixin: what is left to read when it goes is read when it may be."""
 
     def close(self) -> None:
@@ -86,8 +108,8 @@ class _TrackedUnbuffered(_Tracked):
 
 @functools.cache
 def tracked(kind: type[Any]) -> type[Any]:
-    """Return a subclass of a cursor class that never reads where it must not."""
-    if issubclass(kind, _Tracked):
+    """Return a subclass of a cursor class that takes its own results, where it may read."""
+    if not issubclass(kind, Cursor) or issubclass(kind, _Own):
         return kind
     mixin = _TrackedUnbuffered if issubclass(kind, SSCursor) else _Tracked
     return type(kind.__name__, (mixin, kind), {"__module__": kind.__module__})

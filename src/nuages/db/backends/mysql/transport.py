@@ -13,6 +13,7 @@ import select
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from nuages.bridge import Bridge
@@ -229,28 +230,52 @@ class Transport:
 
     # The end
 
-    def is_quiet(self) -> bool:
-        """Whether it is open and nothing has arrived that was not asked for; takes no time."""
-        if self.sock is None or self.eof:
+    def seems_quiet(self) -> bool:
+        """Whether it is open and has nothing to be read; a look that disturbs nobody."""
+        if self.sock is None or self.eof or self.available():
             return False
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
-        if not poll.poll(0):
-            return not self.available()
+        return not poll.poll(0)
+
+    def is_quiet(self) -> bool:
+        """Whether it is open and nothing has arrived that was not asked for.
+
+        It reads, so no other thread may be using the connection.
+        """
+        if self.sock is None or self.eof:
+            return False
+        if self.seems_quiet():
+            return True
         try:
             # What is readable may be TLS's own.
             return not self.receive() and not self.available()
         except OSError:
             return False
 
-    def close(self) -> None:
-        """Close the socket; whoever waits for it is told so. On the loop's thread."""
+    def leave(self) -> None:
+        """Take the socket out of its loop for good. On the loop's thread."""
         self._watched.leave()
+
+    def shut_down(self) -> None:
+        """End the connection under a thread that waits for the socket, which stays open."""
+        sock = self.sock
+        if sock is not None:
+            with suppress(OSError):  # it is not connected any more
+                # Not TLS's own, which takes its parts away from who uses them.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
+
+    def wake_waiting(self) -> None:
+        """Have whoever waits on the loop look at what has become of the connection."""
+        if self._future is not None:
+            wake(self._future)
+
+    def close(self) -> None:
+        """Close the socket, which has left its loop and in which no other thread is."""
         closing, self.sock = self.sock, None
         if closing is not None:
             closing.close()
-        if self._future is not None:
-            wake(self._future)
+        self.wake_waiting()
 
     def __getattr__(self, name: str) -> Any:
         # What else a plugin for authentication may ask of a socket.

@@ -187,6 +187,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     def _open(self, session: Any) -> None:
         super()._open(session)
+        self.connection.keep_descriptor()
         self.connection.note_baseline()
         self.connection.isolation_of_wrapper = self.isolation_level
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import select
 import time
 from collections import deque
@@ -35,6 +36,7 @@ from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.postgresql.connecting import CANCEL_AGAIN, INTERVAL, connect_on_loop
 from nuages.db.backends.postgresql.duplicated_socket import DuplicatedSocket
 from nuages.db.backends.postgresql.session_state import Adapters, Trace, noting
+from nuages.db.scopes.fair_lock import Caller
 from nuages.exceptions import SyncInCoroutine
 
 if TYPE_CHECKING:
@@ -72,12 +74,14 @@ class Connection(psycopg.Connection[Any]):
 
     def __init__(self, pgconn: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(pgconn, *args, **kwargs)
-        self.lock = ConnectionLock(self)  # type: ignore[assignment]
+        self.guard = ConnectionLock(self)
+        self.lock = self.guard  # type: ignore[assignment]
         self.open_cursors: set[str] = set()
         self.orphaned_cursors: set[str] = set()
         self._watched: DuplicatedSocket | None = None
         self._future: asyncio.Future[None] | None = None
         self._ready = 0
+        self._process = os.getpid()
         self._baseline: tuple[Any, ...] = ()
 
     # Connecting
@@ -400,8 +404,18 @@ class Connection(psycopg.Connection[Any]):
 
     # What the pool asks
 
+    @property
+    def closed(self) -> bool:
+        """As psycopg's; also of one that is freed as soon as a thread has left it."""
+        return self._closed or super().closed
+
+    def keep_descriptor(self) -> None:
+        """Have a descriptor of the socket that stays valid, whichever thread is inside libpq."""
+        if self._watched is None:
+            self._watched = DuplicatedSocket(self.pgconn.socket)
+
     def terminate(self) -> None:
-        """Close at once, without waiting."""
+        """Close at once, without waiting: what a thread does inside ends with an error."""
         self._closed = True
         self._finish()
 
@@ -414,10 +428,26 @@ class Connection(psycopg.Connection[Any]):
             self._finish_here()
 
     def _finish_here(self) -> None:
-        self._leave_loop()
-        self.pgconn.finish()
+        watched = self._watched
+        if watched is not None:
+            watched.leave()  # as only this thread may
+        if not self.guard.end_when_free(self._free):
+            self._shut_down(watched)
         if self._future is not None:
             _wake(self._future)  # whoever waits gets psycopg's error of a closed connection
+
+    def _shut_down(self, watched: DuplicatedSocket | None) -> None:
+        if watched is None:
+            try:
+                watched = DuplicatedSocket(self.pgconn.socket)
+            except (e.OperationalError, OSError):
+                return  # the thread that is inside has found it lost
+        watched.shut_down()
+
+    def _free(self) -> None:
+        self._leave_loop()
+        if self._process == os.getpid():
+            self.pgconn.finish()
 
     def _leave_loop(self) -> None:
         watched, self._watched = self._watched, None
@@ -426,7 +456,7 @@ class Connection(psycopg.Connection[Any]):
 
     def is_alive(self) -> bool:
         """Whether the connection is open, as far as can be told without a round trip."""
-        if self.closed or self.pgconn.status != OK:
+        if self._closed or self.pgconn.status != OK:
             return False
         poll = select.poll()
         poll.register(self.pgconn.socket, select.POLLIN)
@@ -435,6 +465,17 @@ class Connection(psycopg.Connection[Any]):
             return True
         if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
             return True  # a loop in another thread watches the socket, and will find out
+        if not self.guard.acquire_nowait(Caller()):
+            return True  # whoever is inside will find out
+        try:
+            return self._is_open(loop)
+        finally:
+            self.guard.release()
+
+    def _is_open(self, loop: asyncio.AbstractEventLoop | None) -> bool:
+        """Look at what can be read; with the lock, since a thread could be inside libpq."""
+        poll = select.poll()
+        poll.register(self.pgconn.socket, select.POLLIN)
         self.detach()  # it may not stay there if this is the end of the stream
         try:
             # Behind the server's last words comes the end of the stream, which one read misses.

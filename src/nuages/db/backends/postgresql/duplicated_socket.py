@@ -9,6 +9,9 @@ would never wake again. A duplicate (POSIX `dup`) stays ours until it has left t
 from __future__ import annotations
 
 import os
+import socket
+import threading
+from contextlib import suppress
 
 from nuages.db.backends.base.watched_socket import WatchedSocket
 
@@ -18,11 +21,29 @@ class DuplicatedSocket(WatchedSocket):
 
     def __init__(self, fd: int) -> None:
         super().__init__(os.dup(fd))
+        self._mutex = threading.Lock()
+
+    def shut_down(self) -> None:
+        """Shut the socket down, whoever waits for it: every call on it ends with an error.
+
+        Not in a process that was forked, where it is the parent's.
+        """
+        # What is closed in another thread meanwhile is another file's descriptor the next moment.
+        with self._mutex:
+            if self._fd == -1 or self._process != os.getpid():
+                return
+            alias = socket.socket(fileno=self._fd)
+            try:
+                with suppress(OSError):  # it is not connected any more
+                    alias.shutdown(socket.SHUT_RDWR)
+            finally:
+                alias.detach()
 
     def close(self) -> None:
         """Leave the loop and close the duplicate. Idempotent."""
         self.leave()
-        fd, self._fd = self._fd, -1
+        with self._mutex:
+            fd, self._fd = self._fd, -1
         if fd != -1:
             os.close(fd)
 
