@@ -228,9 +228,7 @@ def test_as_many_holders_as_connections_get_one_more(
     run(main)
 
 
-def test_writes_of_64_detached_blocks_are_committed(
-    database: str, rows: None, run: Run
-) -> None:
+def test_writes_of_64_detached_blocks_are_committed(database: str, rows: None, run: Run) -> None:
     """Their transactions fail. The judge is a connection of its own."""
     options(max_size=SIZE, timeout=10)
 
