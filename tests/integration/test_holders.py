@@ -19,7 +19,7 @@ from django.db import connection, transaction
 from nuages import on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, acursor, detached, hold_connection
-from nuages.db.pool import open_pools
+from nuages.db.pool.pool import open_pools
 from nuages.db.transaction import request_connections
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import assert_whole, committed, options, the_pool
@@ -207,6 +207,10 @@ WAYS = [
 ]
 
 
+async def _called(way: Callable[..., Awaitable[None]], meet: Meet, query: Query) -> None:
+    await way(meet, query)
+
+
 @pytest.mark.parametrize("way", WAYS, ids=[way.__name__ for way in WAYS])
 def test_as_many_holders_as_connections_get_one_more(
     database: str, rows: None, run: Run, way: Callable[[Meet, Query], Awaitable[None]]
@@ -220,7 +224,9 @@ def test_as_many_holders_as_connections_get_one_more(
             await Author.objects.acount()
             peak.note()
 
-        await asyncio.gather(*(way(barrier.wait, query) for _ in range(4 * SIZE)))
+        async with asyncio.TaskGroup() as group:
+            for _ in range(4 * SIZE):
+                group.create_task(_called(way, barrier.wait, query))
         assert peak.size <= 2 * SIZE
         await until(lambda: pool_stats()["used"] == 0)
         assert_whole(the_pool())

@@ -13,6 +13,7 @@ import os
 import random
 import signal
 import threading
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -53,7 +54,10 @@ async def in_threads(function: Callable[..., Any], *calls: Any) -> list[Any]:
     """Call `function` with each of `calls`, each in a thread of its own, at the same time."""
     with executor(len(calls)) as threads:
         call = sync_to_async(function, thread_sensitive=False, executor=threads)
-        results: list[Any] = await asyncio.gather(*(call(each) for each in calls))
+        results = await asyncio.gather(*map(call, calls), return_exceptions=True)
+    # Leaving the executor waits for its threads, and blocks the loop that they may need.
+    if failures := [result for result in results if isinstance(result, BaseException)]:
+        raise BaseExceptionGroup("threads failed", failures)
     return results
 
 
@@ -73,7 +77,8 @@ SESSION = {
 def session() -> Any:
     """What the server calls the connection; SQLite has no server."""
     if connection.vendor == "sqlite":
-        return id(connection.connection)
+        with connection.cursor():
+            return id(connection.connection)
     return value(SESSION[connection.vendor])
 
 
@@ -92,7 +97,7 @@ def several() -> None:
 
 
 def write() -> None:
-    Author.objects.create(name="thread")
+    Author.objects.create(name=uuid.uuid4().hex)
 
 
 def commit() -> None:
@@ -156,9 +161,13 @@ def reconnect() -> None:
     query()
 
 
+async def count() -> int:
+    return await Author.objects.acount()
+
+
 def ask_a_coroutine() -> None:
     query()
-    assert async_to_sync(Author.objects.acount)() >= 0
+    assert async_to_sync(count)() >= 250
     query()
 
 
@@ -584,7 +593,7 @@ def test_a_loop_that_ends_while_a_thread_does_something_else(database: str, take
 
 
 def _in_chain(loop: asyncio.AbstractEventLoop, function: Callable[[], Any]) -> None:
-    from nuages.db.connections import thread_chain
+    from nuages.db.scopes.chain import thread_chain
 
     with thread_chain(loop):
         function()
