@@ -137,6 +137,26 @@ def assert_whole(pool: Pool) -> None:
     assert stats["size"] == stats["idle"] <= stats["max_size"], pool
 
 
+@asynccontextmanager
+async def occupied(count: int = 1) -> AsyncIterator[None]:
+    """Connections of the pool are in use, for the length of the block, by tasks of others."""
+    entered, leave = asyncio.Barrier(count + 1), asyncio.Event()
+
+    async def occupy() -> None:
+        async with acursor():
+            await entered.wait()
+            await leave.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(occupy(), context=contextvars.Context())
+        await entered.wait()
+        try:
+            yield
+        finally:
+            leave.set()
+
+
 async def fetch(sql: str, *params: Any) -> Any:
     """The first column of the first row of a query of ours."""
     async with acursor() as cursor:
