@@ -12,10 +12,10 @@ import pymysql  # type: ignore[import-untyped]
 from django.db import OperationalError
 from django.test import override_settings
 
-from nuages.db import acursor, detached, hold_connection
+from nuages.db import acursor
 from nuages.exceptions import OutcomeUnknown, PoolTimeout
 from tests.faults.world import World, fault
-from tests.integration.pool_tools import options
+from tests.integration.pool_tools import occupied, options
 from tests.integration.scope_tools import until
 from tests.library.models import Tag
 
@@ -144,16 +144,9 @@ async def test_no_room_for_a_kill(world: World) -> None:
 @fault("no connection of the pool free, pool timeout 0.5", deadline=2)
 async def test_pool_timeout(world: World) -> None:
     options(max_size=1, timeout=0.5)
-    async with hold_connection():
-        await Tag.objects.acount()
+    async with occupied():
         world.strikes()
-        outside = asyncio.create_task(_outside())
-        await world.raises(outside, PoolTimeout)
-
-
-async def _outside() -> int:
-    async with detached():
-        return await Tag.objects.acount()
+        await world.raises(Tag.objects.acount(), PoolTimeout)
 
 
 @contextmanager

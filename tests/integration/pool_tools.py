@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import sqlite3
 import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from typing import Any
 
 import psycopg
+import pymysql  # type: ignore[import-untyped]
 from django.db import connections
 
 from nuages.db import acursor
@@ -135,6 +137,26 @@ def assert_whole(pool: Pool) -> None:
     assert stats["size"] == stats["idle"] <= stats["max_size"], pool
 
 
+@asynccontextmanager
+async def occupied(count: int = 1) -> AsyncIterator[None]:
+    """Connections of the pool are in use, for the length of the block, by tasks of others."""
+    entered, leave = asyncio.Barrier(count + 1), asyncio.Event()
+
+    async def occupy() -> None:
+        async with acursor():
+            await entered.wait()
+            await leave.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(count):
+            group.create_task(occupy(), context=contextvars.Context())
+        await entered.wait()
+        try:
+            yield
+        finally:
+            leave.set()
+
+
 async def fetch(sql: str, *params: Any) -> Any:
     """The first column of the first row of a query of ours."""
     async with acursor() as cursor:
@@ -184,3 +206,26 @@ class Heartbeat:
 def proxy_before(entry: dict[str, Any], listen: int = 0) -> FaultProxy:
     """A proxy before the server of a DATABASES entry; to be entered."""
     return FaultProxy(entry["HOST"], int(entry["PORT"] or 5432), listen=listen)
+
+
+def outside() -> Any:
+    """A plain connection of the driver to the default database, in autocommit: the judge."""
+    given = connections.settings["default"]
+    engine = given["ENGINE"].rpartition(".")[2]
+    if engine == "sqlite3":
+        return sqlite3.connect(given["NAME"], isolation_level=None)
+    names = {"HOST": "host", "USER": "user", "PASSWORD": "password"}
+    params = {name: given[key] for key, name in names.items() if given[key]}
+    if given["PORT"]:
+        params["port"] = int(given["PORT"])
+    if engine == "mysql":
+        return pymysql.connect(database=given["NAME"], autocommit=True, **params)
+    return psycopg.connect(dbname=given["NAME"], autocommit=True, **params)
+
+
+def committed(sql: str) -> list[Any]:
+    """The first column of a query that the judge asks."""
+    with closing(outside()) as judge:
+        cursor = judge.cursor()
+        cursor.execute(sql)
+        return [row[0] for row in cursor.fetchall()]

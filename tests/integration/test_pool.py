@@ -37,6 +37,7 @@ from tests.integration.pool_tools import (
     backend,
     cancelled,
     fetch,
+    occupied,
     options,
     proxy_before,
     ran_in_a_context,
@@ -299,7 +300,7 @@ def test_tasks_are_served_in_the_order_in_which_they_came(
             async with acursor():
                 served.append(number)
 
-        async with hold_connection(), detached():
+        async with occupied():
             tasks = []
             for number in range(50):
                 tasks.append(asyncio.create_task(work(number)))
@@ -364,7 +365,7 @@ def test_a_request_cancelled_in_the_queue_loses_nobody_a_place(
     options(max_size=1)
 
     async def main() -> None:
-        async with hold_connection(), detached():
+        async with occupied():
             first = asyncio.create_task(backend())
             await until(lambda: the_pool().stats()["waiting"] == 1)
             second = asyncio.create_task(backend())
@@ -424,7 +425,7 @@ def test_too_few_connections_end_in_an_error_that_shows_the_counts(
     options(max_size=1, timeout=0.05)
 
     async def main() -> None:
-        async with hold_connection(), detached():
+        async with occupied():
             with pytest.raises(PoolTimeout) as caught:
                 await backend()
         message = str(caught.value)
@@ -443,7 +444,7 @@ def test_one_too_many_waiting_is_refused_at_once(postgresql: dict[str, Any], run
     options(max_size=1, max_waiting=2)
 
     async def main() -> None:
-        async with hold_connection(), detached():
+        async with occupied():
             waiting = [asyncio.create_task(backend()) for _ in range(2)]
             await until(lambda: the_pool().stats()["waiting"] == 2)
             with pytest.raises(TooManyWaiting):
@@ -480,7 +481,7 @@ def test_warming_that_is_cancelled_keeps_no_connection(
     options(min_size=2, max_size=2)
 
     async def main() -> None:
-        async with hold_connection(), detached():
+        async with occupied():
             # One opens its connection and waits for the other, which waits for the hold's.
             task = asyncio.create_task(warm_pools())
             await until(lambda: the_pool().opened == 2 and the_pool().waiting() == 1)
@@ -852,7 +853,7 @@ def test_the_loop_runs_while_a_task_waits_for_a_connection(
     options(max_size=1)
 
     async def main() -> None:
-        async with hold_connection(), detached(), Heartbeat() as heart:
+        async with occupied(), Heartbeat() as heart:
             waiting = asyncio.create_task(backend())
             await until(lambda: the_pool().stats()["waiting"] == 1)
             await heart.more()

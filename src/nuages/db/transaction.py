@@ -402,6 +402,7 @@ def detached(using: str | None = None) -> _Detached:
 
     `async with detached(): await Log.objects.acreate(...)` is committed whatever becomes of the
     transaction around it, and tasks started inside may outlive that. It takes a second
-    connection of the pool. Without `using` it is outside the scopes of every database.
+    connection, beyond the pool's `max_size` where need be. Without `using` it is outside the
+    scopes of every database.
     """
     return _Detached(using)

@@ -20,8 +20,11 @@ class PoolOptions:
     min_size: int = 0
     """Connections that lifespan start-up opens and idle reaping leaves open."""
     max_size: int = 10
-    """Connections that may be open at a time. On SQLite those that wait for the write lock, up to
-    as many again, do not count."""
+    """Connections that may be open at a time, of code that holds no other. Code that holds k (it
+    is in k transactions or holds: `detached()` in one, a task that an open iterator's body has
+    started) may take one more while fewer than `max_size * (k + 1)` are in use: it waits for none
+    that others like it have. On SQLite those that wait for the write lock, up to as many again,
+    do not count."""
     timeout: float = 30.0
     """How long a task waits for a connection before PoolTimeout."""
     max_waiting: int = 0

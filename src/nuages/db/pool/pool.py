@@ -4,6 +4,14 @@ It holds raw driver connections (`Session`), not Django wrappers: a wrapper belo
 of calls that uses it and gets a session for as long as it works, so that nobody can keep hold of
 a connection that serves somebody else by now. Decisions are plain code on the loop's thread;
 only `acquire` waits. Option names and meanings are those of psycopg_pool.
+
+Who holds k connections of the pool while it asks for one more may take it as long as fewer than
+`max_size * (k + 1)` are in use. So the last one that holders wait for can always be had: those in
+use were given to code that held k - 1 at most, while fewer than `max_size * k` were. What comes
+back is given away by the same rule, else those who hold none would use up the room of the others.
+
+A thread lends its connection between two statements: it can go on with it until somebody else
+takes it. While anybody waits nothing is lent: what a thread lets go is given back then.
 """
 
 from __future__ import annotations
@@ -15,7 +23,7 @@ import os
 import random
 import time
 import weakref
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
@@ -63,21 +71,32 @@ class Pool:
         loop: asyncio.AbstractEventLoop,
         options: PoolOptions,
         fingerprint: int = 0,
+        *,
+        single: bool = False,
     ) -> None:
         self.alias = alias
         self.loop = loop
         self.options = options
         self.fingerprint = fingerprint
+        self._single = single
+        """Whether there is one connection, for holders too: a database in memory."""
         self.generation = 0
         self.size = 0
         self.parked = 0
         """How many of the connections in use wait for something that makes them no use."""
+        self._parks = False
+        """Whether there ever were any."""
         self.closed = False
         self.requests = 0
         self.waited = 0
         self.opened = 0
         self._idle: deque[Session] = deque()
         self._queue: deque[asyncio.Future[Session]] = deque()
+        self._holders: dict[asyncio.Future[Session], int] = {}
+        """Those in line who hold connections, each with how many: they come first."""
+        self._lent: OrderedDict[Session, Callable[[], None]] = OrderedDict()
+        """Sessions of threads between two statements, each with what gives it back, on the loop's
+        thread. Whoever takes an entry out, in one atomic step, has the session."""
         self._reaper: asyncio.TimerHandle | None = None
         self._guard: AsyncGenerator[None, None] | None = None
         self.scopes: set[Scope] = set()
@@ -90,14 +109,18 @@ class Pool:
 
     def waiting(self) -> int:
         """How many tasks wait for a connection."""
-        return sum(not future.done() for future in self._queue)
+        return sum(not future.done() for line in (self._holders, self._queue) for future in line)
 
     def has_waiting(self, count: int) -> bool:
         """Whether `count` tasks or more wait for a connection."""
-        return len(self._queue) >= count and self.waiting() >= count
+        return len(self._queue) + len(self._holders) >= count and self.waiting() >= count
 
     def stats(self) -> dict[str, int]:
-        """Return counts: open, idle, used and waiting now; requests, waits and openings so far."""
+        """Return counts: open, idle, used and waiting now; requests, waits and openings so far.
+
+        What a thread has lent counts as used; "size" is above "max_size" where holders have more
+        than one.
+        """
         return {
             "size": self.size,
             "idle": len(self._idle),
@@ -111,37 +134,64 @@ class Pool:
 
     # Check out
 
-    def acquire_nowait(self) -> Session | None:
-        """Return an idle session, or an empty one to open; None where one has to wait."""
+    def acquire_nowait(self, held: int = 0) -> Session | None:
+        """Return an idle session, or an empty one to open; None where one has to wait.
+
+        `held` is how many of this pool's the caller holds meanwhile.
+        """
         if self.closed:
             raise PoolClosed(alias=self.alias)
-        if self._queue and any(not future.done() for future in self._queue):
+        if self._queue and not held and any(not future.done() for future in self._queue):
             return None
-        return self._take()
+        session = self._take(held)
+        if session is None and self._reclaim():
+            session = self._take(held)
+        return session
 
-    def _take(self) -> Session | None:
+    def _take(self, held: int) -> Session | None:
         while self._idle:
             session = self._idle.pop()
             if session.generation == self.generation and session.raw.is_alive():
                 return session
             self._drop(session)
-        return self._take_place(self._limit())
-
-    def _take_place(self, limit: int) -> Session | None:
-        if self.size < limit:
+        if self.size < self._limit(held):
             self.size += 1
             return Session(self)
         return None
 
-    def _limit(self) -> int:
-        return self.options.max_size + min(self.parked, self.options.max_size)
+    def _limit(self, held: int = 0) -> int:
+        """Below how many in use one who holds `held` may have one more."""
+        size = self.options.max_size
+        if not held or self._single:
+            return size + min(self.parked, size)
+        # Some may have ceased to be parked: what others had meanwhile does not come back at once.
+        return size * (held + 1 + self._parks)
 
-    def acquire_beyond(self) -> Session | None:
-        """Return an empty session for one whom others with a connection wait for.
+    def lend(self, session: Session, give_back: Callable[[], None]) -> None:
+        """In a thread that needs its session no more for now: let others have it.
 
-        It must not wait for them in turn. At most `max_size` are given like that at a time.
+        It is given back at once where somebody waits. Otherwise it is the thread's again by
+        `reclaim_own`, unless somebody came before.
         """
-        return self._take_place(self._limit() + self.options.max_size)
+        self._lent[session] = give_back
+        # In this order: who comes to wait looks here after it has joined the queue.
+        if (self._queue or self._holders) and self.reclaim_own(session):
+            on_loop_of(self, give_back)
+
+    def reclaim_own(self, session: Session) -> bool:
+        """In the thread that lent it: take a session back; False where another has it."""
+        return self._lent.pop(session, None) is not None
+
+    def _reclaim(self) -> bool:
+        """Take back what was lent for the longest time; False where nothing is lent."""
+        if not self._lent:
+            return False
+        try:
+            _, give_back = self._lent.popitem(last=False)
+        except KeyError:
+            return False  # its thread was faster
+        give_back()
+        return True
 
     def park(self) -> None:
         """Note that one who has a connection waits for others who need one.
@@ -149,30 +199,39 @@ class Pool:
         It keeps its connection, and does not count; `max_size` of them at most.
         """
         self.parked += 1
+        self._parks = True
         self._serve()
 
     def unpark(self) -> None:
         """Undo `park`."""
         self.parked -= 1
 
-    def enqueue(self) -> asyncio.Future[Session]:
+    def enqueue(self, held: int = 0) -> asyncio.Future[Session]:
         """Return a future that gets a session in its turn, or the error of a full queue."""
         limit = self.options.max_waiting
         if limit and self.has_waiting(limit):
             raise TooManyWaiting(alias=self.alias, waiting=self.waiting())
         self.waited += 1
         future: asyncio.Future[Session] = self.loop.create_future()
-        self._queue.append(future)
+        if held:
+            self._holders[future] = held
+        else:
+            self._queue.append(future)
         timer = self.loop.call_later(self.options.timeout, self._time_out, future)
         future.add_done_callback(lambda _: timer.cancel())
+        self._reclaim()
         return future
 
     def _time_out(self, future: asyncio.Future[Session]) -> None:
         if not future.done():
-            self._queue.remove(future)
+            self._leave_line(future)
             future.set_exception(
                 PoolTimeout(alias=self.alias, timeout=self.options.timeout, stats=repr(self))
             )
+
+    def _leave_line(self, future: asyncio.Future[Session]) -> None:
+        if self._holders.pop(future, None) is None and future in self._queue:
+            self._queue.remove(future)
 
     def withdraw(self, future: asyncio.Future[Session]) -> None:
         """Take a cancelled request out of the queue; what it got meanwhile goes on."""
@@ -184,16 +243,15 @@ class Pool:
                 self.release(session)
         else:
             future.cancel()
-            if future in self._queue:
-                self._queue.remove(future)
+            self._leave_line(future)
 
-    async def acquire(self, *, beyond: bool = False) -> Session:
-        """Check a session out, waiting in line where need be; see `acquire_beyond`."""
+    async def acquire(self, held: int = 0) -> Session:
+        """Check a session out, waiting in line where need be; see `acquire_nowait`."""
         self.requests += 1
-        session = self.acquire_nowait() or (self.acquire_beyond() if beyond else None)
+        session = self.acquire_nowait(held)
         if session is not None:
             return session
-        future = self.enqueue()
+        future = self.enqueue(held)
         try:
             return self.handed_over(await future)
         except asyncio.CancelledError:
@@ -242,15 +300,23 @@ class Pool:
         self._schedule_reaping()
 
     def _serve(self) -> None:
-        while any(not future.done() for future in self._queue):
-            session = self._take()
+        while self.waiting():
+            session = self._take(max(self._holders.values(), default=0))
             if session is None:
                 return
             if not self._hand_over(session):
                 self._put(session)
 
     def _hand_over(self, session: Session) -> bool:
-        while self._queue:
+        if not self._queue and not self._holders:
+            return False
+        others = self.size - len(self._idle) - 1
+        for holder, held in self._holders.items():
+            if not holder.done() and others < self._limit(held):
+                del self._holders[holder]
+                holder.set_result(session)
+                return True
+        while self._queue and others < self._limit():
             future = self._queue.popleft()
             if not future.done():
                 future.set_result(session)
@@ -305,7 +371,7 @@ class Pool:
         self.clear()
         if self._reaper is not None:
             self._reaper.cancel()
-        for future in self._queue:
+        for future in (*self._holders, *self._queue):
             if not future.done():
                 future.set_exception(PoolClosed(alias=self.alias))
         loops = _pools.get(self.loop)
@@ -376,7 +442,9 @@ def pool_for(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Pool:
     if pool is not None:
         pool.close()
     options = wrapper.pool_options()
-    pool = pools[wrapper.alias] = Pool(wrapper.alias, loop, options, fingerprint)
+    pool = pools[wrapper.alias] = Pool(
+        wrapper.alias, loop, options, fingerprint, single=wrapper.is_single()
+    )
     pool.close_with_loop()
     return pool
 

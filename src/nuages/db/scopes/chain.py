@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nuages.bridge import Bridge
 from nuages.bridge import core as _bridge
 from nuages.bridge.core import current_bridge
-from nuages.db.scopes.tree import LIVE, Node
+from nuages.db.scopes.tree import LIVE, Node, chains_around, nodes_around
 
 if TYPE_CHECKING:
     from nuages.db.scopes.lease import Lease
@@ -35,10 +35,14 @@ thread_task: ContextVar[weakref.ref[asyncio.Task[Any]] | None] = ContextVar(
 class Chain:
     """The leases and scope calls of one chain of calls."""
 
-    __slots__ = ("__weakref__", "active", "calls", "left_open", "loop", "wrappers")
+    __slots__ = ("__weakref__", "active", "calls", "ended", "left_open", "loop", "wrappers")
+
+    in_thread = False
+    """Whether it is one of a thread."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
+        self.ended = False
         self.wrappers: dict[str, Any] = {}
         """Wrappers by alias, connected or not."""
         self.active: list[Lease] = []
@@ -46,6 +50,16 @@ class Chain:
         self.calls: list[Node] = []
         self.left_open: list[Callable[[], None]] = []
         """What sees to the end of scopes that may outlive the chain."""
+
+    def has_lease(self, wrapper: Lease) -> None:
+        """Note that `wrapper` has a connection now; tasks started from here on can tell."""
+        self.active.append(wrapper)
+        around = chains_around.get()
+        if around:
+            if around[-1]() is self:
+                return
+            around = tuple([one for one in around if not _has_ended(one())])
+        chains_around.set((*around, weakref.ref(self)))
 
     def give_back(self) -> None:
         """Give idle leases back, and turns of calls in a scope that nobody needs now."""
@@ -64,6 +78,7 @@ class Chain:
         for call in reversed(self.calls):
             call.end()
         self.calls.clear()
+        self.ended = True
         for wrapper in self.active:
             if wrapper.scope is None:
                 wrapper.release()
@@ -72,11 +87,48 @@ class Chain:
             self.left_open.pop()()
 
 
-class _ThreadChain(threading.local):
+class ThreadChain(Chain):
+    """One call of a thread of `sync_to_async`."""
+
+    __slots__ = ()
+
+    in_thread = True
+
+
+def _has_ended(chain: Chain | None) -> bool:
+    return chain is None or chain.ended
+
+
+def count_held(alias: str, loop: asyncio.AbstractEventLoop) -> int:
+    """Return how many connections of the pool of `alias` on `loop` the code around the caller has.
+
+    Those of the scopes that it is in, or is detached from, and leases that a chain of calls
+    around it keeps while it waits for something other than its statement.
+    """
+    holding: set[int] = set()
+    for node in nodes_around(alias):
+        wrapper = node.scope.wrapper
+        if wrapper.scope is node.scope and _is_of(wrapper, alias, loop):
+            holding.add(id(wrapper))
+    for one in chains_around.get():
+        chain: Chain | None = one()
+        if chain is not None:
+            for wrapper in tuple(chain.active):
+                if wrapper.scope is None and _is_of(wrapper, alias, loop) and wrapper.is_kept():
+                    holding.add(id(wrapper))
+    return len(holding)
+
+
+def _is_of(wrapper: Lease, alias: str, loop: asyncio.AbstractEventLoop) -> bool:
+    session = wrapper.session
+    return session is not None and wrapper.alias == alias and session.pool.loop is loop
+
+
+class _Thread(threading.local):
     chain: Chain | None = None
 
 
-_thread = _ThreadChain()
+_thread = _Thread()
 
 
 def chain_of(bridge: Bridge) -> Chain | None:
@@ -113,7 +165,7 @@ def task_behind() -> asyncio.Task[Any] | None:
 @contextmanager
 def thread_chain(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """In a thread: borrow connections from the pools of `loop` until the end of the block."""
-    outer, _thread.chain = _thread.chain, Chain(loop)
+    outer, _thread.chain = _thread.chain, ThreadChain(loop)
     try:
         yield
     finally:

@@ -28,8 +28,14 @@ class Lease(Protocol):
     def is_idle(self) -> bool:
         """Tell whether the connection could serve somebody else right now."""
 
-    def is_waited_for(self) -> bool:
-        """Tell whether others who have a connection wait for what this one does."""
+    lends: bool
+    """Whether it is a thread's, which lends its connection between two statements."""
+
+    def lend(self) -> None:
+        """Let others have a connection that is idle, until it is used again."""
+
+    def is_kept(self) -> bool:
+        """Tell whether its code keeps it while it waits for something other than a statement."""
 
     def release(self) -> None:
         """Give the connection back to the pool."""

@@ -161,6 +161,8 @@ class Scope:
             return
         chain.active.append(wrapper)
         chain.wrappers.setdefault(wrapper.alias, wrapper)
+        if wrapper.lends:
+            wrapper.lend()
 
     def let_go(self) -> None:
         """End it without I/O: now, or with the last block that is open in it."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextvars import ContextVar
 from enum import Enum
 from types import MappingProxyType
@@ -45,13 +45,22 @@ class RequestNodes(dict[str, "Node"]):
 request_nodes: ContextVar[RequestNodes | None] = ContextVar(
     "nuages.db.request_nodes", default=None
 )
-detached_aliases: ContextVar[Mapping[str, Callable[[], Node | None]]] = ContextVar(
+detached_aliases: ContextVar[Mapping[str, tuple[weakref.ref[Node], ...]]] = ContextVar(
     "nuages.db.detached_aliases", default=MappingProxyType({})
 )
-"""The databases whose request connection `detached()` code does not use, each with what gives the
-node around the block: weakly, since tasks of the block may outlive it."""
+"""The databases whose request connection `detached()` code does not use, each with the nodes
+around it, outermost first: weakly, since tasks of the block may outlive it."""
+chains_around: ContextVar[tuple[weakref.ref[Any], ...]] = ContextVar(
+    "nuages.db.chains_around", default=()
+)
+"""The chains of calls that had a lease when they started this code, outermost first."""
 
-context_variables: tuple[ContextVar[Any], ...] = (_nodes, request_nodes, detached_aliases)
+context_variables: tuple[ContextVar[Any], ...] = (
+    _nodes,
+    request_nodes,
+    detached_aliases,
+    chains_around,
+)
 """All that says, in a context, which scope its code is in."""
 
 
@@ -452,22 +461,20 @@ def detach(aliases: Iterable[str]) -> dict[str, Node | None]:
     detached = {**detached_aliases.get()}
     before = {alias: context_node(alias) for alias in aliases}
     for alias, node in before.items():
-        if node is not None:
-            detached[alias] = weakref.ref(node)
-        else:
-            detached.setdefault(alias, _no_node)
+        around = tuple(one for one in detached.get(alias, ()) if one() is not None)
+        detached[alias] = around if node is None else (*around, weakref.ref(node))
         set_node(alias, None)
     detached_aliases.set(detached)
     return before
 
 
-def _no_node() -> None:
-    return None
-
-
-def nodes_around() -> Iterator[Node]:
-    """Yield the nodes that the calling code is in, or detached from, ended or not."""
-    yield from _nodes.get().values()
-    for around in detached_aliases.get().values():
+def nodes_around(alias: str) -> Iterator[Node]:
+    """Yield the nodes of `alias` that the calling code is in, or detached from, ended or not."""
+    if (here := context_node(alias)) is not None:
+        yield here
+    for around in detached_aliases.get().get(alias, ()):
         if (node := around()) is not None:
             yield node
+    held = request_nodes.get()
+    if held is not None and not held.ended and (of_request := held.get(alias)) is not None:
+        yield of_request

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import functools
 import weakref
 from collections import deque
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ from nuages.db import engines
 from nuages.db.backends.base import session_check
 from nuages.db.backends.base.block_state import BlockState
 from nuages.db.backends.base.driver import GiveBack, may_do_io
-from nuages.db.backends.base.leasing import acquire, take_back
+from nuages.db.backends.base.leasing import acquire, lend, take_back
 from nuages.db.backends.base.on_commit import CommittedHooks
 from nuages.db.backends.base.query_log import QueryCapture
 from nuages.db.pool import reconnect
@@ -37,6 +38,7 @@ from nuages.db.pool.options import PoolOptions, check_seconds
 from nuages.db.pool.pool import Pool, Session, logger, on_loop_of
 from nuages.db.scopes.admission import take_turn
 from nuages.db.scopes.chain import Chain, current_chain
+from nuages.db.scopes.finalising import is_collecting
 from nuages.db.scopes.scope import Scope, manual_mode
 from nuages.db.scopes.tree import Kind, current_node, enter
 from nuages.exceptions import IterationEnded, NotCommitted, SyncInCoroutine
@@ -76,6 +78,10 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
     session: Session | None = None
     scope: Scope | None = None
     """What this wrapper's connection belongs to, where that is a block of code."""
+    lends = False
+    """Whether it is a thread's, which has its connection for a statement, or block, at a time."""
+    _lent: Session | None = None
+    """What the thread had until its last statement ended, and may find again (`lend`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._cursors: list[weakref.ref[Any]] = []
@@ -131,6 +137,7 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
 
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
+        self.lends = False
         while True:
             session = self.session = acquire(self, chain.loop)
             try:
@@ -145,8 +152,9 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
                 self._drop_session()
                 raise
             break
-        if self.scope is None:
-            chain.active.append(self)
+        if self.scope is None and self not in chain.active:
+            chain.has_lease(self)
+        self.lends = chain.in_thread
 
     def _open(self, session: Session) -> None:
         self._connect_patiently(session.pool)
@@ -223,7 +231,17 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
             if len(self._cursors) >= 16:
                 self._has_cursor()
             self._cursors.append(weakref.ref(cursor))
+            if self.lends:
+                made = super()._prepare_cursor(cursor)
+                made.close = functools.partial(self._close_and_lend, cursor)
+                return made
         return super()._prepare_cursor(cursor)
+
+    def _close_and_lend(self, cursor: Any) -> None:
+        try:
+            cursor.close()
+        finally:
+            self.lend()
 
     def chunked_cursor(self) -> Any:
         """As in Django; the rows that are left do not keep a lease, but on the server."""
@@ -276,13 +294,73 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
             and (self.connection is None or self.connection.is_idle())
         )
 
-    def is_waited_for(self) -> bool:
-        """Whether others who have a connection wait for what this one does."""
+    def is_kept(self) -> bool:
+        """Whether the code that has this lease keeps it while it waits for something else.
+
+        Asked by others, for whom it changes nothing: in another thread, perhaps.
+        """
+        raw = self.__dict__.get("connection")
+        if raw is None or raw.is_working():
+            return False
+        cursors = [one() for one in tuple(self._cursors)]
+        return not raw.is_idle() or any(
+            cursor is not None and self.cursor_is_open(cursor) for cursor in cursors
+        )
+
+    def is_single(self) -> bool:
+        """Whether the whole database is one connection."""
         return False
+
+    # A thread's lease between two statements
+
+    def lend(self) -> None:
+        """In its thread, where a statement or a block ended: let others have the connection.
+
+        Until it is used again, that is until somebody reads `connection`: that attribute is not
+        there meanwhile (`__getattr__`), so nothing can use what has become somebody else's. State
+        in the session that a reset would end stays with the thread, and its connection with it.
+        """
+        session = self.session
+        if (
+            not self.lends
+            or session is None
+            # A finaliser closes cursors in the middle of anything.
+            or is_collecting()
+            or self._thread_ident != _thread.get_ident()
+            or asyncio._get_running_loop() is not None
+            or not self.is_idle()
+        ):
+            return
+        chain = current_chain()
+        if chain is None or self not in chain.active or session.raw is not self.connection:
+            return
+        if session.raw.inspect() != "reuse":
+            return
+        self._lent, self.session = session, None
+        del self.connection
+        lend(session, type(self), self.settings_dict)
+
+    def _take_back_lent(self) -> None:
+        session, self._lent = self._lent, None
+        if session is not None and session.pool.reclaim_own(session):
+            self.session, self.connection = session, session.raw
+            return
+        self.connection = None
+        self._cursors = []
+        self._forget_transaction()
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name == "connection" and self._lent is not None:
+                self._take_back_lent()
+                return self.connection
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def release(self) -> None:
         """Give the lease's connection back to the pool, reset or closed where need be."""
-        session, raw = self.session, self.connection
+        raw = self.connection  # first: it may have been lent
+        session = self.session
         if self._iterations:
             self._end_iterations()
         self.session = self.connection = None

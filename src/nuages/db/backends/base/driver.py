@@ -28,6 +28,9 @@ class RawConnection(Protocol):
     def is_idle(self) -> bool:
         """Whether nothing is under way on it: no statement, transaction or open cursor."""
 
+    def is_working(self) -> bool:
+        """Whether a statement is in flight."""
+
     def is_settled(self) -> bool:
         """Whether it is in no transaction."""
 

@@ -11,8 +11,8 @@ from nuages.bridge import current_bridge, on_loop
 from nuages.db.backends.base import session_check
 from nuages.db.backends.base.driver import GiveBack
 from nuages.db.pool.pool import Pool, Session, logger, pool_for
-from nuages.db.scopes.chain import current_chain
-from nuages.db.scopes.tree import nodes_around
+from nuages.db.scopes.chain import count_held, current_chain
+from nuages.exceptions import PoolClosed
 
 if TYPE_CHECKING:
     from nuages.db.backends.base.base import LoopWrapper
@@ -22,15 +22,16 @@ def acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
     """Check a session out of `wrapper`'s pool on `loop`, from a bridge or from a thread."""
     bridge = current_bridge()
     if bridge is None:
-        waiting = _acquire_for_thread(wrapper, beyond=_is_waited_for())
-        return asyncio.run_coroutine_threadsafe(waiting, loop).result()
+        return _acquire_in_thread(wrapper, loop)
     pool = pool_for(wrapper, loop)
     pool.requests += 1
     session = pool.acquire_nowait()
-    if session is None and _is_waited_for():
-        session = pool.acquire_beyond()
+    if session is None and (held := count_held(pool.alias, loop)):
+        session = pool.acquire_nowait(held)
+    else:
+        held = 0
     if session is None:
-        future = pool.enqueue()
+        future = pool.enqueue(held)
         try:
             session = pool.handed_over(bridge.wait(future))
         except BaseException:
@@ -39,17 +40,40 @@ def acquire(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
     return session
 
 
-def _is_waited_for() -> bool:
-    """Whether the calling code is in a block that others wait for, connections in their hands."""
-    return any(node.wrapper.is_waited_for() for node in nodes_around())
+def _acquire_in_thread(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Session:
+    waiting = _acquire_for_thread(wrapper, count_held(wrapper.alias, loop))
+    try:
+        future = asyncio.run_coroutine_threadsafe(waiting, loop)
+    except RuntimeError:
+        waiting.close()
+        if not loop.is_closed():
+            raise
+        # The thread has outlived it; what it had until now may have gone to somebody else.
+        raise PoolClosed(alias=wrapper.alias) from None
+    return future.result()
 
 
-async def _acquire_for_thread(wrapper: LoopWrapper, *, beyond: bool) -> Session:
+async def _acquire_for_thread(wrapper: LoopWrapper, held: int) -> Session:
     # The pool may be made here, which must be on the loop for it to be closed with the loop.
-    session = await pool_for(wrapper, asyncio.get_running_loop()).acquire(beyond=beyond)
+    session = await pool_for(wrapper, asyncio.get_running_loop()).acquire(held)
     if session.raw is not None:
         session.raw.detach()
     return session
+
+
+def lend(session: Session, wrapper_class: type[Any], settings_dict: dict[str, Any]) -> None:
+    """In a thread: let others have a session that needs no reset, until it is used again."""
+    session.pool.lend(
+        session, functools.partial(_take_back_lent, session, wrapper_class, settings_dict)
+    )
+
+
+def _take_back_lent(
+    session: Session, wrapper_class: type[Any], settings_dict: dict[str, Any]
+) -> None:
+    session.raw.wrapper = None
+    session.raw.state_is_meant = False
+    take_back(session, "reuse", wrapper_class, settings_dict)
 
 
 def take_back(

@@ -504,6 +504,10 @@ class Connection(connections.Connection):  # type: ignore[misc]
         # What a finaliser has left keeps nobody waiting: the connection is closed then.
         return not self.has_more() or self.abandoned is self._result
 
+    def is_working(self) -> bool:
+        """Whether a statement is in flight."""
+        return self.lock.locked()
+
     def is_settled(self) -> bool:
         """Whether it is in no transaction."""
         return not self.in_transaction()

@@ -201,7 +201,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         What receivers of `connection_created` register by oid (hstore and citext of
         django.contrib.postgres, a project's own types) is as old as the connection.
         """
-        session, raw = self.session, self.connection
+        raw = self.connection  # first: it may have been lent
+        session = self.session
         if session is not None and raw is not None and raw.types_changed:
             # Before this one goes back, so that it is closed as well.
             on_loop_of(session.pool, session.pool.clear)

@@ -498,6 +498,10 @@ class Connection(psycopg.Connection[Any]):
             and self._pipeline is None
         )
 
+    def is_working(self) -> bool:
+        """Whether a statement is in flight."""
+        return self.lock.locked()
+
     def is_settled(self) -> bool:
         """Whether it is in no transaction."""
         return self.pgconn.transaction_status == IDLE

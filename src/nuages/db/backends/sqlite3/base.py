@@ -141,9 +141,9 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         self.connection.attach(session.pool)  # in a thread too: a worker serves any
         self.connection.note_baseline()
 
-    def is_waited_for(self) -> bool:
-        """Whether the file's other writers wait for this one."""
-        return self.connection is not None and self.connection.has_gate()
+    def is_single(self) -> bool:
+        """Whether it is in memory."""
+        return bool(self.is_in_memory_db())
 
     def _reuse(self, session: Any) -> bool:
         self.transaction_mode = self._transaction_mode()

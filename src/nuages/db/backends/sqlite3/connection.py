@@ -378,10 +378,6 @@ class Connection(NotesState):
         else:
             bridge.wait(asyncio.sleep(seconds))
 
-    def has_gate(self) -> bool:
-        """Whether the file's other writers wait for this one."""
-        return self._gate_held
-
     def leave_gate_after_transaction(self) -> None:
         """Let the file's next writer go on, unless a transaction is open."""
         if self._gate_held and self.is_settled():
@@ -494,6 +490,10 @@ class Connection(NotesState):
     def is_idle(self) -> bool:
         """Whether nothing is under way; true of one that was closed, which the pool must hear."""
         return self._broken or not (self.in_transaction or self.busy() or self.open_cursors)
+
+    def is_working(self) -> bool:
+        """Whether a statement is in flight."""
+        return self.busy()
 
     def is_settled(self) -> bool:
         """Whether it is in no transaction; a closed one is in none."""
