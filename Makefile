@@ -1,8 +1,8 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock audit streams sweep faults soak search bank backfill django-suite bench \
-	logins cache-bench clean
+.PHONY: help demo test lint format lock audit streams sweep faults soak search bank backfill \
+	django-suite bench logins cache-bench clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
