@@ -18,7 +18,7 @@ from django.test import override_settings
 from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 from nuages.db.scopes.tree import context_node
-from nuages.exceptions import OutcomeUnknown
+from nuages.exceptions import BlockInterrupted, OutcomeUnknown
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import (
     Server,
@@ -88,14 +88,15 @@ def test_a_timeout_in_a_transaction_marks_it_for_rollback(
 ) -> None:
     async def main() -> None:
         async with server() as pg:
-            async with aatomic():
-                await Author.objects.acreate(name="Nobody")
-                pid = await backend()
-                with pytest.raises(TimeoutError):
-                    async with asyncio.timeout(0.02):
-                        await fetch("SELECT pg_sleep(60)")
-                with pytest.raises(transaction.TransactionManagementError):
-                    await Author.objects.acount()
+            with pytest.raises(BlockInterrupted):
+                async with aatomic():
+                    await Author.objects.acreate(name="Nobody")
+                    pid = await backend()
+                    with pytest.raises(TimeoutError):
+                        async with asyncio.timeout(0.02):
+                            await fetch("SELECT pg_sleep(60)")
+                    with pytest.raises(transaction.TransactionManagementError):
+                        await Author.objects.acount()
             await pg.until_idle()
         assert await Author.objects.acount() == 0
         assert await backend() == pid
@@ -730,14 +731,15 @@ def test_a_cancelled_statement_in_a_sqlite_transaction_marks_it_for_rollback(
     sqlite: dict[str, Any], run: Run
 ) -> None:
     async def main() -> None:
-        async with aatomic():
-            await Author.objects.acreate(name="Nobody")
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.02):
-                    async with acursor() as cursor:
-                        await cursor.execute(f"INSERT INTO {Author._meta.db_table} (name) {LONG}")
-            with pytest.raises(transaction.TransactionManagementError):
-                await Author.objects.acount()
+        insert = f"INSERT INTO {Author._meta.db_table} (name) {LONG}"
+        with pytest.raises(BlockInterrupted):
+            async with aatomic():
+                await Author.objects.acreate(name="Nobody")
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.02), acursor() as cursor:
+                        await cursor.execute(insert)
+                with pytest.raises(transaction.TransactionManagementError):
+                    await Author.objects.acount()
         assert await names() == []
         await Author.objects.acreate(name="Ursula")
         assert await names() == ["Ursula"]
