@@ -17,15 +17,17 @@ from django.db.backends.utils import CursorWrapper
 from django.db.models.signals import pre_save
 from django.http import HttpRequest, JsonResponse, StreamingHttpResponse
 from django.test import override_settings
+from django.test.utils import CaptureQueriesContext
 from django.urls import path
 
 from nuages import on_loop
 from nuages.asgi.handler import ASGIHandler
 from nuages.db import aatomic, detached, hold_connection
+from nuages.db.scopes.family import known_family
 from nuages.db.transaction import request_connections
 from tests.integration.asgi_client import Exchange, fetch
 from tests.integration.conftest import Run
-from tests.integration.scope_tools import receiving
+from tests.integration.scope_tools import Failure, receiving
 from tests.library.models import Author
 
 pytestmark = pytest.mark.every_database
@@ -120,14 +122,18 @@ async def everywhere() -> dict[str, Any]:
     async with hold_connection():
         found["hold"] = await coroutine_tenant()
 
-    def note(sender: Any, **kwargs: Any) -> None:
-        found["receiver"] = tenant()
+    author = Author(name=f"of {tenant()}")
 
-    async def anote(sender: Any, **kwargs: Any) -> None:
-        found["async receiver"] = tenant()
+    def note(sender: Any, instance: Author, **kwargs: Any) -> None:
+        if instance is author:  # others save theirs meanwhile
+            found["receiver"] = tenant()
+
+    async def anote(sender: Any, instance: Author, **kwargs: Any) -> None:
+        if instance is author:
+            found["async receiver"] = tenant()
 
     with receiving(pre_save, note, Author), receiving(pre_save, anote, Author):
-        await Author(name=f"of {tenant()}").asave()
+        await author.asave()
     return found
 
 
@@ -241,9 +247,7 @@ def test_streaming_bodies_find_it(database: str, run: Run, middleware: str, url:
 
 @pytest.mark.every_loop
 @pytest.mark.parametrize("middleware", SETTERS)
-def test_concurrent_requests_never_see_anothers(
-    database: str, run: Run, middleware: str
-) -> None:
+def test_concurrent_requests_never_see_anothers(database: str, run: Run, middleware: str) -> None:
     names = [f"tenant {number}" for number in range(64)]
 
     async def main() -> None:
@@ -265,9 +269,7 @@ def test_concurrent_requests_never_see_anothers(
 
 
 @pytest.mark.parametrize("middleware", SETTERS)
-def test_nothing_is_left_for_the_next_request(
-    database: str, run: Run, middleware: str
-) -> None:
+def test_nothing_is_left_for_the_next_request(database: str, run: Run, middleware: str) -> None:
     """Also not in one task, as a server may have for the requests of one client."""
 
     async def main() -> None:
@@ -331,7 +333,7 @@ def test_a_task_inherits_what_its_starter_has_set_and_goes_on_sharing_it(
         changed.set()
         await running
         assert await coroutine_tenant() == "third"
-        other = contextvars.Context().run(asyncio.create_task, coroutine_tenant())
+        other = asyncio.create_task(coroutine_tenant(), context=contextvars.Context())
         assert await other is None
 
     run(main)
@@ -452,6 +454,13 @@ def count_queries(wrapper: Any, seen: list[str]) -> None:
     wrapper.chunked_cursor = lambda: wrap(chunked())
 
 
+async def in_contexts(*coroutines: Any) -> None:
+    """Run each in a context of its own, as requests are."""
+    await asyncio.gather(
+        *(asyncio.create_task(one, context=contextvars.Context()) for one in coroutines)
+    )
+
+
 def marked(mark: str) -> int:
     return Author.objects.extra(where=[f"'{mark}' = '{mark}'"]).count()
 
@@ -501,9 +510,9 @@ def test_replaced_cursors_see_every_query_of_their_context(
     async def main() -> None:
         for name in ("a", "b"):
             await Author.objects.acreate(name=name)
-        await asyncio.gather(*(request(f"mark{number}") for number in range(4)))
+        await in_contexts(*(request(f"mark{number}") for number in range(4)))
         seen: list[str] = []
-        await amarked("nobody's")
+        await amarked("of nobody")
         assert seen == []
 
     run(main)
@@ -578,9 +587,7 @@ def test_replacements_are_taken_back(database: str, run: Run) -> None:
     run(main)
 
 
-def test_execute_wrappers_appended_by_hand_hold_for_the_context(
-    database: str, run: Run
-) -> None:
+def test_execute_wrappers_appended_by_hand_hold_for_the_context(database: str, run: Run) -> None:
     """`connection.execute_wrappers.append(...)`, and none of another context's."""
 
     async def work(mark: str) -> None:
@@ -601,7 +608,7 @@ def test_execute_wrappers_appended_by_hand_hold_for_the_context(
     async def main() -> None:
         for name in ("a", "b"):
             await Author.objects.acreate(name=name)
-        await asyncio.gather(*(work(f"mark{number}") for number in range(3)))
+        await in_contexts(*(work(f"mark{number}") for number in range(3)))
         assert connection.execute_wrappers == []
 
     run(main)
@@ -616,9 +623,46 @@ def test_wrappers_of_a_context_end_with_it(database: str, run: Run) -> None:
         return found
 
     async def main() -> None:
-        found = await contextvars.Context().run(asyncio.create_task, work())
+        found = await asyncio.create_task(work(), context=contextvars.Context())
+        await asyncio.sleep(0)  # the loop itself keeps the task until its next step
         gc.collect()
         assert [one() for one in found] == [None, None]
 
     run(main)
 
+
+def test_nothing_of_djangos_or_ours_is_shared(database: str, run: Run) -> None:
+    """What sets an attribute while it works sets its own wrapper's; `OWN` knows them all."""
+
+    async def main() -> None:
+        await everywhere()
+        with pytest.raises(Failure):
+            async with aatomic():
+                connection.needs_rollback = False
+                with pytest.raises(Failure):
+                    async with aatomic():
+                        raise Failure
+                await on_loop(lambda: connection.check_constraints())()
+                raise Failure
+
+        def by_hand() -> None:
+            with transaction.atomic():
+                sid = transaction.savepoint()
+                transaction.savepoint_rollback(sid)
+            transaction.set_autocommit(False)
+            Author.objects.count()
+            transaction.rollback()
+            transaction.set_autocommit(True)
+            with CaptureQueriesContext(connection), connection.temporary_connection():
+                pass
+            with connection.constraint_checks_disabled():
+                pass
+            connection.close()
+
+        await on_loop(by_hand)()
+        await sync_to_async(by_hand)()
+        family = known_family("default")
+        assert family is not None
+        assert set(family.state) == {"_execute_wrappers"}
+
+    run(main)
