@@ -188,6 +188,17 @@ def test_a_block_may_be_entered_and_left_by_different_calls(database: str) -> No
                 raise failure
         assert not connection.in_atomic_block
     assert seen() == ["in it False"]
+    with pytest.raises(Failure), transaction.atomic():
+        inner = transaction.atomic()
+        async_to_sync(on_loop(inner.__enter__))()
+        Author.objects.create(name="inner")
+        async_to_sync(on_loop(inner.__exit__))(None, None, None)
+        raise Failure
+    inner = transaction.atomic()
+    async_to_sync(on_loop(inner.__enter__))()
+    Author.objects.create(name="left by the thread")
+    inner.__exit__(None, None, None)
+    assert seen() == ["in it False", "left by the thread"]
 
 
 def test_capture_and_execute_wrappers_of_the_caller_hold(database: str) -> None:
@@ -490,3 +501,25 @@ def test_wsgi_with_async_view_and_middleware(database: str) -> None:
             response.close()  # type: ignore[attr-defined]
     assert answers == ["200 OK"] * 2
     assert seen() == ["of blue", "of green"]
+
+
+def test_detached_code_has_the_state_of_the_callers_connection(database: str) -> None:
+    """And nothing of it stays for what the thread runs next."""
+
+    async def work() -> list[Any]:
+        async with detached():
+            found = [getattr(connection, "tenant", None)]
+            found.append(await on_loop(lambda: getattr(connection, "tenant", None))())
+            connection.other = "x"  # type: ignore[attr-defined]
+        return found
+
+    connection.tenant = "blue"  # type: ignore[attr-defined]
+    assert async_to_sync(work)() == ["blue", "blue"]
+    assert connection.other == "x"  # type: ignore[attr-defined]
+    close_thread_connection()
+    assert async_to_sync(work)() == [None, None]
+
+    async def main() -> Any:
+        return getattr(connection, "tenant", None), getattr(connection, "other", None)
+
+    assert asyncio.run(main()) == (None, None)

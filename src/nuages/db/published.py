@@ -12,13 +12,15 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.db import connections
 
-from nuages.db.atomic import published_scopes
+from nuages.db.atomic import give_to_thread, published_scopes
+from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.engines import foreign_aliases
 from nuages.db.routing import Storage
+from nuages.db.scopes.family import Family, begin_with, own_families
 from nuages.db.scopes.scope import Scope
 from nuages.db.scopes.tree import (
     Kind,
@@ -28,9 +30,6 @@ from nuages.db.scopes.tree import (
     request_nodes,
     set_node,
 )
-
-if TYPE_CHECKING:
-    from nuages.db.backends.base.base import LoopWrapper
 
 
 class ThreadNodes(RequestNodes):
@@ -59,9 +58,11 @@ class ThreadNodes(RequestNodes):
             self._made[alias] = wrapper
             # It is the waiting thread's, whoever asked first.
             wrapper._thread_ident = self._thread_ident
+            Family().join(wrapper)
         if wrapper.scope is not None:
             # In the transaction that the thread has open.
             return wrapper.scope.root  # type: ignore[no-any-return]
+        begin_with(wrapper)
         # A chain of its own: no task's code may go without a turn.
         node = self[alias] = Scope(wrapper, Kind.REQUEST, object()).root
         return node
@@ -70,9 +71,7 @@ class ThreadNodes(RequestNodes):
         """In the thread: take its connections back, those that were opened meanwhile too."""
         self.ended = True
         for node in self.values():
-            if node.wrapper.scope is node.scope:
-                node.wrapper.scope = None
-            node.end()
+            give_to_thread(node.scope)
         for alias, wrapper in self._made.items():
             setattr(self._storage, alias, wrapper)
 
@@ -91,15 +90,28 @@ def published_connections() -> Iterator[None]:
         return
     nodes = ThreadNodes(storage)
     request_nodes.set(nodes)
-    outside = [alias for alias in connections if context_node(alias) is None]
     try:
-        with published_scopes():
+        # Families are of the coroutines' context, which asgiref brings back.
+        with own_families(), published_scopes():
+            for wrapper in storage.thread_wrappers():
+                if isinstance(wrapper, LoopWrapper):
+                    # What was set on it holds for code that is detached, too.
+                    begin_with(wrapper)
             yield
     finally:
         request_nodes.set(before)
         nodes.end()
-        for alias in outside:
-            # asgiref brings the coroutine's context back, with a block that it left open there.
-            # That goes on, as in stock, on the connection; scopes are no matter of this thread.
-            if context_node(alias) is not None:
-                set_node(alias, None)
+        for alias in connections:
+            _drop_ended(alias)
+
+
+def _drop_ended(alias: str) -> None:
+    """Take what has ended out of the thread's context, which asgiref brought back.
+
+    A block that a coroutine left open is no scope's any more, and scopes are not the thread's.
+    """
+    node = first = context_node(alias)
+    while node is not None and node.ended:
+        node = node.previous
+    if node is not first:
+        set_node(alias, node)

@@ -25,6 +25,7 @@ from nuages.db.engines import RoutedStorage, foreign_aliases, is_named_ours
 from nuages.db.scopes import tree as _scope
 from nuages.db.scopes.chain import chain_of, current_chain
 from nuages.db.scopes.family import (
+    Family,
     family_for,
     forget_family,
     has_families,
@@ -102,6 +103,9 @@ class Storage(RoutedStorage):
         outside = chain is None and asyncio._get_running_loop() is None
         if outside or not isinstance(wrapper, self._managed):
             setattr(self._original, alias, wrapper)
+            if isinstance(wrapper, self._managed) and wrapper.family is None:
+                # For coroutines that the thread runs.
+                Family().join(wrapper)
             return
         if wrapper.connection is None:
             wrapper.role = "facade" if chain is None else "lease"

@@ -94,6 +94,13 @@ def forget_family(alias: str) -> bool:
     return families is not None and families.pop(alias, None) is not None
 
 
+def begin_with(wrapper: Lease) -> None:
+    """Let the calling context share what was set on a thread's own wrapper."""
+    families = _families.get()
+    if families is not None and wrapper.family is not None:
+        families.setdefault(wrapper.alias, wrapper.family)
+
+
 def has_families() -> bool:
     """Whether the calling context has used a connection."""
     return bool(_families.get())

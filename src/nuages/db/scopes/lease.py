@@ -22,7 +22,7 @@ class Lease(Protocol):
     """The scope that its connection belongs to."""
 
     family: Family | None
-    """Whose state it shares; None outside loops and for copies."""
+    """Whose state it shares; None for copies."""
     serves: Chain | None
     """The chain that it serves, outside scopes."""
 

@@ -114,10 +114,11 @@ class ContextState(_Base):
     """Mixin: attributes of the context and of the session, told apart."""
 
     family: Family | None = None
-    """Whose state it shares; None outside loops and for copies."""
+    """Whose state it shares; None for copies."""
     serves: Chain | None = None
     """The chain that it serves, outside scopes."""
     scope: Scope | None
+    role: str
     gives_back = False
     """Whether its session is being given back, so that `close()` closes nothing."""
     is_subclassed = False
@@ -158,7 +159,7 @@ class ContextState(_Base):
 
     def here(self) -> Any:
         """The wrapper that serves the calling code: mostly this one."""
-        if self.gives_back:
+        if self.gives_back or self.role == "plain":
             return self
         node = current_node(self.alias)
         if node is not None:
