@@ -666,3 +666,42 @@ def test_nothing_of_djangos_or_ours_is_shared(database: str, run: Run) -> None:
         assert set(family.state) == {"_execute_wrappers"}
 
     run(main)
+
+
+@pytest.mark.parametrize("place", ["coroutine", "bridge", "thread"])
+def test_a_kept_wrapper_tells_of_the_session_at_hand(database: str, run: Run, place: str) -> None:
+    """As the debug toolbar asks `connection.connection` of the wrapper that it has patched."""
+
+    async def main() -> None:
+        kept: list[Any] = []
+
+        def patch() -> None:
+            wrapper = connections["default"]
+            cursor = wrapper.cursor
+            wrapper.cursor = lambda: cursor()  # type: ignore[method-assign]
+            kept.append(wrapper)
+
+        if place == "coroutine":
+            patch()
+        elif place == "bridge":
+            await on_loop(patch)()
+        else:
+            await sync_to_async(patch)()
+
+        def look() -> None:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                here = connections["default"].connection
+                assert here is not None
+                assert kept[0].connection is here
+                assert kept[0].in_atomic_block == connection.in_atomic_block
+
+        await asyncio.gather(on_loop(look)(), on_loop(look)(), sync_to_async(look)())
+        async with aatomic():
+            await on_loop(look)()
+            await sync_to_async(look)()
+            async with detached():
+                await on_loop(look)()
+        await on_loop(look)()
+
+    run(main)

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from django.db import connections
 
 from nuages.bridge import current_bridge
+from nuages.db.backends.base.context_state import follow
 from nuages.db.engines import RoutedStorage, foreign_aliases, is_named_ours
 from nuages.db.scopes import tree as _scope
 from nuages.db.scopes.chain import chain_of, current_chain
@@ -116,6 +117,7 @@ class Storage(RoutedStorage):
         if wrapper.connection is None and wrapper.family is None:
             family.join(wrapper)
         if chain is None:
+            follow(wrapper)
             family.facade = wrapper
         else:
             self._give(alias, wrapper, chain)

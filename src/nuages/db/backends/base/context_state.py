@@ -144,6 +144,9 @@ class ContextState(_Base):
             object.__setattr__(self, name, value)
         else:
             self.family.set(name, value)
+            if self.role != "plain" and callable(getattr(type(self), name, None)):
+                # It replaces a method, and who replaces one may keep this very wrapper.
+                follow(self)
 
     def __delattr__(self, name: str) -> None:
         if name in OWN or self.family is None or name not in vars(self) or self._is_its_own(name):
@@ -229,6 +232,48 @@ class ContextState(_Base):
     def set_rollback(self, rollback: bool) -> None:
         """As in Django."""
         super().set_rollback(rollback)
+
+
+def _of_session(name: str) -> property:
+    """Make an attribute of a kept wrapper that of the one that serves the caller."""
+
+    def get(self: Any) -> Any:
+        own = vars(self)[name]
+        if self.gives_back or self.family is None:
+            return own
+        if self.role != "facade":
+            # Outside of chains nobody but us asks, when a chain ends or a connection is dropped.
+            chain = current_chain()
+            if chain is None or (self.scope is None and self.serves is chain):
+                return own
+        there = self.here()
+        return own if there is self else getattr(there, name)
+
+    def set_own(self: Any, value: Any) -> None:
+        vars(self)[name] = value
+
+    return property(get, set_own)
+
+
+class Followed:
+    """Mixin: a wrapper that others keep, whose session is that of whoever looks.
+
+    The debug toolbar keeps one wrapper of a request, to ask for its `connection` after each query.
+    """
+
+    connection = _of_session("connection")
+    in_atomic_block = _of_session("in_atomic_block")
+
+
+@functools.cache
+def _followed(cls: type) -> type:
+    return type(cls.__name__, (Followed, cls), {"__module__": cls.__module__})
+
+
+def follow(wrapper: Any) -> None:
+    """Make what a wrapper tells of its session that of the caller's, from now on."""
+    if not isinstance(wrapper, Followed):
+        object.__setattr__(wrapper, "__class__", _followed(type(wrapper)))
 
 
 def _overridden(cls: type, name: str) -> Callable[..., Any] | None:
