@@ -49,8 +49,8 @@ OWN = frozenset(
         # Ours
         *("_at_work", "_committed_by", "_cursors", "_execute_wrappers", "_force_debug_cursor"),
         *("_given_server_data", "_is_pools_doing", "_needs_rollback", "_queries_log", "_shared"),
-        *("_iterations", "_statement_timeout", "family", "gives_back", "role", "scope"),
-        *("serves", "session"),
+        *("_iterations", "_lent", "_statement_timeout", "family", "gives_back", "role", "scope"),
+        *("lends", "serves", "session"),
     }
 )
 """The attributes that are each wrapper's own."""
@@ -238,21 +238,28 @@ def _of_session(name: str) -> property:
     """Make an attribute of a kept wrapper that of the one that serves the caller."""
 
     def get(self: Any) -> Any:
-        own = vars(self)[name]
-        if self.gives_back or self.family is None:
-            return own
-        if self.role != "facade":
-            # Outside of chains nobody but us asks, when a chain ends or a connection is dropped.
+        there = self
+        if not self.gives_back and self.family is not None:
             chain = current_chain()
-            if chain is None or (self.scope is None and self.serves is chain):
-                return own
-        there = self.here()
-        return own if there is self else getattr(there, name)
+            # Outside of chains it is we who ask a lease: one ends, or a connection is dropped.
+            asked = chain is not None and (self.scope is not None or self.serves is not chain)
+            if asked or self.role == "facade":
+                there = self.here()
+        if there is not self:
+            return getattr(there, name)
+        try:
+            return vars(self)[name]
+        except KeyError:
+            # A connection that is lent: `__getattr__` takes it back.
+            raise AttributeError(name) from None
 
     def set_own(self: Any, value: Any) -> None:
         vars(self)[name] = value
 
-    return property(get, set_own)
+    def delete(self: Any) -> None:
+        del vars(self)[name]
+
+    return property(get, set_own, delete)
 
 
 class Followed:
@@ -266,14 +273,15 @@ class Followed:
 
 
 @functools.cache
-def _followed(cls: type) -> type:
+def _followed(cls: Any) -> type:
     return type(cls.__name__, (Followed, cls), {"__module__": cls.__module__})
 
 
 def follow(wrapper: Any) -> None:
     """Make what a wrapper tells of its session that of the caller's, from now on."""
     if not isinstance(wrapper, Followed):
-        object.__setattr__(wrapper, "__class__", _followed(type(wrapper)))
+        cls: Any = type(wrapper)
+        object.__setattr__(wrapper, "__class__", _followed(cls))
 
 
 def _overridden(cls: type, name: str) -> Callable[..., Any] | None:
