@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from nuages.db.scopes.chain import Chain
     from nuages.db.scopes.lease import Lease
 
+_OF_SETTINGS = ("timezone", "timezone_name")
+"""What Django keeps on a wrapper of settings that may change before it serves again."""
+
 
 class Family:
     """The wrappers of one context for one alias."""
@@ -140,4 +143,6 @@ def dismiss(wrapper: Lease, chain: Chain | None) -> None:
         return
     wrapper.serves = None
     if wrapper.scope is None and wrapper.connection is None and wrapper.session is None:
+        for cached in _OF_SETTINGS:
+            vars(wrapper).pop(cached, None)
         family.idle.append(wrapper)
