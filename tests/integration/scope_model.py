@@ -15,7 +15,7 @@ from typing import Any
 
 from django.db import Error, IntegrityError
 
-from nuages.exceptions import OpenBlock, ScopeEnded
+from nuages.exceptions import BlockInterrupted, OpenBlock, ScopeEnded
 from tests.integration.scope_parts import (
     PLACES,
     SEEDED,
@@ -140,7 +140,7 @@ class Model:
         if found == "doomed":
             assert scope is not None
             assert scope.kind == "atomic"
-            scope.doomed = True
+            scope.doomed = scope.interrupted = True
         elif found in ("completed", "there"):
             self._write(scope, row)
         self._report(name, found)
@@ -370,7 +370,9 @@ class Model:
             return error or (OpenBlock if left_open else None)
         if error is not None or left_open or block.doomed:
             self._roll_back(block)
-            return error or (OpenBlock if left_open else None)
+            if error is None and left_open:
+                return OpenBlock
+            return error or (BlockInterrupted if block.interrupted else None)
         return self._commit(block, frame.place)
 
     def _kill(self, block: Block | None) -> bool:
@@ -394,6 +396,7 @@ class Model:
             return
         if not block.savepoint:
             block.within.doomed = True
+            block.within.interrupted |= block.interrupted
         top = block.transaction
         # What the blocks inside left is this one's by now, unless they are open.
         top.hooks = [(owner, hook) for owner, hook in top.hooks if not owner.is_in(block)]

@@ -43,6 +43,8 @@ class Block:
     """Whether it can be rolled back without what is around it."""
     state: Literal["open", "ended", "killed"] = "open"
     doomed: bool = False
+    interrupted: bool = False
+    """Whether it is doomed since a statement in it was interrupted."""
     child: Block | None = None
     """The block that is open in it."""
     caller: Frame | None = None
