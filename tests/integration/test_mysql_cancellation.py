@@ -18,7 +18,7 @@ from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, hold_connection
 from nuages.db.backends.mysql import connection as mysql_connection
 from nuages.db.backends.mysql.kill_query import Killer
-from nuages.exceptions import OutcomeUnknown
+from nuages.exceptions import BlockInterrupted, OutcomeUnknown
 from nuages.test import FaultProxy
 from tests.integration.conftest import Run
 from tests.integration.mysql_tools import OURS, server
@@ -65,13 +65,14 @@ def test_a_cancelled_query_ends_on_the_server_and_its_session_goes_on(
 
 def test_a_timeout_in_a_transaction_marks_it_for_rollback(mysql: dict[str, Any], run: Run) -> None:
     async def main() -> None:
-        async with aatomic():
-            await Author.objects.acreate(name="Nobody")
-            with pytest.raises(TimeoutError):
-                async with asyncio.timeout(0.05):
-                    await fetch(SLEEP)
-            with pytest.raises(transaction.TransactionManagementError):
-                await Author.objects.acount()
+        with pytest.raises(BlockInterrupted):
+            async with aatomic():
+                await Author.objects.acreate(name="Nobody")
+                with pytest.raises(TimeoutError):
+                    async with asyncio.timeout(0.05):
+                        await fetch(SLEEP)
+                with pytest.raises(transaction.TransactionManagementError):
+                    await Author.objects.acount()
         assert await names() == []
         assert the_pool().opened == 1
         assert_whole(the_pool())

@@ -362,7 +362,9 @@ class Connection(NotesState):
                 return
             except sqlite3.OperationalError as error:
                 code = getattr(error, "sqlite_errorcode", 0)
-                if code & 0xFF != _BUSY or code == _BUSY_SNAPSHOT:
+                if code & 0xFF != _BUSY or (code == _BUSY_SNAPSHOT and not self.is_settled()):
+                    # In a transaction waiting cannot help; else a cursor that is being closed is
+                    # still in the way.
                     raise
                 if time.monotonic() + pause >= deadline:
                     raise
