@@ -22,6 +22,7 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.core.exceptions import ImproperlyConfigured
 from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db.utils import load_backend
 
 from nuages import on_loop
 from nuages.db import aatomic, acursor, detached, hold_connection
@@ -556,7 +557,7 @@ def test_a_health_check_finds_a_connection_that_only_looks_alive(
     async def main() -> None:
         checked = []
         first = await backend()
-        wrapper_class = type(connections["default"])
+        wrapper_class = load_backend(postgresql["ENGINE"]).DatabaseWrapper
         usable = wrapper_class.is_usable
 
         def is_usable(self: Any) -> bool:
