@@ -29,6 +29,7 @@ from nuages.bridge import await_, on_loop
 from nuages.bridge.tasks import ended
 from nuages.bridge.threads import calls_ended, sensitive_calls
 from nuages.conf import setting
+from nuages.db.scopes.family import own_families
 from nuages.db.transaction import request_connections
 from nuages.handling import placement
 from nuages.handling import request_signals as signals
@@ -68,7 +69,8 @@ class ASGIHandler(DjangoASGIHandler):
         elif kind == "lifespan":
             await self.lifespan(scope, receive, send)
         elif kind == "websocket":
-            await (self.websocket or refuse_websocket)(scope, receive, send)
+            with own_families():
+                await (self.websocket or refuse_websocket)(scope, receive, send)
         else:
             raise ValueError(f"Django can only handle ASGI/HTTP connections, not {kind}.")
 
@@ -88,14 +90,20 @@ class ASGIHandler(DjangoASGIHandler):
         in_flight.add(task)
         try:
             # For the project's sync code: one thread a request, as in stock Django.
-            async with ThreadSensitiveContext():
-                if setting("CONNECTION_PER") == "request":
-                    async with request_connections():
-                        await self.handle(scope, receive, send)
-                else:
-                    await self.handle(scope, receive, send)
+            # And wrappers of its own, with what is set on them.
+            with own_families():
+                async with ThreadSensitiveContext():
+                    await self._handle_connected(scope, receive, send)
         finally:
             in_flight.remove(task)
+
+    async def _handle_connected(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle it with connections that are the code's, or with CONNECTION_PER its own."""
+        if setting("CONNECTION_PER") == "request":
+            async with request_connections():
+                await self.handle(scope, receive, send)
+        else:
+            await self.handle(scope, receive, send)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body, make the response, send it; all of it ends if the client goes away."""

@@ -243,8 +243,21 @@ def published_scopes() -> Iterator[None]:
         yield
     finally:
         for node in nodes:
-            node.wrapper.scope = None
-            node.end()
+            give_to_thread(node.scope)
+
+
+def give_to_thread(scope: Scope) -> None:
+    """End a scope whose connection goes on as its thread's own.
+
+    A block that a coroutine left open in it does too, as in stock: it is Django's alone then.
+    """
+    if scope.wrapper.scope is scope:
+        scope.wrapper.scope = None
+    for block in reversed(scope.blocks):
+        block.atomic.__dict__["_nuages_nodes"].remove(block)
+        block.end()
+    scope.blocks.clear()
+    scope.root.end()
 
 
 def _thread_wrappers() -> list[Any]:

@@ -3,7 +3,8 @@
 `django.db.connections[alias]` asks here (`seams/connections.py` routes it). In order: the
 scope that the calling code is in; the lease of its chain of calls, in a bridge or in a thread
 that `sync_to_async` runs; in bare coroutine code a facade that does no I/O; elsewhere Django's
-own wrapper of the thread.
+own wrapper of the thread. Leases and facade are members of the context's family
+(`scopes/family.py`), which shares what is set on them.
 
 A *chain* is what one task does between entering its outermost bridge and leaving it (or one call
 of a thread). Its leases go back to the pool at its end, and whenever it awaits something that is
@@ -13,21 +14,37 @@ not the driver's own, as long as they are idle.
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
 from django.db import connections
 
 from nuages.bridge import current_bridge
+from nuages.db.backends.base.context_state import follow
 from nuages.db.engines import RoutedStorage, foreign_aliases, is_named_ours
 from nuages.db.scopes import tree as _scope
 from nuages.db.scopes.chain import chain_of, current_chain
+from nuages.db.scopes.family import (
+    Family,
+    family_for,
+    forget_family,
+    has_families,
+    known_family,
+    serve,
+    take_idle,
+)
 from nuages.db.scopes.finalising import end_left
 from nuages.db.scopes.scope import hold_for_request
 from nuages.db.scopes.tree import current_node
 
 if TYPE_CHECKING:
-    pass
+    from nuages.db.scopes.chain import Chain
+
+
+def _blocks_the_loop() -> bool:
+    """Whether sync code may block in a coroutine: its connection is the thread's then."""
+    return bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
 
 
 def has_none() -> bool:
@@ -36,7 +53,7 @@ def has_none() -> bool:
     if bridge is None or foreign_aliases():
         return False
     chain = chain_of(bridge)
-    if chain is not None and chain.wrappers:
+    if has_families() or (chain is not None and chain.wrappers):
         return False
     for alias in connections.settings:  # noqa: SIM110 - a generator would cost more than this
         if current_node(alias) is not None:
@@ -52,16 +69,7 @@ class Storage(RoutedStorage):
     """
 
     def __init__(self, original: Any, managed: type) -> None:
-        self.__dict__.update(_original=original, _managed=managed, _facades=threading.local())
-
-    def _store(self) -> dict[str, Any] | None:
-        chain = current_chain()
-        if chain is not None:
-            return chain.wrappers
-        if asyncio._get_running_loop() is not None:
-            facades: dict[str, Any] = self._facades.__dict__
-            return facades
-        return None
+        self.__dict__.update(_original=original, _managed=managed, _blocking=threading.local())
 
     def __getattr__(self, alias: str) -> Any:
         node = current_node(alias)
@@ -70,16 +78,21 @@ class Storage(RoutedStorage):
             node = current_node(alias)
         if node is not None:
             return node.wrapper
-        store = self._store()
-        if store is None:
+        chain = current_chain()
+        if chain is not None:
+            wrapper = chain.wrappers.get(alias)
+            if wrapper is None and (wrapper := take_idle(alias)) is not None:
+                self._give(alias, wrapper, chain)
+        elif asyncio._get_running_loop() is not None:
+            wrapper = self._facade(alias)
+        else:
             return getattr(self._original, alias)
-        try:
-            return store[alias]
-        except KeyError:
-            entry = connections.settings.get(alias)
-            if entry is not None and is_named_ours(entry):
-                # What this thread opened outside the loop stays there.
-                raise AttributeError(alias) from None
+        if wrapper is not None:
+            return wrapper
+        entry = connections.settings.get(alias)
+        if entry is not None and is_named_ours(entry):
+            # What this thread opened outside the loop stays there.
+            raise AttributeError(alias)
         wrapper = getattr(self._original, alias)
         if isinstance(wrapper, self._managed):
             # The same for a subclass of ours elsewhere.
@@ -87,24 +100,54 @@ class Storage(RoutedStorage):
         return wrapper
 
     def __setattr__(self, alias: str, wrapper: Any) -> None:
-        store = self._store()
-        if store is None or not isinstance(wrapper, self._managed):
+        chain = current_chain()
+        outside = chain is None and asyncio._get_running_loop() is None
+        if outside or not isinstance(wrapper, self._managed):
             setattr(self._original, alias, wrapper)
+            if isinstance(wrapper, self._managed) and wrapper.family is None:
+                # For coroutines that the thread runs.
+                Family().join(wrapper)
             return
         if wrapper.connection is None:
-            wrapper.role = "lease" if current_chain() is not None else "facade"
+            wrapper.role = "facade" if chain is None else "lease"
+        if chain is None and _blocks_the_loop():
+            vars(self._blocking)[alias] = wrapper
+            return
+        family = family_for(alias)
+        if wrapper.connection is None and wrapper.family is None:
+            family.join(wrapper)
+        if chain is None:
+            follow(wrapper)
+            family.facade = wrapper
+        else:
+            self._give(alias, wrapper, chain)
+
+    def _give(self, alias: str, wrapper: Any, chain: Chain) -> None:
+        """Let `wrapper` serve a chain, or the request that holds its connections."""
         held = _scope.held_by_request(alias)
         if held is not None and wrapper.role == "lease":
             held[alias] = hold_for_request(wrapper)
-        else:
-            store[alias] = wrapper
+            return
+        chain.wrappers[alias] = wrapper
+        if wrapper.family is not None:
+            serve(wrapper, chain)
+
+    def _facade(self, alias: str) -> Any:
+        if _blocks_the_loop():
+            return vars(self._blocking).get(alias)
+        family = known_family(alias)
+        return None if family is None else family.facade
 
     def __delattr__(self, alias: str) -> None:
-        store = self._store()
-        if store is not None and alias in store:
-            del store[alias]
-        else:
-            self._facades.__dict__.pop(alias, None)
+        """Forget the wrappers of the calling context, with what was set on them."""
+        chain = current_chain()
+        found = [
+            forget_family(alias),
+            chain is not None and chain.wrappers.pop(alias, None) is not None,
+            vars(self._blocking).pop(alias, None) is not None,
+        ]
+        outside = chain is None and asyncio._get_running_loop() is None
+        if outside or not any(found):
             delattr(self._original, alias)
 
     def thread_wrappers(self) -> list[Any]:

@@ -17,15 +17,19 @@ from nuages.seams.table import Seam
 def _async_to_sync_call(original: Any) -> Any:
     @functools.wraps(original)
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        from nuages.db.atomic import published_scopes
+        from nuages.db.published import published_connections
+
         if current_bridge() is not None and not self.force_new_loop:
             return await_(self.awaitable(*args, **kwargs))
-        from nuages.db.atomic import published_scopes
-
         chain = current_chain()
         if chain is not None:
             # A thread of sync_to_async: its idle leases are not kept while it waits.
             chain.give_back()
-        with published_scopes():
+        if chain is not None or asyncio._get_running_loop() is not None:
+            with published_scopes():
+                return original(self, *args, **kwargs)
+        with published_connections():
             return original(self, *args, **kwargs)
 
     return __call__
@@ -70,8 +74,8 @@ def seams() -> list[Seam]:
     return [
         Seam(
             "asgiref.sync:AsyncToSync.__call__",
-            "Inside a bridge the coroutine is awaited by the bridge instead of refused; from a "
-            "thread in a transaction, the coroutine joins it.",
+            "Inside a bridge the coroutine is awaited by the bridge instead of refused; in a "
+            "sync program the coroutine uses its thread's connections, as in stock.",
             _async_to_sync_call,
             "(self, *args, **kwargs)",
         ),

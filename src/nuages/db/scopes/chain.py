@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from nuages.bridge import Bridge
 from nuages.bridge import core as _bridge
 from nuages.bridge.core import current_bridge
+from nuages.db.scopes.family import dismiss
 from nuages.db.scopes.tree import LIVE, Node, chains_around, nodes_around
 
 if TYPE_CHECKING:
@@ -79,10 +80,14 @@ class Chain:
             call.end()
         self.calls.clear()
         self.ended = True
+        served = [*self.active, *self.wrappers.values()]
         for wrapper in self.active:
             if wrapper.scope is None:
                 wrapper.release()
         self.active.clear()
+        self.wrappers.clear()
+        for wrapper in served:
+            dismiss(wrapper, self)
         while self.left_open:
             self.left_open.pop()()
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 if TYPE_CHECKING:
     from nuages.db.pool.pool import Session
+    from nuages.db.scopes.chain import Chain
+    from nuages.db.scopes.family import Family
     from nuages.db.scopes.scope import Scope
 
 
@@ -18,6 +20,11 @@ class Lease(Protocol):
     session: Session | None
     scope: Scope | None
     """The scope that its connection belongs to."""
+
+    family: Family | None
+    """Whose state it shares; None for copies."""
+    serves: Chain | None
+    """The chain that it serves, outside scopes."""
 
     in_atomic_block: bool
     needs_rollback: bool

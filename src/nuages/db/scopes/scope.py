@@ -21,6 +21,7 @@ from nuages.bridge.generators import Generators, when_dropped
 from nuages.db.pool.pool import on_loop_of
 from nuages.db.scopes import tree
 from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain, task_behind
+from nuages.db.scopes.family import dismiss, serve
 from nuages.db.scopes.tree import Kind, Node, current_node
 from nuages.exceptions import ScopeEnded
 
@@ -158,7 +159,9 @@ class Scope:
         chain = current_chain()
         if chain is None or self.left:
             wrapper.release()
+            dismiss(wrapper, None)
             return
+        serve(wrapper, chain)
         chain.active.append(wrapper)
         chain.wrappers.setdefault(wrapper.alias, wrapper)
         if wrapper.lends:
@@ -207,6 +210,7 @@ def open_scope(wrapper: Lease, kind: Kind, generators: Generators = ()) -> Scope
     """
     chain = current_chain()
     scope = Scope(wrapper, kind, chain)
+    wrapper.serves = None
     if wrapper.session is not None:
         scope.pool = wrapper.session.pool
         scope.pool.scopes.add(scope)

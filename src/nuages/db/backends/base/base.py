@@ -29,6 +29,7 @@ from nuages.bridge import current_bridge
 from nuages.db import engines
 from nuages.db.backends.base import session_check
 from nuages.db.backends.base.block_state import BlockState
+from nuages.db.backends.base.context_state import ContextState, of_caller
 from nuages.db.backends.base.driver import GiveBack, may_do_io
 from nuages.db.backends.base.leasing import acquire, lend, take_back
 from nuages.db.backends.base.on_commit import CommittedHooks
@@ -71,7 +72,7 @@ def _refuse_rows(*args: Any) -> NoReturn:
     raise IterationEnded()
 
 
-class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
+class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Base):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
     role: Literal["plain", "lease", "facade"] = "plain"
@@ -94,6 +95,7 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
 
     # Opening: from the pool for a lease
 
+    @of_caller
     def connect(self) -> None:
         """Connect; a lease checks a connection out of the pool of its loop."""
         engines.require_app(self.alias)
@@ -138,6 +140,8 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
     def _check_out(self, chain: Chain) -> None:
         self._drop_session()
         self.lends = False
+        # However the last session went.
+        self.forget_session()
         while True:
             session = self.session = acquire(self, chain.loop)
             try:
@@ -243,6 +247,7 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
         finally:
             self.lend()
 
+    @of_caller
     def chunked_cursor(self) -> Any:
         """As in Django; the rows that are left do not keep a lease, but on the server."""
         made = super().chunked_cursor()
@@ -361,6 +366,7 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
         """Give the lease's connection back to the pool, reset or closed where need be."""
         raw = self.connection  # first: it may have been lent
         session = self.session
+        forgot = self._forget_session()
         if self._iterations:
             self._end_iterations()
         self.session = self.connection = None
@@ -375,10 +381,23 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
             on_loop_of(session.pool, session.pool.discard, session)
             return
         raw.wrapper = None
-        verdict: GiveBack = "close" if not self.autocommit else raw.inspect()
+        verdict: GiveBack = "close" if not (self.autocommit and forgot) else raw.inspect()
         if verdict == "reuse":
             raw.state_is_meant = False
         on_loop_of(session.pool, take_back, session, verdict, type(self), self.settings_dict)
+
+    def _forget_session(self) -> bool:
+        """Let a subclass forget the session that goes back; tell whether it could."""
+        try:
+            self.forget_session()
+        except Exception:
+            logger.exception(
+                "close() of %s failed while a connection of %r was given back; it is closed",
+                type(self).__qualname__,
+                self.alias,
+            )
+            return False
+        return True
 
     def end_forgotten(self, when: str) -> None:
         """End a scope that nobody is left to end: close its connection, and say so."""
@@ -405,12 +424,15 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
         if session is not None:
             on_loop_of(session.pool, session.pool.discard, session)
 
+    @of_caller
     def close(self) -> None:
         """Close the connection to the database (a lease's too, not only give it back).
 
         A test's connection is closed by the test's own thread only: whoever else is done with
         it would end the test's transaction.
         """
+        if self.gives_back:
+            return
         root = None if self.scope is None else self.scope.root
         if root is not None and root.kind is Kind.TEST and not root.owned_by_caller:
             return
@@ -511,6 +533,7 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
     def wait_for_end(self, raw: Any) -> None:
         """Block until a connection that was dropped has let its locks go."""
 
+    @of_caller
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:
@@ -590,6 +613,7 @@ class LoopWrapper(QueryCapture, BlockState, engines.OwnEngine, _Base):
         with committed.run():
             super().run_and_clear_commit_hooks()
 
+    @of_caller
     def get_autocommit(self) -> bool:
         """As in Django; in coroutine code outside a transaction, without connecting."""
         if self.role == "facade" and not may_do_io():

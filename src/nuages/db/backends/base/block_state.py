@@ -11,6 +11,7 @@ from collections.abc import Callable
 from threading import Thread
 from typing import TYPE_CHECKING, Any
 
+from nuages.db.backends.base.context_state import of_caller
 from nuages.db.backends.base.on_commit import call_hook
 from nuages.db.scopes.chain import Chain, chain_or_thread
 from nuages.db.scopes.scope import Scope
@@ -69,6 +70,7 @@ class BlockState(_Base):
         else:
             block.doomed = value
 
+    @of_caller
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
         """As in Django; a hook belongs to the caller's block, not to one of another task."""
         scope = self.scope

@@ -9,15 +9,17 @@ by child tasks too.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from nuages.db.scopes.finalising import is_collecting
+from nuages.db.scopes.tree import Kind
 
 if TYPE_CHECKING:
+    from nuages.db.scopes.family import Family
     from nuages.db.scopes.scope import Scope
 
 _EMPTY: Mapping[str, Record] = MappingProxyType({})
@@ -29,10 +31,10 @@ class Record:
 
     __slots__ = ("execute_wrappers", "force_debug_cursor", "queries_log")
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, limit: int | None, execute_wrappers: Iterable[Any]) -> None:
         self.queries_log: deque[Any] = deque(maxlen=limit)
         self.force_debug_cursor = False
-        self.execute_wrappers: list[Any] = []
+        self.execute_wrappers = list(execute_wrappers)
 
 
 def record(alias: str) -> Record | None:
@@ -40,12 +42,15 @@ def record(alias: str) -> Record | None:
     return records.get().get(alias)
 
 
-def begin(alias: str, limit: int | None) -> Record:
-    """Return the record of `alias` in the calling context; begin one if there is none."""
+def begin(alias: str, limit: int | None, execute_wrappers: Iterable[Any]) -> Record:
+    """Return the record of `alias` in the calling context; begin one if there is none.
+
+    It begins with the execute wrappers that were put on the context's connection by hand.
+    """
     current = records.get()
     found = current.get(alias)
     if found is None:
-        found = Record(limit)
+        found = Record(limit, execute_wrappers)
         records.set({**current, alias: found})
     return found
 
@@ -63,6 +68,7 @@ class QueryCapture:
     if TYPE_CHECKING:
         role: str
         scope: Scope | None
+        family: Family | None
         alias: str
         queries_limit: int
         _force_debug_cursor: bool
@@ -70,15 +76,18 @@ class QueryCapture:
         _execute_wrappers: list[Any]
 
     def _record(self) -> Record | None:
-        if self.role == "plain" and self.scope is None:
+        if self.role == "plain" and (self.scope is None or self.scope.root.kind is not Kind.TEST):
+            # A thread's own, which the coroutines that it waits for have as it is.
             return None
         return record(self.alias)
 
     def _begin_record(self) -> Record | None:
-        if self.role == "plain" and (self.scope is None or self.scope.root.owned_by_caller):
-            # Of a test's connection only what uses it beside the test's own thread.
-            return self._record()
-        return begin(self.alias, self.queries_limit)
+        if self.role == "plain":
+            root = None if self.scope is None else self.scope.root
+            if root is None or root.kind is not Kind.TEST or root.owned_by_caller:
+                # Of a test's connection only what uses it beside the test's own thread.
+                return self._record()
+        return begin(self.alias, self.queries_limit, self._execute_wrappers)
 
     @property
     def queries_log(self) -> deque[Any]:
@@ -114,7 +123,10 @@ class QueryCapture:
 
     @execute_wrappers.setter
     def execute_wrappers(self, value: list[Any]) -> None:
-        self._execute_wrappers = value
+        if self.family is None:
+            self._execute_wrappers = value
+        else:
+            self.family.set("_execute_wrappers", value)
 
     @contextmanager
     def execute_wrapper(self, wrapper: Any) -> Iterator[None]:

@@ -85,7 +85,8 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         key = (self.alias, str(conn_params["database"]))
         in_memory = self.is_in_memory_db()
         serves_loop = self.role == "lease" and self._chain_to_serve() is not None
-        if current_bridge() is None and not serves_loop:
+        is_of_thread = self.role == "plain" and self.scope is not None
+        if (current_bridge() is None or is_of_thread) and not serves_loop:
             connection = super().get_new_connection(conn_params)
             connection.statement_timeout = self._statement_timeout
             if in_memory and not (key in _in_memory and _in_memory[key].is_alive()):
