@@ -198,3 +198,17 @@ class AsyncQueriesContext:
             exc_value: BaseException | None,
             traceback: TracebackType | None,
         ) -> None: ...
+
+
+class AsyncAtomic:
+    """A block of `django.db.transaction.atomic`."""
+
+    if TYPE_CHECKING:
+
+        async def __aenter__(self) -> None: ...
+        async def __aexit__(
+            self,
+            exc_type: type[BaseException] | None,
+            exc_value: BaseException | None,
+            traceback: TracebackType | None,
+        ) -> None: ...

@@ -78,6 +78,7 @@ ADDED: dict[str, tuple[str, tuple[int, ...]]] = {
     "django.core.mail.message.EmailMessage": ("AsyncEmailMessage", ()),
     "django.core.mail.backends.base.BaseEmailBackend": ("AsyncEmailBackend", ()),
     "django.test.utils.CaptureQueriesContext": ("AsyncQueriesContext", ()),
+    "django.db.transaction.Atomic": ("AsyncAtomic", ()),
 }
 """Django's class: the class of `nuages.additions` it gets, and which of its own type variables
 that one takes."""

@@ -74,11 +74,14 @@ class AsyncOnly:
     _in_sync = ""
     """What sync code is to do."""
 
-    def __enter__(self) -> NoReturn:
-        raise NeedsAsyncWith(name=self._name, sync=self._in_sync)
+    # Hidden from type checkers, which find the mistake before it is made.
+    if not TYPE_CHECKING:
 
-    def __exit__(self, *exc_info: object) -> None:
-        raise NeedsAsyncWith(name=self._name, sync=self._in_sync)
+        def __enter__(self) -> NoReturn:
+            raise NeedsAsyncWith(name=self._name, sync=self._in_sync)
+
+        def __exit__(self, *exc_info: object) -> None:
+            raise NeedsAsyncWith(name=self._name, sync=self._in_sync)
 
 
 class _AsyncBlock:
