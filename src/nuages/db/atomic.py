@@ -254,7 +254,9 @@ def give_to_thread(scope: Scope) -> None:
     if scope.wrapper.scope is scope:
         scope.wrapper.scope = None
     for block in reversed(scope.blocks):
-        block.atomic.__dict__["_nuages_nodes"].remove(block)
+        left = block.atomic.__dict__
+        left["_nuages_nodes"].remove(block)
+        left["_nuages_left_by"] = block.label
         block.end()
     scope.blocks.clear()
     scope.root.end()

@@ -150,6 +150,7 @@ def settle(test: str) -> list[str]:
     for pool in every_pool():
         if pool.alias not in _scope.test_nodes:
             found += _on_thread_of(pool, _end_transactions, pool)
+    found += _end_given_to_thread()
     for alias in connections:
         # async_to_sync brings the context of what it called back.
         _scope.set_node(alias, None)
@@ -172,6 +173,21 @@ def _end_transactions(pool: Pool) -> list[str]:
             wrapper.end_forgotten("its test ended")
             wrapper.wait_for_end(raw)
     pool.clear()
+    return found
+
+
+def _end_given_to_thread() -> list[str]:
+    """Roll back what coroutines left open on the connections of the thread that ran them."""
+    found = []
+    if asyncio._get_running_loop() is None:
+        for wrapper in connections.all(initialized_only=True):
+            openers = [vars(block).get("_nuages_left_by") for block in wrapper.atomic_blocks]
+            if wrapper.alias in _scope.test_nodes or not any(openers):
+                continue
+            found.append(f"the transaction of {next(filter(None, openers))} on {wrapper.alias!r}")
+            error = ScopeEnded(task="a test")
+            while wrapper.atomic_blocks:
+                wrapper.atomic_blocks[-1].__exit__(ScopeEnded, error, None)
     return found
 
 
