@@ -38,7 +38,7 @@ from tests.integration.full_site import SITE, log_in, make_user
 from tests.library.models import Author, Book
 
 SEED = int(os.environ.get("NUAGES_FUZZ_SEED", "20"))
-EXAMPLES = int(os.environ.get("NUAGES_FUZZ_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("NUAGES_FUZZ_EXAMPLES", "150"))
 """More by `NUAGES_FUZZ_EXAMPLES=5000 NUAGES_FUZZ_SEED=$RANDOM`."""
 
 LIMITS = {

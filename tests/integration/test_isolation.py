@@ -32,7 +32,7 @@ USERS = 50
 IN_FLIGHT = 200
 # The time limit is for a hang; the full number takes longer than that on a busy machine.
 pytestmark = [pytest.mark.both_loops, pytest.mark.timeout(600)]
-REQUESTS = int(os.environ.get("NUAGES_ISOLATION", "1500"))
+REQUESTS = int(os.environ.get("NUAGES_ISOLATION", "800"))
 KINDS = ["native", "loop", "threaded", "class", "atomic", "session"]
 WEIGHTS = [4, 4, 1, 4, 4, 2]
 

@@ -15,9 +15,7 @@ from typing import Any
 import pytest
 from django.db import connections
 
-from tests.integration.conftest import EVERY_LOOP
-
-pytestmark = pytest.mark.every_database
+pytestmark = [pytest.mark.every_database, pytest.mark.every_loop]
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +56,6 @@ def tell(story: str, loop: str) -> dict[str, Any]:
     return answer
 
 
-@pytest.mark.parametrize("loop", EVERY_LOOP)
 @pytest.mark.parametrize("story", ENDS)
 def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, story: str) -> None:
     if (database, story) == ("sqlite", "closed_by_its_task"):
@@ -66,7 +63,6 @@ def test_a_thread_inside_the_driver_gets_an_error(database: str, loop: str, stor
     assert tell(story, loop) == {"thread": "database error", "task": ENDS[story], "committed": []}
 
 
-@pytest.mark.parametrize("loop", EVERY_LOOP)
 def test_a_block_commits_while_a_thread_is_at_work_in_it(database: str, loop: str) -> None:
     assert tell("committed_at_work", loop) == {
         "thread": "database error",
@@ -75,7 +71,6 @@ def test_a_block_commits_while_a_thread_is_at_work_in_it(database: str, loop: st
     }
 
 
-@pytest.mark.parametrize("loop", EVERY_LOOP)
 def test_threads_of_one_block_get_their_own_answers(database: str, loop: str) -> None:
     told = tell("asked_side_by_side", loop)
     assert told == {
