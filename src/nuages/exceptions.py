@@ -153,6 +153,28 @@ class ForeignConnection(NuagesError, InterfaceError):
     code = "nuages.foreign-connection"
 
 
+class ForkedBlock(NuagesError, TransactionManagementError):
+    """
+    This process was forked inside a transaction block, or with autocommit switched off, of its
+    parent, whose connection is not the child's to use: the transaction goes on in the parent
+    alone, and nothing of what the child does belongs to it. Fork outside of blocks, or let the
+    child leave them before it queries; where autocommit was off, call close() on the connection.
+    """
+
+    code = "nuages.forked-block"
+
+
+class ForkedDatabase(NuagesError, OperationalError):
+    """
+    This process was forked while {database!r} was in use in its parent: a statement, a
+    transaction or a cursor with rows left. SQLite's own state in this process says so for ever,
+    and its locks are the parent's, so opening the file here could destroy it. Fork while nothing
+    is under way, or start the process anew (the start method "spawn" of multiprocessing).
+    """
+
+    code = "nuages.forked-database"
+
+
 class OpenBlock(NuagesError, TransactionManagementError):
     """
     A transaction block ended while a block inside it, opened by {child}, was still open; the

@@ -32,7 +32,7 @@ LAYERS = [
     {"nuages.db.testing"},
     {"nuages.db.backends"},
     {"nuages.db.atomic"},
-    {"nuages.db.transaction", "nuages.db.published"},
+    {"nuages.db.transaction", "nuages.db.published", "nuages.db.forking"},
     {"nuages.db"},
     {"nuages.handling"},
     {"nuages.seams"},

@@ -36,6 +36,7 @@ from nuages.exceptions import (
     AtomicInCoroutine,
     BlockInterrupted,
     EnteredElsewhere,
+    ForkedBlock,
     OpenBlock,
     ScopeEnded,
 )
@@ -55,8 +56,11 @@ def enter_atomic(atomic: Atomic) -> None:
     if atomic._from_testcase and testing.enter(atomic, django_enter):  # type: ignore[attr-defined]
         return
     wrapper = connections[atomic.using or DEFAULT_DB_ALIAS]
-    if isinstance(wrapper, LoopWrapper) and not may_do_io():
-        raise AtomicInCoroutine()
+    if isinstance(wrapper, LoopWrapper):
+        if wrapper.forked:
+            raise ForkedBlock()
+        if not may_do_io():
+            raise AtomicInCoroutine()
     if not isinstance(wrapper, LoopWrapper) or (wrapper.role != "lease" and wrapper.scope is None):
         django_enter(atomic)
         return
@@ -130,6 +134,10 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     if atomic._from_testcase and testing.leave(atomic, django_exit, exc_info):  # type: ignore[attr-defined]
         return
     node = node_of(atomic)
+    wrapper = connections[atomic.using or DEFAULT_DB_ALIAS] if node is None else node.wrapper
+    if isinstance(wrapper, LoopWrapper) and wrapper.forked and atomic in wrapper.atomic_blocks:
+        _leave_forked(wrapper, atomic, failed=exc_info[0] is not None)
+        return
     if node is None:
         django_exit(atomic, *exc_info)
         return
@@ -143,6 +151,16 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
     if node.scope.unended:
         end_left(node.scope)
     _exit_node(node, atomic, *exc_info)
+
+
+def _leave_forked(wrapper: LoopWrapper, atomic: Atomic, *, failed: bool) -> None:
+    """In a forked child: leave a block that goes on in the parent, without I/O."""
+    atomic.__dict__.pop("_nuages_nodes", None)
+    wrapper.leave_forked(atomic)
+    if not wrapper.forked:
+        tree.set_node(wrapper.alias, None)
+    if not failed:
+        raise ForkedBlock()
 
 
 def _is_finalised(node: Node, kind: type[BaseException] | None) -> bool:

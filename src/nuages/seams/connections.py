@@ -6,6 +6,7 @@ from typing import Any
 
 from django.db.utils import ConnectionHandler
 
+from nuages.db import forking
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.routing import Storage, has_none
 from nuages.seams.table import Seam
@@ -26,6 +27,7 @@ def seams() -> list[Seam]:
     """Return this area's seams."""
 
     def route(original: Any) -> Storage:
+        forking.install_hook()
         return Storage(original, LoopWrapper)
 
     return [

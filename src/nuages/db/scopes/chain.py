@@ -178,6 +178,18 @@ def thread_chain(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
         chain.end()
 
 
+def forget_thread_chain() -> None:
+    """In a forked child: no connections are to be had from loops of the parent."""
+    found, _thread.chain = _thread.chain, None
+    if found is not None:
+        # Where its code ends in the child nothing is left to be given back.
+        found.ended = True
+        found.active.clear()
+        found.calls.clear()
+        found.wrappers.clear()
+        found.left_open.clear()
+
+
 def _suspended(bridge: Bridge) -> None:
     chain: Chain | None = bridge.locals.get(_KEY)
     if chain is not None and (chain.active or chain.calls):

@@ -67,6 +67,12 @@ class Family:
             for member in self._living():
                 vars(member).pop(name, None)
 
+    def begin_in_child(self) -> list[Lease]:
+        """After a fork: return the members. What is set on them stays."""
+        # Another thread, which is not here any more, may have held it.
+        self._lock = threading.RLock()
+        return self._living()
+
     def _living(self) -> list[Lease]:
         return [member for one in self._members if (member := one()) is not None]
 
@@ -102,6 +108,11 @@ def begin_with(wrapper: Lease) -> None:
     families = _families.get()
     if families is not None and wrapper.family is not None:
         families.setdefault(wrapper.alias, wrapper.family)
+
+
+def families_in_context() -> list[Family]:
+    """Return the families of the calling context."""
+    return list((_families.get() or {}).values())
 
 
 def has_families() -> bool:

@@ -26,6 +26,9 @@ class Lease(Protocol):
     serves: Chain | None
     """The chain that it serves, outside scopes."""
 
+    forked: bool
+    """Whether a block is open on it that the parent process goes on with."""
+
     in_atomic_block: bool
     needs_rollback: bool
     autocommit: bool

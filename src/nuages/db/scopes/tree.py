@@ -468,6 +468,29 @@ def detach(aliases: Iterable[str]) -> dict[str, Node | None]:
     return before
 
 
+def nodes_in_context() -> list[Node]:
+    """Return the nodes of every alias that the calling context is in, ended or not."""
+    found = []
+    for here in (*_nodes.get().values(), *(request_nodes.get() or {}).values()):
+        node: Node | None = here
+        while node is not None:
+            found.append(node)
+            node = node.previous
+    return found
+
+
+def forget_context() -> None:
+    """In a forked child: no scope of the parent, but for blocks that are open around the code."""
+    forked = {alias: node for alias, node in _nodes.get().items() if node.wrapper.forked}
+    _nodes.set(forked)
+    request_nodes.set(None)
+    detached_aliases.set({})
+    chains_around.set(())
+    for alias, root in tuple(test_nodes.items()):
+        if root.wrapper.connection is None:
+            del test_nodes[alias]
+
+
 def nodes_around(alias: str) -> Iterator[Node]:
     """Yield the nodes of `alias` that the calling code is in, or detached from, ended or not."""
     if (here := context_node(alias)) is not None:

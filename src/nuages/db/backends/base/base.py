@@ -42,7 +42,7 @@ from nuages.db.scopes.chain import Chain, current_chain
 from nuages.db.scopes.finalising import is_collecting
 from nuages.db.scopes.scope import Scope, manual_mode
 from nuages.db.scopes.tree import Kind, current_node, enter
-from nuages.exceptions import IterationEnded, NotCommitted, SyncInCoroutine
+from nuages.exceptions import ForkedBlock, IterationEnded, NotCommitted, SyncInCoroutine
 from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
 
 # Here, since the app that registers the other checks is what it misses.
@@ -81,6 +81,8 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
     """What this wrapper's connection belongs to, where that is a block of code."""
     lends = False
     """Whether it is a thread's, which has its connection for a statement, or block, at a time."""
+    forked = False
+    """Whether this process was forked in a block of it, which only the parent goes on with."""
     _lent: Session | None = None
     """What the thread had until its last statement ended, and may find again (`lend`)."""
 
@@ -99,6 +101,8 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
     def connect(self) -> None:
         """Connect; a lease checks a connection out of the pool of its loop."""
         engines.require_app(self.alias)
+        if self.forked:
+            raise ForkedBlock()
         try:
             self._connect()
         except BaseException as error:
@@ -424,6 +428,42 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         if session is not None:
             on_loop_of(session.pool, session.pool.discard, session)
 
+    # In a forked child
+
+    def is_copied(self) -> bool:
+        """Whether a forked child has a database of its own, a copy of its parent's."""
+        return False
+
+    def leave_to_parent(self) -> Any:
+        """In a forked child: forget the connection without I/O; return what must not be collected.
+
+        Where a block is open on it, or autocommit was switched off, the child cannot go on.
+        """
+        state = vars(self)
+        left = state.get("connection"), state.get("session"), self._lent
+        if left[0] is not None and self.is_copied():
+            return None
+        self._lent = None
+        self.lends = False
+        self._cursors = []
+        manual = left[0] is not None and not self.autocommit and self.settings_dict["AUTOCOMMIT"]
+        self.forked = self.forked or bool(state.get("in_atomic_block")) or manual
+        self.connection = self.session = self.serves = None
+        if not self.forked:
+            self._begin_anew()
+        return left
+
+    def leave_forked(self, atomic: Any) -> None:
+        """Leave a block that goes on in the parent process; after the last one it is as new."""
+        del self.atomic_blocks[self.atomic_blocks.index(atomic) :]
+        if not self.atomic_blocks:
+            self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        self.scope = None
+        self.forked = self.closed_in_transaction = False
+        self._forget_transaction()
+
     @of_caller
     def close(self) -> None:
         """Close the connection to the database (a lease's too, not only give it back).
@@ -433,6 +473,8 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         """
         if self.gives_back:
             return
+        if self.forked and not self.atomic_blocks:
+            self._begin_anew()
         root = None if self.scope is None else self.scope.root
         if root is not None and root.kind is Kind.TEST and not root.owned_by_caller:
             return

@@ -50,7 +50,7 @@ OWN = frozenset(
         *("_at_work", "_committed_by", "_cursors", "_execute_wrappers", "_force_debug_cursor"),
         *("_given_server_data", "_is_pools_doing", "_needs_rollback", "_queries_log", "_shared"),
         *("_iterations", "_lent", "_statement_timeout", "family", "gives_back", "role", "scope"),
-        *("lends", "serves", "session"),
+        *("forked", "lends", "serves", "session"),
     }
 )
 """The attributes that are each wrapper's own."""

@@ -58,9 +58,14 @@ class WatchedSocket:
         if loop is not None and self._may_leave(loop):
             loop.remove_writer(self._fd)
 
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this process was forked since, so that it is its parent's."""
+        return self._process != os.getpid()
+
     def _may_leave(self, loop: asyncio.AbstractEventLoop) -> bool:
         # A process that was forked shares the registrations (of epoll) with its parent.
-        return not loop.is_closed() and self._process == os.getpid()
+        return not (loop.is_closed() or self.is_of_parent)
 
     def is_in_error(self) -> bool:
         """Whether the loop may call no more, though something is left to be read."""

@@ -260,7 +260,7 @@ class Transport:
     def shut_down(self) -> None:
         """End the connection under a thread that waits for the socket, which stays open."""
         sock = self.sock
-        if sock is not None:
+        if sock is not None and not self._watched.is_of_parent:
             with suppress(OSError):  # it is not connected any more
                 # Not TLS's own, which takes its parts away from who uses them.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)

@@ -30,7 +30,7 @@ class DuplicatedSocket(WatchedSocket):
         """
         # What is closed in another thread meanwhile is another file's descriptor the next moment.
         with self._mutex:
-            if self._fd == -1 or self._process != os.getpid():
+            if self._fd == -1 or self.is_of_parent:
                 return
             alias = socket.socket(fileno=self._fd)
             try:

@@ -20,12 +20,13 @@ from nuages.bridge import current_bridge
 from nuages.db.backends.base import session_warning as session_state
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.backends.base.session_check import Snapshot
-from nuages.db.backends.sqlite3.connection import Connection, gates
+from nuages.db.backends.sqlite3.connection import Connection
 from nuages.db.backends.sqlite3.cursor import Cursor
 from nuages.db.backends.sqlite3.snapshot import snapshot
 from nuages.db.backends.sqlite3.worker import Job, Worker
 from nuages.db.pool.options import PoolOptions
 from nuages.db.testing.databases import TestDatabases
+from nuages.exceptions import ForkedDatabase
 
 
 class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
@@ -34,16 +35,7 @@ class DatabaseCreation(TestDatabases, django_creation.DatabaseCreation):
 
 _in_memory: dict[tuple[str, str], Connection] = {}
 """The one connection of every in-memory database."""
-
-
-def _after_fork() -> None:
-    # The workers are threads of the parent. A database in memory has been copied.
-    for connection in _in_memory.values():
-        connection.worker = None
-    gates.clear()
-
-
-os.register_at_fork(after_in_child=_after_fork)
+_process = os.getpid()
 
 
 class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
@@ -87,6 +79,8 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         serves_loop = self.role == "lease" and self._chain_to_serve() is not None
         is_of_thread = self.role == "plain" and self.scope is not None
         if (current_bridge() is None or is_of_thread) and not serves_loop:
+            if in_memory and os.getpid() != _process and self._shares(key):
+                return _in_memory[key]
             connection = super().get_new_connection(conn_params)
             connection.statement_timeout = self._statement_timeout
             if in_memory and not (key in _in_memory and _in_memory[key].is_alive()):
@@ -94,10 +88,8 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             return connection
         worker = Worker()
         in_memory = in_memory and self.role == "lease"
-        if in_memory and key in _in_memory and _in_memory[key].is_alive():
+        if in_memory and self._shares(key):
             connection = _in_memory[key]
-            connection.kept = True
-            connection.shared += 1
             if connection.worker is None:
                 worker.call(lambda: connection.serve_loop(worker))
             else:
@@ -121,6 +113,22 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             connection.kept = True
             _in_memory[key] = connection
         return connection
+
+    @staticmethod
+    def _shares(key: tuple[str, str]) -> bool:
+        """Whether a database in memory is there already; the caller is one user more of it."""
+        connection = _in_memory.get(key)
+        if connection is None or not connection.is_alive():
+            return False
+        if connection.in_use_by_parent:
+            raise ForkedDatabase(database=key[1])
+        connection.kept = True
+        connection.shared += 1
+        return True
+
+    def is_copied(self) -> bool:
+        """Whether it is in memory, and this wrapper's own."""
+        return self.role == "plain" and bool(self.is_in_memory_db())
 
     def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Connection:
         connection: Connection = super().get_new_connection(conn_params)

@@ -36,6 +36,7 @@ from nuages.db.pool.pool import on_loop_of
 from nuages.db.scopes.admission import Admission
 from nuages.db.scopes.fair_lock import FairLock
 from nuages.db.scopes.finalising import end_left
+from nuages.exceptions import ForkedDatabase
 
 if TYPE_CHECKING:
     from nuages.db.backends.base.base import LoopWrapper
@@ -62,10 +63,27 @@ _switching = threading.Lock()
 """Held by the worker that switches a file to WAL."""
 
 gates: dict[str, FairLock] = {}
+_living: weakref.WeakSet[Connection] = weakref.WeakSet()
+"""The connections of this process, and in a forked child those of the parent."""
+_in_use_by_parent: dict[str, list[Connection]] = {}
+"""In a forked child: files on which something was under way in the parent, and what had them open,
+which is kept: collected it would be closed."""
 
 
 class FileReplaced(sqlite3.OperationalError):
     """The name of a connection's file is that of another one, or of none."""
+
+
+def _after_fork() -> None:
+    global _switching
+    # Another thread, which is not here any more, may have held it.
+    _switching = threading.Lock()
+    gates.clear()
+    for connection in tuple(_living):
+        connection.leave_to_parent()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def gate_of(database: str) -> FairLock:
@@ -89,6 +107,8 @@ class Connection(NotesState):
     shared = 0
     """How many more than one have opened the same database in memory, and got this one."""
 
+    in_use_by_parent = False
+    """Whether, in a forked child, something was under way on it in the parent."""
     in_test = False
     """Whether it has the transaction of a test, which must outlive what is cancelled in it."""
     _write_of_test = False
@@ -103,8 +123,40 @@ class Connection(NotesState):
         self._deadline: float | None = None
         self.open_cursors: weakref.WeakSet[Any] = weakref.WeakSet()
         """Cursors that have rows left; one that is dropped is closed."""
+        self._thread_ident = threading.get_ident()
+        if self.database in _in_use_by_parent:
+            raise ForkedDatabase(database=self.database)
         super().__init__(database, *args, **kwargs)
+        _living.add(self)
         self.forget_state()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: close the copy, or note that the file was in use.
+
+        SQLite counts the locks that it has on a file process by process, and a fork copies the
+        counts but not the locks. Closing what is at rest puts them right; what is under way
+        cannot be closed, as a transaction would be rolled back in the parent's journal.
+        """
+        worker, self.worker = self.worker, None
+        self._gate_held = False
+        if worker is not None and worker.busy:
+            self._is_in_use()
+        elif self._broken:
+            pass
+        elif self.database is None:
+            # A copy of the database. What loops shared may be in a transaction of the parent.
+            if self.kept and self.in_transaction:
+                super().rollback()
+        elif self.in_transaction or self.open_cursors:
+            self._is_in_use()
+        elif worker is not None or self._thread_ident == threading.get_ident():
+            # No other thread can be at work on it.
+            self._broken = True
+            super().close()
+
+    def _is_in_use(self) -> None:
+        self.in_use_by_parent = True
+        _in_use_by_parent.setdefault(self.database or ":memory:", []).append(self)
 
     def runs_here(self) -> bool:
         """Whether calls run in the calling thread as they are."""
@@ -471,10 +523,10 @@ class Connection(NotesState):
             self.shared -= 1
             return
         worker = self.worker
-        if worker is None or self._broken:
+        closed, self._broken = self._broken, True
+        if worker is None or closed:
             super().close()
             return
-        self._broken = True
         self._leave_gate()
         run = super().close
         if worker.is_current():
@@ -538,6 +590,8 @@ class Connection(NotesState):
         if self.kept:
             if self.busy():
                 self.interrupt()
+            elif not self.in_transaction:
+                return
             worker.submit(Job(super().rollback, None))
             return
         self._broken = True

@@ -1,0 +1,51 @@
+"""After a fork: the child has connections of its own, and leaves the parent's alone.
+
+A forked process has copies of all that its parent had, sockets and open transactions included.
+One byte that it sent there would end the parent's statement, or be answered to the wrong one. So
+the child forgets the connections that its code could come to, without I/O: it opens new ones. A
+block that was open goes on in the parent alone: the child's statements in it are refused
+(`ForkedBlock`), and leaving it sends nothing. What was set on `django.db.connection` stays.
+
+Of the child's code there is only what forked: the other threads are gone, and so are all loops.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+from django.db import connections
+
+from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.routing import Storage
+from nuages.db.scopes import chain, family, tree
+
+_of_parent: list[Any] = []
+"""Connections of the parent: drivers warn of one that is collected, or end its session."""
+
+
+def _wrappers_at_hand() -> Iterator[LoopWrapper]:
+    """Yield the wrappers that the code which forked could come to."""
+    storage = vars(connections).get("_connections")
+    found: list[Any] = storage.thread_wrappers() if isinstance(storage, Storage) else []
+    found += [node.wrapper for node in tree.nodes_in_context()]
+    for one in family.families_in_context():
+        found += one.begin_in_child()
+    for wrapper in {id(each): each for each in found}.values():
+        if isinstance(wrapper, LoopWrapper):
+            yield wrapper
+
+
+def _after_fork() -> None:
+    for wrapper in _wrappers_at_hand():
+        _of_parent.append(wrapper.leave_to_parent())
+    chain.forget_thread_chain()
+    tree.forget_context()
+
+
+@functools.cache
+def install_hook() -> None:
+    """Have every forked child do so. Idempotent."""
+    os.register_at_fork(after_in_child=_after_fork)
