@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection
 
 from nuages.db import aatomic, detached
+from tests import judge
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import (
     Failure,
@@ -81,3 +84,142 @@ def test_detached_is_left_by_an_error_too(database: str, run: Run) -> None:
         assert await names() == ["inside"]
 
     run(main)
+
+
+async def _leave_by_drop() -> None:
+    async for _ in _detached_inside():
+        break
+
+
+async def _leave_by_error() -> None:
+    with pytest.raises(Failure):
+        async for _ in _detached_inside():
+            raise Failure
+
+
+async def _leave_a_step() -> None:
+    await anext(_detached_inside())
+
+
+async def _leave_the_first_of_two() -> None:
+    generator = _detached_inside()
+    await anext(generator)
+    await _leave_by_drop()
+    del generator
+
+
+async def _leave_nested() -> None:
+    async for _ in _twice_detached():
+        break
+
+
+async def _leave_with_a_transaction() -> None:
+    async for _ in _detached_in_a_transaction():
+        break
+
+
+async def _detached_inside() -> AsyncIterator[None]:
+    async with detached():
+        assert not connection.in_atomic_block
+        await Author.objects.acount()
+        yield
+        yield
+
+
+async def _twice_detached() -> AsyncIterator[None]:
+    async with detached():
+        async for each in _detached_inside():
+            yield each
+
+
+async def _detached_in_a_transaction() -> AsyncIterator[None]:
+    async with detached(), aatomic():
+        await Author.objects.acount()
+        yield
+
+
+LEFT = [
+    _leave_by_drop,
+    _leave_by_error,
+    _leave_a_step,
+    _leave_the_first_of_two,
+    _leave_nested,
+]
+
+
+async def _write(name: str) -> None:
+    await Author.objects.acreate(name=name)
+
+
+async def _write_in_task(name: str) -> None:
+    await asyncio.create_task(_write(name))
+
+
+async def _write_in_thread(name: str) -> None:
+    await sync_to_async(Author.objects.create)(name=name)
+
+
+async def _write_in_block(name: str) -> None:
+    async with aatomic():
+        await _write(name)
+
+
+@pytest.mark.parametrize("write", [_write, _write_in_task, _write_in_thread, _write_in_block])
+@pytest.mark.parametrize("leave", LEFT)
+def test_a_dropped_generator_leaves_its_consumer_in_its_transaction(
+    database: str, run: Run, leave: Any, write: Any
+) -> None:
+    """What it does next is of its transaction again, and rolled back with it."""
+
+    async def main() -> None:
+        async with rolled_back():
+            await _write("before")
+            await leave()
+            await write("after")
+            assert connection.in_atomic_block
+        async with aatomic():
+            await leave()
+            await write("committed")
+
+    run(main)
+    assert judge.authors() == ["committed"]
+
+
+@pytest.mark.parametrize("write", [_write, _write_in_task, _write_in_thread, _write_in_block])
+def test_a_dropped_transaction_of_a_detached_generator(
+    postgresql: dict[str, Any], run: Run, write: Any
+) -> None:
+    async def main() -> None:
+        async with rolled_back():
+            await _leave_with_a_transaction()
+            await write("after")
+
+    run(main)
+    assert judge.authors() == []
+
+
+def test_a_task_of_a_dropped_generator_stays_outside(postgresql: dict[str, Any], run: Run) -> None:
+    async def main() -> None:
+        go, ready = asyncio.Event(), asyncio.Event()
+
+        async def outlives() -> None:
+            assert await Author.objects.acount() == 0
+            ready.set()
+            await go.wait()
+            await Author.objects.acreate(name="outside")
+
+        async def generate() -> AsyncIterator[asyncio.Task[None]]:
+            async with detached():
+                task = asyncio.create_task(outlives())
+                await ready.wait()
+                yield task
+
+        async with rolled_back():
+            await _write("inside")
+            async for task in generate():  # noqa: B007 - it is dropped
+                break
+            go.set()
+            await task
+
+    run(main)
+    assert judge.authors() == ["outside"]

@@ -391,13 +391,11 @@ class _Detached(AsyncOnly):
 
     async def __aenter__(self) -> None:
         aliases = [self._using] if self._using else list(connections)
-        self._outside = tree.detached_aliases.get()
-        self._before = tree.detach(aliases)
+        self._made = tree.detach(aliases, generators_around())
+        self._around = [one.before for one in self._made.values()]
 
     async def __aexit__(self, *exc_info: object) -> None:
-        tree.detached_aliases.set(self._outside)
-        for alias, node in self._before.items():
-            tree.set_node(alias, node)
+        tree.attach(self._made)
 
 
 def detached(using: str | None = None) -> _Detached:

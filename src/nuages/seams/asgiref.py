@@ -11,6 +11,7 @@ from typing import Any
 from nuages.bridge import await_, current_bridge
 from nuages.bridge.threads import noted_call
 from nuages.db.scopes.chain import current_chain, thread_chain, thread_task
+from nuages.db.scopes.tree import forget_left
 from nuages.seams.table import Seam
 
 
@@ -41,6 +42,7 @@ def _sync_to_async_call(original: Any) -> Any:
         task = asyncio.current_task()
         # Weakly: the task has the context in which this is.
         thread_task.set(None if task is None else weakref.ref(task))
+        forget_left()
         return await original(self, *args, **kwargs)
 
     return __call__

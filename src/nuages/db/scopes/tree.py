@@ -18,11 +18,13 @@ import asyncio
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar
 from enum import Enum
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from nuages.bridge.generators import Generators, when_dropped
 from nuages.conf import setting
 from nuages.db.scopes.fair_lock import FairLock, caller_label
 from nuages.exceptions import EnteredElsewhere, ScopeDeadlock, ScopeEnded
@@ -45,11 +47,10 @@ class RequestNodes(dict[str, "Node"]):
 request_nodes: ContextVar[RequestNodes | None] = ContextVar(
     "nuages.db.request_nodes", default=None
 )
-detached_aliases: ContextVar[Mapping[str, tuple[weakref.ref[Node], ...]]] = ContextVar(
+detached_aliases: ContextVar[Mapping[str, Detachment]] = ContextVar(
     "nuages.db.detached_aliases", default=MappingProxyType({})
 )
-"""The databases whose request connection `detached()` code does not use, each with the nodes
-around it, outermost first: weakly, since tasks of the block may outlive it."""
+"""The databases whose scopes the calling code is outside of by `detached()`."""
 chains_around: ContextVar[tuple[weakref.ref[Any], ...]] = ContextVar(
     "nuages.db.chains_around", default=()
 )
@@ -144,6 +145,7 @@ class Node:
         "scope",
         "state",
         "turns",
+        "was_dropped",
     )
 
     def __init__(self, kind: Kind, scope: Scope, parent: Node | None, chain: object) -> None:
@@ -160,6 +162,8 @@ class Node:
         """The task (or thread) that is ending it, which alone may still use it."""
         self.abandoned = False
         """Whether the async generator that it was opened in was dropped."""
+        self.was_dropped = False
+        """Whether it has ever been."""
         self.generators: object = None
         """What notes that, for as long as it is here."""
         self.atomic: Any = None
@@ -210,7 +214,7 @@ class Node:
 
         Its consumer is outside from now on. Whoever unwinds the generator ends the node.
         """
-        self.abandoned = True
+        self.abandoned = self.was_dropped = True
 
     def seal(self) -> None:
         """Close it to all but the calling task, which is about to end it."""
@@ -288,6 +292,8 @@ def current_node(alias: str) -> Node | None:
             break
         above = above.parent
     if node is None:
+        if _has_left_detachment(alias):
+            return current_node(alias)
         if test_nodes and (root := test_nodes.get(alias)) is not None:
             return _in_test(root)
         if (held := held_by_request(alias)) is not None:
@@ -443,6 +449,8 @@ def set_node(alias: str, node: Node | None) -> None:
 
 def context_node(alias: str) -> Node | None:
     """Return the node in the calling context as it stands, ended or not."""
+    while _has_left_detachment(alias):
+        pass
     return _nodes.get().get(alias)
 
 
@@ -456,16 +464,117 @@ def is_in_context(node: Node) -> bool:
     return False
 
 
-def detach(aliases: Iterable[str]) -> dict[str, Node | None]:
-    """Take the calling context out of the scopes of `aliases`; return the nodes it was in."""
+class Detachment:
+    """Code that is outside of the scopes of one alias, by `detached()`.
+
+    Weakly, since tasks of the block may outlive what is around it. Where a generator with the
+    block in it is dropped, its consumer is in those scopes again, and so is what it starts from
+    then on; tasks that used the database in the block stay outside.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_before",
+        "_insiders",
+        "_outer",
+        "_owner",
+        "abandoned",
+        "generators",
+    )
+
+    def __init__(self, before: Node | None, outer: Detachment | None) -> None:
+        self._before = None if before is None else weakref.ref(before)
+        self._outer = outer
+        self._owner = weakref.ref(running_caller())
+        self._insiders: weakref.WeakSet[Any] = weakref.WeakSet()
+        self.abandoned = False
+        self.generators: object = None
+        """What notes that the block is in a generator that was dropped."""
+
+    @property
+    def before(self) -> Node | None:
+        """The node that the code around the block is in; None in none."""
+        return None if self._before is None else self._before()
+
+    def around(self) -> Iterator[Node]:
+        """Yield the nodes around it, innermost first."""
+        step: Detachment | None = self
+        while step is not None:
+            if (node := step.before) is not None:
+                yield node
+            step = step._outer
+
+    def is_around(self, other: Detachment | None) -> bool:
+        """Whether it is `other`, or a block that `other` is in."""
+        while other is not None and other is not self:
+            other = other._outer
+        return other is self
+
+    def abandon(self) -> None:
+        """Note that its generator was dropped: from a finaliser, anywhere."""
+        self.abandoned = True
+
+    def is_left_by_caller(self) -> bool:
+        """Whether the block is over for the calling code, though nobody has left it."""
+        caller = running_caller()
+        if not self.abandoned:
+            if caller is not self._owner():
+                self._insiders.add(caller)
+            return False
+        return caller not in self._insiders
+
+    def undo(self, alias: str) -> None:
+        """Put the calling context back to what it was before the block."""
+        detached = {**detached_aliases.get()}
+        if self._outer is None:
+            del detached[alias]
+        else:
+            detached[alias] = self._outer
+        detached_aliases.set(detached)
+        set_node(alias, self.before)
+
+
+def _has_left_detachment(alias: str) -> bool:
+    """Undo a `detached()` block that the caller has left by a drop; tell whether there was one."""
+    detached = detached_aliases.get()
+    if not detached or (left := detached.get(alias)) is None or not left.is_left_by_caller():
+        return False
+    left.undo(alias)
+    return True
+
+
+def forget_left() -> None:
+    """Take what is over for the calling task out of its context, which is about to be copied.
+
+    A thread could not tell whether it was started in a block whose generator was dropped, or
+    after that.
+    """
+    for alias in tuple(detached_aliases.get()):
+        context_node(alias)
+    for alias, node in tuple(_nodes.get().items()):
+        if node.abandoned or node.was_dropped:
+            with suppress(ScopeEnded):
+                set_node(alias, _climb(node))
+
+
+def detach(aliases: Iterable[str], generators: Generators) -> dict[str, Detachment]:
+    """Take the calling context out of the scopes of `aliases`, in a block in `generators`."""
     detached = {**detached_aliases.get()}
-    before = {alias: context_node(alias) for alias in aliases}
-    for alias, node in before.items():
-        around = tuple(one for one in detached.get(alias, ()) if one() is not None)
-        detached[alias] = around if node is None else (*around, weakref.ref(node))
+    made = {alias: Detachment(context_node(alias), detached.get(alias)) for alias in aliases}
+    for alias, one in made.items():
+        if generators:
+            one.generators = when_dropped(generators, one.abandon)
         set_node(alias, None)
-    detached_aliases.set(detached)
-    return before
+    detached_aliases.set(detached | made)
+    return made
+
+
+def attach(made: Mapping[str, Detachment]) -> None:
+    """Put the calling context back to what it was before `detach`, whose result this is."""
+    for alias, one in made.items():
+        one.generators = None
+        if one.is_around(detached_aliases.get().get(alias)):
+            one.undo(alias)
 
 
 def nodes_in_context() -> list[Node]:
@@ -495,9 +604,9 @@ def nodes_around(alias: str) -> Iterator[Node]:
     """Yield the nodes of `alias` that the calling code is in, or detached from, ended or not."""
     if (here := context_node(alias)) is not None:
         yield here
-    for around in detached_aliases.get().get(alias, ()):
-        if (node := around()) is not None:
-            yield node
+    detached = detached_aliases.get().get(alias)
+    if detached is not None:
+        yield from detached.around()
     held = request_nodes.get()
     if held is not None and not held.ended and (of_request := held.get(alias)) is not None:
         yield of_request
