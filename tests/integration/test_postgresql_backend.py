@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import threading
 import uuid
@@ -20,7 +21,15 @@ from django.contrib.postgres.fields import (
 )
 from django.contrib.postgres.operations import CITextExtension, HStoreExtension
 from django.contrib.postgres.signals import get_citext_oids, get_hstore_oids
-from django.db import OperationalError, connection, connections, migrations, models
+from django.db import (
+    DatabaseError,
+    OperationalError,
+    connection,
+    connections,
+    migrations,
+    models,
+    transaction,
+)
 from django.db.migrations.state import ProjectState
 from django.db.models import Func
 from django.test.utils import isolate_apps, modify_settings
@@ -31,6 +40,8 @@ from psycopg.types.range import Range
 from nuages import off_loop, on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, acursor, hold_connection
+from nuages.exceptions import NotCommitted
+from tests import judge
 from tests.integration.conftest import Run, close_thread_connection, use
 from tests.integration.pool_tools import server
 from tests.library.models import Author, Tag
@@ -822,3 +833,46 @@ def test_awaiting_in_the_middle_of_sync_code(run: Run) -> None:
         assert await mixed() == 2
 
     run(main)
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_a_transaction_with_a_failed_statement_does_not_end_as_committed(
+    run: Run, by_hand: bool
+) -> None:
+    """The server answers ROLLBACK to COMMIT, which psycopg and Django take for a success."""
+    hooks: list[str] = []
+
+    def fail() -> None:
+        Author.objects.create(name="lost")
+        if not by_hand:
+            transaction.on_commit(lambda: hooks.append("ran"))
+        with connection.cursor() as cursor, contextlib.suppress(DatabaseError):
+            cursor.execute("SELECT nothing_of_the_kind")
+
+    @on_loop
+    def work() -> None:
+        with pytest.raises(NotCommitted, match="a statement in it had failed"):
+            if by_hand:
+                transaction.set_autocommit(False)
+                try:
+                    fail()
+                    transaction.commit()
+                finally:
+                    transaction.rollback()
+                    transaction.set_autocommit(True)
+            else:
+                with transaction.atomic():
+                    fail()
+        with transaction.atomic():
+            Author.objects.create(name="after")
+            # In a savepoint it is as in Django: that is rolled back, the block goes on.
+            with contextlib.suppress(DatabaseError), transaction.atomic():
+                fail()
+                connection.cursor().execute("SELECT 1")
+
+    async def main() -> None:
+        await work()
+
+    run(main)
+    assert hooks == []
+    assert judge.authors() == ["after"]

@@ -30,7 +30,7 @@ HIDE_PSYCOPG = """
 """
 OLD_PSYCOPG = """
     import psycopg
-    psycopg.__version__ = "3.2.9"
+    psycopg.__version__ = "3.3.5"
 """
 CHECK = """
     from django.core.management import execute_from_command_line
@@ -100,7 +100,7 @@ def test_no_driver(project: Project, way: str) -> None:
 
 def test_a_driver_that_is_too_old(project: Project) -> None:
     done = project.run(OLD_PSYCOPG, CHECK, DATABASES={"default": POSTGRESQL})
-    refused_in_one_line(done, "ImproperlyConfigured", "psycopg 3.3", "3.2.9")
+    refused_in_one_line(done, "ImproperlyConfigured", "psycopg 3.3.6", "3.3.5")
 
 
 def test_sqlite_needs_no_psycopg(project: Project) -> None:

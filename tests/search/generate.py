@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tests.search.model import OTHER_TASK
 from tests.search.program import ASYNC, BRANCHES, EVERYWHERE, SYNC, Node, Place, Program
 
 BATCH = 100
@@ -152,11 +153,15 @@ def _atomic(maker: _Maker, spot: Spot) -> Node:
     how = "plain"
     if spot.place in ASYNC:
         choices = {"plain": 10, "decorator": 3, "contextmanager": 3, "stack": 2}
-        choices |= {"other_task": 0.3, "django": 0.5, "django_decorator": 0.5}
+        choices |= {OTHER_TASK: 0.3, "django": 0.5, "django_decorator": 0.5}
         (how,) = maker.chance.choices(list(choices), list(choices.values()))
     args = {"alias": alias, "how": how, "savepoint": maker.chance.random() > 0.15}
     args["durable"] = maker.chance.random() < (0.03 if nested else 0.15)
-    return Node("atomic", args, maker.body(_in_block(spot, alias), longest=4))
+    inside = _in_block(spot, alias)
+    if how == OTHER_TASK:
+        # Its body is outside, on another connection.
+        inside = replace(spot, holds=True, only_reads=maker.vendor == "sqlite")
+    return Node("atomic", args, maker.body(inside, longest=4))
 
 
 def _in_block(spot: Spot, alias: str) -> Spot:

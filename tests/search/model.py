@@ -10,6 +10,8 @@
 - `TransactionManagementError`, a `DatabaseError`: in a block in which something failed and
   was swallowed; the first also in a program that drops a generator with a transaction in it.
 - `PoolTimeout`: where the program may use more connections at once than the pool has.
+- `BlockInterrupted`: from a block in which a cancellation was swallowed.
+- `EnteredElsewhere`: in a program that enters a block in a task of its own.
 - `OutcomeUnknown`: where a cancellation comes while a COMMIT is awaited.
 - `RuntimeError` about `durable`: from a durable block in another one.
 - an `OperationalError`: in a thread whose task was cancelled, and with it the statement.
@@ -23,7 +25,10 @@ from typing import TYPE_CHECKING
 from django.db import DatabaseError, IntegrityError, OperationalError
 from django.db.transaction import TransactionManagementError
 
+from nuages import exceptions
 from nuages.exceptions import (
+    BlockInterrupted,
+    EnteredElsewhere,
     NuagesError,
     OpenBlock,
     OutcomeUnknown,
@@ -40,6 +45,8 @@ HOLDERS = {
     *("cut", "hold", "acursor", "crossed", "hook"),
 }
 """Kinds beside which another statement may need a connection."""
+OTHER_TASK = "other_task"
+"""How a block is entered in a task of its own, so that its body is outside."""
 BY_HOOK = "raised by a hook on purpose"
 DURABLE = "A durable atomic block cannot be nested"
 
@@ -57,12 +64,16 @@ def says_committed(error: BaseException) -> bool:
 
     A database's own error says the opposite (docs/faults.md), so it must be one with a code.
     """
-    return isinstance(error, NuagesError) and "is committed" in str(error)
+    return isinstance(error, exceptions.HookFailed)
 
 
 def most_connections(program: Program) -> int:
     """How many connections of an alias it may use at once, at most."""
-    return 1 + sum(max(len(n.body), 1) for n in program.walk() if n.kind in HOLDERS)
+    return 1 + sum(
+        max(len(n.body), 1)
+        for n in program.walk()
+        if n.kind in HOLDERS or n.args.get("how") == OTHER_TASK
+    )
 
 
 def is_expected(error: BaseException, node: Node, frame: Frame) -> bool:
@@ -97,8 +108,10 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
         return True
     if node.kind == "atomic" and DURABLE in str(error):
         return node.args["alias"] in frame.blocks or frame.run.tainted
-    if node.args.get("how") == "other_task" and isinstance(error, TransactionManagementError):
-        return True
+    if isinstance(error, EnteredElsewhere):
+        return any(each.args.get("how") == OTHER_TASK for each in program.walk())
+    if isinstance(error, BlockInterrupted):
+        return getattr(error, "search_interrupted", False) or frame.run.tainted
     troubled = any(block.is_troubled for block in frame.blocks.values())
     if isinstance(error, TransactionManagementError) and (troubled or frame.run.tainted):
         return True

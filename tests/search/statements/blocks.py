@@ -10,8 +10,8 @@ from typing import Any
 from django.db import OperationalError, connections, transaction
 
 from nuages.db import aatomic, acursor, detached, hold_connection
-from nuages.exceptions import OutcomeUnknown
-from tests.search.model import HookFailed, says_committed
+from nuages.exceptions import BlockInterrupted, OutcomeUnknown
+from tests.search.model import OTHER_TASK, HookFailed, says_committed
 from tests.search.program import ASYNC, SYNC, Node
 from tests.search.running import Frame, run_async, run_sync, statement, tell
 
@@ -38,6 +38,8 @@ class Watched:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         block = self.block
+        if isinstance(error, BlockInterrupted) and block.troubled:
+            error.search_interrupted = True  # type: ignore[attr-defined]
         if error is None and self.frame.run.tainted:
             block.outcome = "unknown"
             block.root.hooks_lost = True
@@ -98,7 +100,7 @@ def _manager(node: Node) -> Any:
     match node.args["how"]:
         case "contextmanager":
             return _by_contextmanager(node)
-        case "other_task":
+        case how if how == OTHER_TASK:
             return _in_other_task(node)
         case "django":
             return transaction.atomic(
@@ -114,7 +116,8 @@ async def atomic_async(node: Node, frame: Frame) -> Any:
 
         async def body() -> Any:
             watched.entered = True
-            result = await run_async(node.body, watched.inside)
+            outside = node.args["how"] == OTHER_TASK
+            result = await run_async(node.body, frame if outside else watched.inside)
             watched.left = True
             return result
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import re
 import socket
 import types
 from contextlib import nullcontext
@@ -24,9 +25,9 @@ except ImportError as error:
         'pip install "nuages[postgresql]".'
     ) from error
 
-if tuple(map(int, psycopg.__version__.split(".")[:2])) < (3, 3):
+if tuple(map(int, re.findall(r"\d+", psycopg.__version__)[:3])) < (3, 3, 6):
     raise ImproperlyConfigured(
-        'The engine "nuages.db.backends.postgresql" needs psycopg 3.3 or newer; you have '
+        'The engine "nuages.db.backends.postgresql" needs psycopg 3.3.6 or newer; you have '
         f'{psycopg.__version__}: pip install -U "nuages[postgresql]".'
     )
 
@@ -46,6 +47,7 @@ from nuages.db.pool.pool import on_loop_of
 from nuages.db.pool.reconnect import UNREACHABLE
 from nuages.db.scopes.finalising import may_close
 from nuages.db.testing.databases import TestDatabases
+from nuages.exceptions import NotCommitted
 
 # Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
 Database: Any = types.ModuleType("psycopg")
@@ -207,6 +209,17 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             # Before this one goes back, so that it is closed as well.
             on_loop_of(session.pool, session.pool.clear)
         super().release()
+
+    def _commit(self) -> None:
+        connection = self.connection
+        if self.scope is not None and connection is not None and connection.is_failed():
+            # The server answers ROLLBACK to COMMIT then, which Django takes for a success.
+            raise NotCommitted(
+                "The block ended without an error, but a statement in it had failed, and what "
+                "that raised was caught in the block: PostgreSQL rolls back all of it. Put what "
+                "may fail into a block of its own (a savepoint), and catch its error outside."
+            )
+        super()._commit()
 
     def is_away(self, error: Exception) -> bool:
         """Whether the server is unreachable, starting up, shutting down, or has no room."""

@@ -506,6 +506,10 @@ class Connection(psycopg.Connection[Any]):
         """Whether it is in no transaction."""
         return self.pgconn.transaction_status == IDLE
 
+    def is_failed(self) -> bool:
+        """Whether it is in a transaction that can only be rolled back."""
+        return self.pgconn.transaction_status == pq.TransactionStatus.INERROR
+
     def quiesce(self) -> bool:
         """Whether no statement is in flight: only its own loop could end it."""
         return self.pgconn.transaction_status != ACTIVE and not self.lock.locked()
