@@ -1,7 +1,8 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock audit streams sweep faults soak search bank backfill \
+.PHONY: help demo test lint format lock audit streams sweep faults soak search bank \
+	backfill lowest \
 	django-suite bench logins cache-bench clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
@@ -22,6 +23,10 @@ LIMIT ?= 300
 MINUTES ?=
 # How many programs `make search` tries.
 PROGRAMS ?= 50000
+# What `make lowest` runs: the drivers, and the seams on what they replace.
+LOWEST ?= tests/unit $(addprefix tests/integration/test_,smoke.py orm.py related.py transactions.py \
+	scopes.py pool.py threads.py cancellation.py postgresql_backend.py postgresql_connect.py \
+	mysql_backend.py mysql_tls.py sqlite_backend.py redis_cache.py mail.py asgi.py sync_programs.py)
 # For `make django-suite`: postgresql, sqlite or mysql; test modules of Django, all by default; 1
 # runs stock Django anew.
 DB ?= sqlite
@@ -103,6 +108,10 @@ bank: ## Make transfers in many styles while all fails; MINUTES=2, ARGS="--datab
 	@scripts/env dev
 	.venv/bin/python -m tests.bank $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
+lowest: ## Run tests with the lowest versions that pyproject.toml declares
+	@scripts/lowest
+	.venv-lowest/bin/python -m pytest -n $(JOBS) $(LOWEST) $(ARGS)
+
 django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 	@scripts/env dev
 	.venv/bin/python -m tests.django_suite --db $(DB) \
@@ -121,6 +130,6 @@ cache-bench: ## Compare the Redis cache with Django's own on one loop; ARGS=--qu
 	.venv/bin/python -m benchmarks.cache $(ARGS)
 
 clean: ## Remove .venv, caches, builds and the demo's data
-	rm -rf .venv build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-lowest build dist .cache .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	rm -f demo/*.sqlite3 demo/*.sqlite3-*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -14,6 +14,7 @@ from django.db import connection, transaction
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, hold_connection
 from nuages.db.transaction import request_connections
+from tests import judge
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import server
 from tests.integration.scope_tools import (
@@ -371,3 +372,39 @@ def test_a_wrapper_captured_before_an_await_works_after_it(database: str, run: R
         assert pool_stats()["size"] == 1
 
     run(main)
+
+
+def test_a_thread_that_was_left_keeps_its_transaction_to_itself(database: str, run: Run) -> None:
+    """asgiref copies a thread's context back as soon as its caller is cancelled."""
+    entered, go, ended = threading.Event(), threading.Event(), threading.Event()
+
+    async def main() -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def work() -> None:
+            try:
+                with transaction.atomic():
+                    Author.objects.create(name="thread")
+                    entered.set()
+                    loop.call_soon_threadsafe(task.cancel)
+                    assert go.wait(30)
+                    raise Failure
+            finally:
+                ended.set()
+
+        with pytest.raises(asyncio.CancelledError):
+            await sync_to_async(work, thread_sensitive=False)()
+        task.uncancel()
+        assert entered.is_set()
+        assert not connection.in_atomic_block
+        if database == "sqlite":
+            # It has the file's write lock.
+            go.set()
+        await Author.objects.acreate(name="task")
+        assert "task" in judge.authors()
+        go.set()
+        assert await asyncio.to_thread(ended.wait, 30)
+
+    run(main)
+    assert judge.authors() == ["task"]

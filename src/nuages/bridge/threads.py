@@ -82,6 +82,22 @@ async def _in_thread(
     return result
 
 
+def call_apart(function: Callable[[], T]) -> T:
+    """Call `function` in a copy of the context; what it sets arrives when it has ended.
+
+    asgiref copies the context of a thread back at once when its caller is cancelled. What the
+    thread has set for a while must not be in it: the caller would be in a transaction that the
+    thread has open, and its next call in a thread would go to an executor that is gone by then.
+    """
+    context = contextvars.copy_context()
+    try:
+        return context.run(function)
+    finally:
+        for variable, value in context.items():
+            if variable.get(_MISSING) is not value:
+                variable.set(value)
+
+
 @contextmanager
 def noted_call() -> Iterator[None]:
     """Note a call of `sync_to_async`, in its thread and context, among the `sensitive_calls`."""
@@ -118,21 +134,14 @@ class _Call:
     def __call__(self) -> Any:
         if not _take(self._claim):
             return None
-        # A copy, since asgiref copies the context back at once when the caller is cancelled. What
-        # an async_to_sync() of this thread sets while it lasts must not be in it: the caller's
-        # next call in a thread would go to an executor that is gone by then.
-        context = contextvars.copy_context()
         try:
-            self.result = context.run(self._function)
+            self.result = self._function()
             self.returned = True
             return self.result
         except StopIteration as error:
             # As in a coroutine; in a future it would never arrive (before Python 3.13).
             raise RuntimeError("the function raised StopIteration") from error
         finally:
-            for variable, value in context.items():
-                if variable.get(_MISSING) is not value:
-                    variable.set(value)
             if not self._loop.is_closed():
                 self._loop.call_soon_threadsafe(self._end)
 

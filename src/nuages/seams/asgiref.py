@@ -9,7 +9,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from nuages.bridge import await_, current_bridge
-from nuages.bridge.threads import noted_call
+from nuages.bridge.threads import call_apart, noted_call
 from nuages.db.scopes.chain import current_chain, thread_chain, thread_task
 from nuages.db.scopes.tree import forget_left
 from nuages.seams.table import Seam
@@ -64,7 +64,7 @@ def _thread_handler(original: Any) -> Any:
         def with_chain() -> Any:
             # Inside the context that asgiref copies back, so that the scope is left in it.
             with noted_call() if self._thread_sensitive else nullcontext(), thread_chain(loop):
-                return child()
+                return call_apart(child)
 
         return original(self, loop, exc_info, task_context, func, with_chain, **kwargs)
 
