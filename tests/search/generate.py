@@ -160,7 +160,8 @@ def _atomic(maker: _Maker, spot: Spot) -> Node:
     inside = _in_block(spot, alias)
     if how == OTHER_TASK:
         # Its body is outside, on another connection.
-        inside = replace(spot, holds=True, only_reads=maker.vendor == "sqlite")
+        only_reads = maker.vendor == "sqlite" or bool(spot.blocks)
+        inside = replace(spot, holds=True, only_reads=only_reads)
     return Node("atomic", args, maker.body(inside, longest=4))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from typing import Any
 
@@ -16,15 +17,24 @@ PAUSE = 0.11
 
 async def look(seconds: float) -> list[str]:
     """Wait until nothing is left and pools are idle; return what is left after `seconds`."""
-    try:
-        async with asyncio.timeout(seconds):
-            await settled()
-    except (AssertionError, TimeoutError) as error:
-        return [f"left behind: {error or _tasks()}"]
     deadline = asyncio.get_running_loop().time() + seconds
+    while True:
+        try:
+            async with asyncio.timeout_at(deadline):
+                await settled()
+                break
+        except TimeoutError:
+            return [f"left behind: {_tasks()}; {_waiting()}"]
+        except AssertionError as error:
+            # A connection is being reset, say.
+            if asyncio.get_running_loop().time() > deadline:
+                return [f"left behind: {error}; {_waiting()}"]
+            await asyncio.sleep(0.01)
     while busy := _busy_pools():
         if asyncio.get_running_loop().time() > deadline:
             return busy
+        # An error that a thread raised is in a cycle with asgiref's future of it.
+        gc.collect()
         await asyncio.sleep(PAUSE)
     return []
 
@@ -39,6 +49,14 @@ def _busy_pools() -> list[str]:
 
 def _tasks() -> str:
     return f"tasks {asyncio.all_tasks() - {asyncio.current_task()}}"
+
+
+def _waiting() -> list[str]:
+    """Where each bridge waits."""
+    return [
+        " < ".join(f"{frame.f_code.co_name}:{frame.f_lineno}" for frame in bridge.frames())
+        for bridge in _bridges.values()
+    ]
 
 
 async def until_gone(judge: Any, alias: str, seconds: float) -> list[str]:

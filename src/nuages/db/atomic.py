@@ -217,6 +217,9 @@ def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None
         with scope.ended_by_caller():
             django_exit(atomic, *exc_info)
     finally:
+        if not wrapper._needs_rollback:
+            # Its frames may hold what keeps this very connection, in a generator that was left.
+            wrapper.rollback_exc = None
         if len(scope.blocks) > 1 and scope.blocks[-1] is node:
             around = scope.blocks[-2]
             around.interrupted |= node.interrupted and wrapper._needs_rollback

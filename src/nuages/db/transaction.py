@@ -24,11 +24,18 @@ from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.engines import OwnEngine
 from nuages.db.pool.pool import logger
 from nuages.db.scopes import tree
+from nuages.db.scopes.chain import current_chain
 from nuages.db.scopes.fair_lock import caller_label
-from nuages.db.scopes.finalising import is_collecting, leave_to_others
+from nuages.db.scopes.finalising import end_later, is_collecting
 from nuages.db.scopes.scope import Scope, open_scope
 from nuages.db.scopes.tree import Kind, context_node
-from nuages.exceptions import EnteredElsewhere, NeedsAsyncWith, OpenBlock
+from nuages.exceptions import (
+    EnteredElsewhere,
+    NeedsAsyncWith,
+    OpenBlock,
+    ScopeDeadlock,
+    ScopeEnded,
+)
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper
@@ -49,6 +56,17 @@ def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
     async generator that another task closes could await; there is no telling the two apart.
     """
     return exc_type is GeneratorExit and task is not _running_task()
+
+
+def _must_not_wait(scope: Scope) -> bool:
+    """Whether a block that was closed by hand cannot be ended by a task of its pool's loop.
+
+    Where a statement is in flight, a thread's, say, that may be for ever.
+    """
+    raw = scope.wrapper.connection
+    return (
+        scope.pool is None or scope.pool.loop.is_closed() or (raw is not None and raw.is_working())
+    )
 
 
 async def entered(enter: Callable[[], T], undo: Callable[..., object]) -> T:
@@ -109,7 +127,7 @@ class _AsyncBlock:
         atomic = self._innermost()
         self._entered.remove(atomic)
         if _is_closed_by_hand(exc_type, self._task) and (node := node_of(atomic)) is not None:
-            if not is_collecting():
+            if not is_collecting() and _must_not_wait(node.scope):
                 node.wrapper.abandon()
             atomic.__exit__(exc_type, exc_value, traceback)
             return
@@ -310,10 +328,10 @@ class _Hold(AsyncOnly):
         failed = exc_info[0] is not None
         if _is_closed_by_hand(exc_info[0], self._task):
             self._scope = None
-            if is_collecting():
-                leave_to_others(scope, functools.partial(_drop_hold, scope))
-            else:
+            if scope.pool is None or scope.pool.loop.is_closed():
                 _drop_hold(scope)
+            else:
+                end_later(scope.pool, functools.partial(_end_dropped, scope))
             return
         await on_loop(self._exit)(failed=failed, elsewhere=not tree.is_in_context(scope.root))
 
@@ -330,8 +348,26 @@ class _Hold(AsyncOnly):
             raise EnteredElsewhere(opener=scope.root.label, caller=caller_label())
 
 
+def _end_dropped(scope: Scope) -> None:
+    """End a hold whose coroutine was closed, when nobody uses its connection."""
+    root = scope.root
+    while scope.wrapper.scope is scope and not scope.blocks:
+        call = tree.Node(Kind.CALL, scope, root, current_chain())
+        try:
+            tree.acquire_turn(root, call)
+        except (ScopeDeadlock, ScopeEnded):
+            break
+        try:
+            # What found the hold before it was dropped goes first.
+            if not root.turns.is_waited_for():
+                scope.end_hold()
+        finally:
+            call.end()
+    _drop_hold(scope)
+
+
 def _drop_hold(scope: Scope) -> None:
-    """End a hold whose coroutine was closed: nothing can be awaited for it."""
+    """End a hold without waiting for anything."""
     if scope.wrapper.scope is scope:
         if not scope.blocks:
             scope.wrapper.abandon()

@@ -13,6 +13,7 @@ from asgiref.sync import async_to_sync, sync_to_async
 from django.db import connections
 
 from nuages import off_loop, on_loop
+from nuages.exceptions import ForkedBlock, ForkedDatabase
 from tests.integration.sweep_tools import Cut
 from tests.search.program import ASYNC, SYNC, Node
 from tests.search.running import Frame, run_async, run_sync, run_task, statement
@@ -147,21 +148,25 @@ def back(node: Node, frame: Frame) -> Any:
 @statement("fork", SYNC)
 def fork(node: Node, frame: Frame) -> None:
     """Fork a child that queries and exits."""
+    refused = bool(frame.blocks) or frame.run.tainted or bool(frame.around)
     child = os.fork()
     if child == 0:
-        _live_as_child(node.args["alias"])
+        _live_as_child(node.args["alias"], refused=refused)
     _, status = os.waitpid(child, 0)
     if status:
         ended = f"signal {os.WTERMSIG(status)}" if os.WIFSIGNALED(status) else f"status {status}"
         frame.run.faults.append(f"a forked child that queries ended by {ended}")
 
 
-def _live_as_child(alias: str) -> None:
+def _live_as_child(alias: str, *, refused: bool) -> None:
+    """Query; `refused`: the child may be told that it is in a block of its parent."""
     status = 1
     try:
         signal.alarm(CHILD_SECONDS)
         with connections[alias].cursor() as cursor:
             cursor.execute("SELECT 41 + 1")
             status = 0 if cursor.fetchone() == (42,) else 2
+    except (ForkedBlock, ForkedDatabase):
+        status = 0 if refused else 3
     finally:
         os._exit(status)

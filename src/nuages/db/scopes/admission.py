@@ -104,7 +104,14 @@ def take_turn(wrapper: Lease, scope: Scope, *, keep: bool = False) -> Node | Non
 def _take_turn(wrapper: Lease, scope: Scope, keep: bool) -> Node | None:
     node = current_node(wrapper.alias)
     if node is None or node.scope is not scope:
-        raise ForeignConnection(owner=scope.root.label, caller=caller_label())
+        node = scope.root
+        if node.is_dropped_hold:
+            # It found the connection just before the generator around it was dropped.
+            pass
+        elif tree.has_left(scope):
+            raise ScopeEnded(task=caller_label())
+        else:
+            raise ForeignConnection(owner=node.label, caller=caller_label())
     chain = current_chain()
     own = node.chain is chain and (chain is not None or node.owned_by_caller)
     if own:
@@ -118,6 +125,7 @@ def _take_turn(wrapper: Lease, scope: Scope, keep: bool) -> Node | None:
         return None
     call = Node(Kind.CALL, scope, node, chain)
     tree.acquire_turn(node, call)
+    tree.note_insider(node)
     if own or chain is None:
         return call
     tree.enter(call)

@@ -156,6 +156,10 @@ class FairLock:
             if not waiter.is_gone():
                 waiter.wake()
 
+    def is_waited_for(self) -> bool:
+        """Whether somebody waits for the turn."""
+        return bool(self._queue)
+
     def locked(self) -> bool:
         """Whether somebody holds the turn."""
         return self.holder is not None

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import functools
 import gc
 import threading
 from collections.abc import Callable
@@ -98,15 +99,20 @@ def leave_to_others(scope: Scope, end: Callable[[], None]) -> None:
     scope.unended.append(end)
     pool = scope.pool
     if pool is not None and not pool.loop.is_closed():
-        # In a context of its own: the one here is of whomever the finaliser has interrupted.
-        pool.loop.call_soon_threadsafe(
-            _end_in_background, pool, scope, context=contextvars.Context()
-        )
+        end_later(pool, functools.partial(_end_left_yet, scope))
 
 
-def _end_in_background(pool: Pool, scope: Scope) -> None:
+def end_later(pool: Pool, end: Callable[[], None]) -> None:
+    """From a finaliser: have `end` called by a task of the pool's loop, which is not closed."""
+    # In a context of its own: the one here is of whomever the finaliser has interrupted.
+    pool.loop.call_soon_threadsafe(
+        pool.run_in_background, lambda: run_on_loop(end, (), {}), context=contextvars.Context()
+    )
+
+
+def _end_left_yet(scope: Scope) -> None:
     if scope.unended:
-        pool.run_in_background(lambda: run_on_loop(end_left, (scope,), {}))
+        end_left(scope)
 
 
 def end_left(scope: Scope) -> None:

@@ -137,6 +137,7 @@ class Node:
         "doomed",
         "ender",
         "generators",
+        "insiders",
         "interrupted",
         "kind",
         "label",
@@ -166,6 +167,8 @@ class Node:
         """Whether it has ever been."""
         self.generators: object = None
         """What notes that, for as long as it is here."""
+        self.insiders: weakref.WeakSet[Any] | None = None
+        """The other tasks that used it, where a generator was to be dropped: they are in it."""
         self.atomic: Any = None
         self.depth = (0, 0)
         self.doomed = False
@@ -209,12 +212,21 @@ class Node:
         """Whether it is over, or somebody else is ending it."""
         return self.ended or (self.ender is not None and self.ender is not running_caller())
 
+    @property
+    def is_dropped_hold(self) -> bool:
+        """Whether it holds a connection for a generator that was dropped, and has not ended."""
+        return self.abandoned and self.kind not in _BLOCKS and not self.is_closed_to_caller
+
     def abandon(self) -> None:
         """Note that the generator in which it was opened was dropped: from a finaliser, anywhere.
 
         Its consumer is outside from now on. Whoever unwinds the generator ends the node.
         """
         self.abandoned = self.was_dropped = True
+
+    def has_insider(self) -> bool:
+        """Whether the calling task was started in it; else its consumer may have started that."""
+        return self.insiders is not None and running_caller() in self.insiders
 
     def seal(self) -> None:
         """Close it to all but the calling task, which is about to end it."""
@@ -324,6 +336,7 @@ def _climb(node: Node | None) -> Node | None:
             barrier.kind in (Kind.PIN, Kind.REQUEST, Kind.TEST)
             or barrier.abandoned
             or barrier.owned_by_caller
+            or (barrier.was_dropped and not barrier.has_insider())
         ):
             node = barrier.previous
         else:
@@ -452,6 +465,31 @@ def context_node(alias: str) -> Node | None:
     while _has_left_detachment(alias):
         pass
     return _nodes.get().get(alias)
+
+
+def has_left(scope: Scope) -> bool:
+    """Tell whether the calling code was started in `scope`, which it is outside of now."""
+    here = context_node(scope.root.alias)
+    while here is not None:
+        step: Node | None = here
+        while step is not None:
+            if step.scope is scope:
+                return True
+            step = step.parent
+        here = here.previous
+    return False
+
+
+def note_insider(node: Node) -> None:
+    """Note that the calling task works in `node`, for the generators that blocks are opened in."""
+    caller = running_caller()
+    step: Node | None = node
+    while step is not None:
+        if step.generators and isinstance(caller, asyncio.Future) and not step.owned_by_caller:
+            if step.insiders is None:
+                step.insiders = weakref.WeakSet()
+            step.insiders.add(caller)
+        step = step.parent
 
 
 def is_in_context(node: Node) -> bool:

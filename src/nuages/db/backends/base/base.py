@@ -551,6 +551,16 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
                 raise
             raise
 
+    def _rollback(self) -> None:
+        scope = self.scope
+        if scope is not None and scope.ending is None and self._is_dead():
+            # By hand, on a connection that is gone: with it the transaction has ended, and what
+            # the program is about to raise, a cancellation, say, must not be lost.
+            self.connection = None
+            self._drop_session()
+            return
+        super()._rollback()
+
     def _terminate(self) -> None:
         if self.connection is not None:
             self.connection.terminate()

@@ -105,6 +105,17 @@ class _Tracked(Noting, _NamedCursor):
             self.orphan()
             raise
 
+    def _make_declare_statement(self, query: Any) -> Any:
+        # Django has looked before this had its turn, maybe beside a transaction of another task
+        # that is over now.
+        self._withhold = self._withhold or self._conn.autocommit
+        return super()._make_declare_statement(query)
+
+    def __del__(self) -> None:  # type: ignore[override]
+        # A collection comes to this, maybe, before the generator that would close it.
+        if not getattr(self, "_closed", True):
+            self.orphan()
+
     def orphan(self) -> None:
         """Leave it to the connection to close this on the server: before its next statement."""
         if self.name in self._conn.open_cursors:
