@@ -14,7 +14,9 @@
 - `EnteredElsewhere`: in a program that enters a block in a task of its own.
 - `OutcomeUnknown`: where a cancellation comes while a COMMIT is awaited.
 - `RuntimeError` about `durable`: from a durable block in another one.
-- an `OperationalError`: in a thread whose task was cancelled, and with it the statement.
+- an `OperationalError`: in a thread whose task was cancelled, and with it the statement; and on a
+  connection that is shared with what is cancelled twice, which closes it.
+- an `InterfaceError`: of a cursor whose block has ended, in what may outlive that.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, IntegrityError, OperationalError
+from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError
 from django.db.transaction import TransactionManagementError
 
 from nuages import exceptions
@@ -76,6 +78,14 @@ def most_connections(program: Program) -> int:
     )
 
 
+def cancels_twice(program: Program) -> bool:
+    """Whether something in it may be cancelled twice: the first one waits for the server."""
+    count = 0
+    for node in program.walk():
+        count += len(node.args["at"]) if node.kind == "cut" else node.kind == "group"
+    return count > 1
+
+
 def is_expected(error: BaseException, node: Node, frame: Frame) -> bool:
     """Decide whether `node` may raise `error` in `frame`."""
     if isinstance(error, BaseExceptionGroup):
@@ -117,6 +127,11 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
         return True
     if isinstance(error, NuagesError):
         return False
+    shares = bool(frame.around) or node.kind in HOLDERS or node.kind == "atomic"
+    if isinstance(error, (OperationalError, TransactionManagementError)) and shares:
+        return cancels_twice(program)
+    if isinstance(error, InterfaceError) and frame.late:
+        return True
     if isinstance(error, DatabaseError) and troubled:
         return True
     return isinstance(error, OperationalError) and frame.cancelled and frame.place == "thread"

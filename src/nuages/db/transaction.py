@@ -63,6 +63,9 @@ def _must_not_wait(scope: Scope) -> bool:
 
     Where a statement is in flight, a thread's, say, that may be for ever.
     """
+    if scope.wrapper.scope is not scope:
+        # It is over; the wrapper may serve somebody else.
+        return False
     raw = scope.wrapper.connection
     return (
         scope.pool is None or scope.pool.loop.is_closed() or (raw is not None and raw.is_working())

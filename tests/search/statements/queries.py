@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.db import OperationalError, connections, transaction
@@ -197,16 +198,26 @@ def _hook(node: Node, frame: Frame) -> tuple[Hook, Callable[[], Any]]:
 
     def plain() -> None:
         note.ran += 1
-        if outer is not None and outer.place == "thread":
-            run_sync(node.body, outside.at("thread"))
-        else:
-            run_sync(node.body, outside.at("sync"))
+        with noted():
+            if outer is not None and outer.place == "thread":
+                run_sync(node.body, outside.at("thread"))
+            else:
+                run_sync(node.body, outside.at("sync"))
         end()
 
     async def awaited() -> None:
         note.ran += 1
-        await run_async(node.body, outside.at("coroutine"))
+        with noted():
+            await run_async(node.body, outside.at("coroutine"))
         end()
+
+    @contextmanager
+    def noted() -> Iterator[None]:
+        try:
+            yield
+        except BaseException:
+            note.failed = True
+            raise
 
     match node.args["how"]:
         case "async":

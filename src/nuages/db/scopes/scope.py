@@ -162,7 +162,7 @@ class Scope:
             dismiss(wrapper, None)
             return
         serve(wrapper, chain)
-        chain.active.append(wrapper)
+        chain.has_lease(wrapper)
         chain.wrappers.setdefault(wrapper.alias, wrapper)
         if wrapper.lends:
             wrapper.lend()

@@ -332,17 +332,22 @@ def _climb(node: Node | None) -> Node | None:
             return node
         if barrier.kind is Kind.CALL:
             node = barrier.parent
-        elif (
-            barrier.kind in (Kind.PIN, Kind.REQUEST, Kind.TEST)
-            or barrier.abandoned
-            or barrier.owned_by_caller
-            or (barrier.was_dropped and not barrier.has_insider())
-        ):
+        elif _is_passable(barrier):
             node = barrier.previous
         else:
             # A nested block too: the outer one would commit what this block rolled back.
             raise ScopeEnded(task=caller_label())
     return None
+
+
+def _is_passable(barrier: Node) -> bool:
+    """Whether the calling code goes on outside of what is over, and is not refused."""
+    return (
+        barrier.kind in (Kind.CALL, Kind.PIN, Kind.REQUEST, Kind.TEST)
+        or barrier.abandoned
+        or barrier.owned_by_caller
+        or (barrier.was_dropped and not barrier.has_insider())
+    )
 
 
 def _barrier(start: Node) -> Node | None:
@@ -364,7 +369,11 @@ def _barrier(start: Node) -> Node | None:
                 raise ScopeEnded(task=caller_label())
             barrier = step
         elif step.abandoned or (step.kind is Kind.PIN and not step.owned_by_caller):
-            barrier = barrier if in_block else step
+            if not in_block:
+                if barrier is not None and not _is_passable(barrier):
+                    # A block in the pin that is over, in which the caller was started.
+                    raise ScopeEnded(task=caller_label())
+                barrier = step
         elif step.kind in _BLOCKS:
             in_block = True
         step = step.parent

@@ -88,6 +88,8 @@ class _Tracked(Noting, _NamedCursor):
 
     _conn: Connection
     _has_tags = False
+    _savepoints = 0
+    """How many savepoints of the connection had been rolled back when it was declared."""
 
     def _note_text(self, text: bytes) -> None:
         # Not the DECLARE: this cursor is known to its connection.
@@ -95,6 +97,8 @@ class _Tracked(Noting, _NamedCursor):
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
         self._conn.open_cursors.add(self.name)
+        self._conn.held_cursors.discard(self.name)
+        self._savepoints = self._conn.savepoint_rollbacks
         try:
             return super().execute(*args, **kwargs)
         except psycopg.Error:
@@ -109,6 +113,8 @@ class _Tracked(Noting, _NamedCursor):
         # Django has looked before this had its turn, maybe beside a transaction of another task
         # that is over now.
         self._withhold = self._withhold or self._conn.autocommit
+        if self._withhold:
+            self._conn.held_cursors.add(self.name)
         return super()._make_declare_statement(query)
 
     def __del__(self) -> None:  # type: ignore[override]
@@ -128,7 +134,15 @@ class _Tracked(Noting, _NamedCursor):
         wrapper: Any = connection.wrapper
         if self.closed:
             return
-        if not may_close(wrapper, busy=connection.lock.locked()):
+        if self.name not in connection.open_cursors:
+            # It was never declared, or ended with its transaction.
+            self._closed = True
+            return
+        if (
+            not may_close(wrapper, busy=connection.lock.locked())
+            # It went with a savepoint, maybe: closing it would fail, and the transaction with it.
+            or self._savepoints != connection.savepoint_rollbacks
+        ):
             self.orphan()
             return
         bridge = current_bridge()
@@ -142,6 +156,7 @@ class _Tracked(Noting, _NamedCursor):
             self.orphan()
             raise
         connection.open_cursors.discard(self.name)
+        connection.held_cursors.discard(self.name)
 
 
 class ServerSideCursor(_Tracked, django_base.ServerSideCursor):
@@ -221,6 +236,10 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             on_loop_of(session.pool, session.pool.clear)
         super().release()
 
+    def _savepoint_rollback(self, sid: str) -> None:
+        super()._savepoint_rollback(sid)
+        self.connection.savepoint_rollbacks += 1
+
     def _commit(self) -> None:
         connection = self.connection
         if self.scope is not None and connection is not None and connection.is_failed():
@@ -231,6 +250,18 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
                 "may fail into a block of its own (a savepoint), and catch its error outside."
             )
         super()._commit()
+        self._transaction_ended()
+
+    def _rollback(self) -> None:
+        super()._rollback()
+        self._transaction_ended()
+
+    def _transaction_ended(self) -> None:
+        """Forget the cursors that ended with it: all but those WITH HOLD."""
+        connection = self.connection
+        if connection is not None and connection.is_settled():
+            connection.open_cursors &= connection.held_cursors
+            connection.orphaned_cursors &= connection.held_cursors
 
     def is_away(self, error: Exception) -> bool:
         """Whether the server is unreachable, starting up, shutting down, or has no room."""
@@ -302,6 +333,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         connection._prepared.prepare_threshold = known.prepare_threshold
         connection._prepared.prepared_max = known.prepared_max
         connection.open_cursors.clear()
+        connection.held_cursors.clear()
         connection.orphaned_cursors.clear()
         self.init_connection_state()
         connection.forget_state()

@@ -78,6 +78,10 @@ class Connection(psycopg.Connection[Any]):
         self.lock = self.guard  # type: ignore[assignment]
         self.open_cursors: set[str] = set()
         self.orphaned_cursors: set[str] = set()
+        self.held_cursors: set[str] = set()
+        """Those of them that outlive their transaction."""
+        self.savepoint_rollbacks = 0
+        """How many savepoints were rolled back, and with each what was declared in it."""
         self._watched: DuplicatedSocket | None = None
         self._future: asyncio.Future[None] | None = None
         self._ready = 0
@@ -384,6 +388,7 @@ class Connection(psycopg.Connection[Any]):
             if name in orphans:
                 yield from self._exec_command(sql.SQL("CLOSE {}").format(sql.Identifier(name)))
         self.open_cursors -= orphans
+        self.held_cursors -= orphans
         self.orphaned_cursors -= orphans
 
     def note(self, trace: Trace, query: bytes) -> None:
