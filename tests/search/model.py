@@ -120,14 +120,21 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
         return node.args["alias"] in frame.blocks or frame.run.tainted
     if isinstance(error, EnteredElsewhere):
         return any(each.args.get("how") == OTHER_TASK for each in program.walk())
+    if getattr(error, "search_interrupted", False):
+        return True
     if isinstance(error, BlockInterrupted):
-        return getattr(error, "search_interrupted", False) or frame.run.tainted
+        return frame.run.tainted
+    if isinstance(error, ScopeEnded) and node.kind == "iterate_sync":
+        # A hold that was begun meanwhile has its connection, and was dropped.
+        return any(each.kind == "iterate" for each in program.walk())
     troubled = any(block.is_troubled for block in frame.blocks.values())
     if isinstance(error, TransactionManagementError) and (troubled or frame.run.tainted):
         return True
     if isinstance(error, NuagesError):
         return False
-    shares = bool(frame.around) or node.kind in HOLDERS or node.kind == "atomic"
+    shares = (
+        frame.run.tainted or bool(frame.around) or node.kind in HOLDERS or node.kind == "atomic"
+    )
     if isinstance(error, (OperationalError, TransactionManagementError)) and shares:
         return cancels_twice(program)
     if isinstance(error, InterfaceError) and frame.late:

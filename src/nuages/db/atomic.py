@@ -21,7 +21,7 @@ from nuages.db.backends.base.driver import may_do_io
 from nuages.db.routing import Storage
 from nuages.db.scopes import tree
 from nuages.db.scopes.admission import Admission, take_turn
-from nuages.db.scopes.chain import current_chain
+from nuages.db.scopes.chain import chain_or_thread, current_chain
 from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.finalising import (
     end_left,
@@ -213,10 +213,12 @@ def _why_not(node: Node, left_open: Node | None) -> Exception | None:
 def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None) -> None:
     scope = node.scope
     wrapper: Any = scope.wrapper
+    outer, wrapper.left_by = wrapper.left_by, chain_or_thread()
     try:
         with scope.ended_by_caller():
             django_exit(atomic, *exc_info)
     finally:
+        wrapper.left_by = outer
         if not wrapper._needs_rollback:
             # Its frames may hold what keeps this very connection, in a generator that was left.
             wrapper.rollback_exc = None

@@ -77,6 +77,8 @@ class Storage(RoutedStorage):
             end_left(node.scope)
             node = current_node(alias)
         if node is not None:
+            if asyncio._get_running_loop() is None:
+                node.wrapper.seen_by_threads = True
             return node.wrapper
         chain = current_chain()
         if chain is not None:

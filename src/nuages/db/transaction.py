@@ -67,9 +67,9 @@ def _must_not_wait(scope: Scope) -> bool:
         # It is over; the wrapper may serve somebody else.
         return False
     raw = scope.wrapper.connection
-    return (
-        scope.pool is None or scope.pool.loop.is_closed() or (raw is not None and raw.is_working())
-    )
+    if raw is None or not raw.is_alive() or raw.is_working():
+        return True
+    return scope.pool is None or scope.pool.loop.is_closed()
 
 
 async def entered(enter: Callable[[], T], undo: Callable[..., object]) -> T:

@@ -7,10 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
-from django.db import OperationalError, connections, transaction
+from django.db import DatabaseError, OperationalError, connections, transaction
 
 from nuages.db import aatomic, acursor, detached, hold_connection
-from nuages.exceptions import BlockInterrupted, OutcomeUnknown
+from nuages.exceptions import OutcomeUnknown
 from tests.search.model import OTHER_TASK, HookFailed, says_committed
 from tests.search.program import ASYNC, SYNC, Node
 from tests.search.running import Frame, run_async, run_sync, statement, tell
@@ -38,7 +38,7 @@ class Watched:
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         block = self.block
-        if isinstance(error, BlockInterrupted) and block.troubled:
+        if isinstance(error, DatabaseError) and block.troubled:
             error.search_interrupted = True  # type: ignore[attr-defined]
         if error is None and self.frame.run.tainted:
             block.outcome = "unknown"

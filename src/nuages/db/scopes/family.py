@@ -153,6 +153,8 @@ def dismiss(wrapper: Lease, chain: Chain | None) -> None:
     if family is None or wrapper.serves is not chain or wrapper.role != "lease":
         return
     wrapper.serves = None
+    if wrapper.seen_by_threads:
+        return
     if wrapper.scope is None and wrapper.connection is None and wrapper.session is None:
         for cached in _OF_SETTINGS:
             vars(wrapper).pop(cached, None)

@@ -29,6 +29,8 @@ class Lease(Protocol):
     forked: bool
     """Whether a block is open on it that the parent process goes on with."""
 
+    seen_by_threads: bool
+    """Whether a thread has found it in a scope, and may be about to use it when that has ended."""
     in_atomic_block: bool
     needs_rollback: bool
     autocommit: bool
@@ -49,6 +51,9 @@ class Lease(Protocol):
 
     def release(self) -> None:
         """Give the connection back to the pool."""
+
+    def chain_at_work(self) -> Chain | None:
+        """Return a chain that has a cursor open on it, and goes on; None for none."""
 
     def drop_connection(self) -> None:
         """Close the connection without I/O and be as new."""

@@ -157,14 +157,17 @@ class Scope:
         if wrapper.connection is None or wrapper.role != "lease":
             return
         chain = current_chain()
-        if chain is None or self.left:
+        if self.root.was_dropped and (at_work := wrapper.chain_at_work()) is not None:
+            # Its consumer was in it, and has begun to read something there.
+            chain = at_work
+        elif chain is None or self.left:
             wrapper.release()
             dismiss(wrapper, None)
             return
         serve(wrapper, chain)
         chain.has_lease(wrapper)
         chain.wrappers.setdefault(wrapper.alias, wrapper)
-        if wrapper.lends:
+        if wrapper.lends and chain is current_chain():
             wrapper.lend()
 
     def let_go(self) -> None:

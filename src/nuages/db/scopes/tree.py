@@ -355,7 +355,7 @@ def _barrier(start: Node) -> Node | None:
 
     Raises `ScopeEnded` where a block around the caller's cannot commit any more.
     """
-    barrier = None
+    barrier: Node | None = None
     in_block = False
     """Whether a block of the path goes on: with its connection, whatever the root becomes."""
     step: Node | None = start
@@ -363,19 +363,21 @@ def _barrier(start: Node) -> Node | None:
         if step.state is KILLED:
             raise ScopeEnded(task=caller_label())
         if step.is_closed_to_caller:
-            barrier, in_block = step, False
+            is_outside, in_block = True, False
         elif step.abandoned and step.kind in _BLOCKS:
             if in_block:
                 raise ScopeEnded(task=caller_label())
-            barrier = step
+            is_outside = True
         elif step.abandoned or (step.kind is Kind.PIN and not step.owned_by_caller):
-            if not in_block:
-                if barrier is not None and not _is_passable(barrier):
-                    # A block in the pin that is over, in which the caller was started.
-                    raise ScopeEnded(task=caller_label())
-                barrier = step
-        elif step.kind in _BLOCKS:
-            in_block = True
+            is_outside = not in_block
+        else:
+            is_outside = False
+            in_block = in_block or step.kind in _BLOCKS
+        if is_outside:
+            if barrier is not None and not _is_passable(barrier):
+                # A block in it that is over, in which the caller was started.
+                raise ScopeEnded(task=caller_label())
+            barrier = step
         step = step.parent
     return barrier
 

@@ -18,7 +18,7 @@ import asyncio
 import functools
 import weakref
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -38,11 +38,18 @@ from nuages.db.pool import reconnect
 from nuages.db.pool.options import PoolOptions, check_seconds
 from nuages.db.pool.pool import Pool, Session, logger, on_loop_of
 from nuages.db.scopes.admission import take_turn
-from nuages.db.scopes.chain import Chain, current_chain
+from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain
+from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.finalising import is_collecting
 from nuages.db.scopes.scope import Scope, manual_mode
 from nuages.db.scopes.tree import Kind, current_node, enter
-from nuages.exceptions import ForkedBlock, IterationEnded, NotCommitted, SyncInCoroutine
+from nuages.exceptions import (
+    ForkedBlock,
+    IterationEnded,
+    NotCommitted,
+    ScopeEnded,
+    SyncInCoroutine,
+)
 from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
 
 # Here, since the app that registers the other checks is what it misses.
@@ -61,6 +68,7 @@ if TYPE_CHECKING:
 
         def _commit(self) -> None: ...
         def _rollback(self) -> None: ...
+        def _savepoint_rollback(self, sid: str) -> None: ...
         def _set_autocommit(self, autocommit: bool) -> None: ...
         def _prepare_cursor(self, cursor: Any) -> Any: ...
 
@@ -70,6 +78,25 @@ else:
 
 def _refuse_rows(*args: Any) -> NoReturn:
     raise IterationEnded()
+
+
+class _OpenCursor(weakref.ref[Any]):
+    """A cursor, and the chain that opened it: weakly, both."""
+
+    __slots__ = ("chain",)
+
+    chain: Callable[[], Chain | None]
+
+
+def _opened(cursor: Any) -> _OpenCursor:
+    opened = _OpenCursor(cursor)
+    chain = current_chain()
+    opened.chain = _none if chain is None else weakref.ref(chain)
+    return opened
+
+
+def _none() -> None:
+    return None
 
 
 class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Base):
@@ -83,11 +110,15 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
     """Whether it is a thread's, which has its connection for a statement, or block, at a time."""
     forked = False
     """Whether this process was forked in a block of it, which only the parent goes on with."""
+    seen_by_threads = False
+    """Whether a thread has found it in a scope, and may be about to use it when that has ended."""
+    _transaction_over = False
+    """Whether a COMMIT or ROLLBACK was answered since the transaction began."""
     _lent: Session | None = None
     """What the thread had until its last statement ended, and may find again (`lend`)."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._cursors: list[weakref.ref[Any]] = []
+        self._cursors: list[_OpenCursor] = []
         self._iterations: weakref.WeakSet[Any] = weakref.WeakSet()
         super().__init__(*args, **kwargs)
 
@@ -142,6 +173,9 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         return opener if isinstance(opener, Chain) else None
 
     def _check_out(self, chain: Chain) -> None:
+        if self.scope is None and self.serves is not chain and self.family is not None:
+            # Found in a block that has ended meanwhile, in another thread.
+            raise ScopeEnded(task=caller_label())
         self._drop_session()
         self.lends = False
         # However the last session went.
@@ -238,7 +272,7 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         if self.role == "lease":
             if len(self._cursors) >= 16:
                 self._has_cursor()
-            self._cursors.append(weakref.ref(cursor))
+            self._cursors.append(_opened(cursor))
             if self.lends:
                 made = super()._prepare_cursor(cursor)
                 made.close = functools.partial(self._close_and_lend, cursor)
@@ -256,10 +290,23 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         """As in Django; the rows that are left do not keep a lease, but on the server."""
         made = super().chunked_cursor()
         if self._cursors and self._cursors[-1]() is made.cursor:
-            self._cursors.pop()  # it executes once
+            vars(made)["opened"] = self._cursors.pop()  # it executes once
         if self.role == "lease":
             self._iterations.add(made)
         return made
+
+    def chain_at_work(self) -> Chain | None:
+        """Return a chain on this loop that has a cursor open here, and goes on; None for none."""
+        self._has_cursor()
+        opened = [*self._cursors]
+        for made in tuple(self._iterations):
+            if "opened" in vars(made) and self.has_rows_left(made.cursor):
+                opened.append(vars(made)["opened"])
+        for each in opened:
+            chain = each.chain()
+            if chain is not None and not (chain.ended or chain.in_thread):
+                return chain
+        return None
 
     def _end_iterations(self) -> None:
         """At give-back: whoever goes on with an `iterator()` is told why it cannot."""
@@ -531,6 +578,11 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         if self.connection is None and self.role == "lease":
             # Django would do nothing, and the block would end as if it had been committed.
             raise NotCommitted()
+        self._transaction_over = False
+        self._send_commit()
+        self._transaction_over = True
+
+    def _send_commit(self) -> None:
         bridge = current_bridge()
         if bridge is None:
             super()._commit()
@@ -560,6 +612,7 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
             self._drop_session()
             return
         super()._rollback()
+        self._transaction_over = True
 
     def _terminate(self) -> None:
         if self.connection is not None:
@@ -595,12 +648,12 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         if self.role != "lease":
             self._switch_autocommit(autocommit, force_begin_transaction_with_broken_autocommit)
             return
-        ending = self.scope is not None and self.scope.ending is not None
+        ending = self._is_ending()
         if autocommit and ending:
             if not self.run_commit_hooks_on_set_autocommit_on:
                 # Not committed. Where its end was interrupted, Django has not come to this.
                 self.run_on_commit = []
-            if not self._is_dead() and not self.connection.is_settled():
+            if not self._is_dead() and not self._is_settled():
                 # Its end was interrupted; what came of it is not known here.
                 self._terminate()
             if self._is_dead():
@@ -610,9 +663,23 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         if not force_begin_transaction_with_broken_autocommit and not ending:
             manual_mode(self, on=not autocommit)
 
+    def _is_ending(self) -> bool:
+        """Whether a block of it ends: one of its scope, or the caller's whose scope is over."""
+        scope = self.scope
+        if scope is None:
+            return self.left_by is not None and self.left_by is chain_or_thread()
+        return scope.ending is not None
+
+    def _is_settled(self) -> bool:
+        """Whether the transaction is over, and no thread is about to send a statement of it."""
+        settled: bool = self.connection.is_settled()
+        return settled and (self._transaction_over or not self.connection.is_working())
+
     def _switch_autocommit(self, autocommit: bool, force_begin: bool) -> None:
+        if not autocommit:
+            self._transaction_over = False
         committed = self.run_commit_hooks_on_set_autocommit_on
-        ending = self.scope is not None and self.scope.ending is not None
+        ending = self._is_ending()
         try:
             super().set_autocommit(autocommit, force_begin)
         except Error as error:

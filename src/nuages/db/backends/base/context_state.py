@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -25,7 +26,7 @@ from nuages.db.engines import PREFIX
 from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain
 from nuages.db.scopes.family import Family
 from nuages.db.scopes.tree import current_node
-from nuages.exceptions import SyncInCoroutine
+from nuages.exceptions import ScopeEnded, SyncInCoroutine
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper as _Base
@@ -50,7 +51,15 @@ OWN = frozenset(
         *("_at_work", "_committed_by", "_cursors", "_execute_wrappers", "_force_debug_cursor"),
         *("_given_server_data", "_is_pools_doing", "_needs_rollback", "_queries_log", "_shared"),
         *("_iterations", "_lent", "_statement_timeout", "family", "gives_back", "role", "scope"),
-        *("forked", "lends", "serves", "session"),
+        *(
+            "_transaction_over",
+            "forked",
+            "left_by",
+            "lends",
+            "seen_by_threads",
+            "serves",
+            "session",
+        ),
     }
 )
 """The attributes that are each wrapper's own."""
@@ -119,6 +128,8 @@ class ContextState(_Base):
     """The chain that it serves, outside scopes."""
     scope: Scope | None
     role: str
+    left_by: Chain | threading.Thread | None = None
+    """Who is ending a block of it."""
     gives_back = False
     """Whether its session is being given back, so that `close()` closes nothing."""
     is_subclassed = False
@@ -164,7 +175,13 @@ class ContextState(_Base):
         """The wrapper that serves the calling code: mostly this one."""
         if self.gives_back or self.role == "plain":
             return self
-        node = current_node(self.alias)
+        try:
+            node = current_node(self.alias)
+        except ScopeEnded:
+            if self.left_by is not None and self.left_by is chain_or_thread():
+                # The end of a block, in a hold that has ended meanwhile.
+                return self
+            raise
         if node is not None:
             there = connections[self.alias] if node.scope.unended else node.wrapper
         else:

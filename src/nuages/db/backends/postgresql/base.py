@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import itertools
 import os
 import re
 import socket
@@ -76,6 +77,8 @@ _AWAY = (
 # admin_shutdown, crash_shutdown, database_dropped, idle_session_timeout; and
 # statement_completion_unknown.
 _ENDS_SESSION = ("57P01", "57P02", "57P04", "57P05", "40003")
+
+_numbers = itertools.count(1)
 
 if TYPE_CHECKING:
     _NamedCursor = psycopg.ServerCursor[Any]
@@ -281,6 +284,9 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         if not name:
             return super().create_cursor(name)
         connection = self.connection
+        # Django counts them for each wrapper, and a connection serves one after another: it may
+        # have one of that name open that is still to be closed.
+        name = f"{name}_{next(_numbers)}"
         kind = (
             ServerBindingServerSideCursor
             if self.settings_dict["OPTIONS"].get("server_side_binding") is True
