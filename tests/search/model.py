@@ -105,7 +105,7 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
     if isinstance(error, PoolTimeout):
         return program.pool < most_connections(program)
     if isinstance(error, OutcomeUnknown):
-        return frame.cancelled
+        return frame.cancelled or cancels_twice(program)
     if isinstance(error, ScopeEnded):
         return frame.late or frame.run.tainted
     if isinstance(error, OpenBlock):

@@ -71,7 +71,12 @@ def enter_atomic(atomic: Atomic) -> None:
         django_enter(atomic)
         return
     else:
-        node = _nest(atomic, wrapper, wrapper.scope)
+        nested = _nest(atomic, wrapper, wrapper.scope)
+        if nested is None:
+            # What it was to be in was a generator's, which was dropped just now.
+            enter_atomic(atomic)
+            return
+        node = nested
     node.atomic = atomic
     node.depth = (len(wrapper.atomic_blocks), len(wrapper.savepoint_ids))
     generators = atomic.__dict__.pop("_nuages_generators", None)
@@ -81,14 +86,18 @@ def enter_atomic(atomic: Atomic) -> None:
     atomic.__dict__.setdefault("_nuages_nodes", []).append(node)
 
 
-def _nest(atomic: Atomic, wrapper: LoopWrapper, scope: Scope) -> Node:
-    """Enter a block in a scope: in its turn, which it has until it ends."""
+def _nest(atomic: Atomic, wrapper: LoopWrapper, scope: Scope) -> Node | None:
+    """Enter a block in a scope: in its turn, which it has until it ends.
+
+    None where the calling code is outside of it by now.
+    """
     admission = Admission(wrapper)
     # In a thread without a chain the call is this function's to end.
     call = take_turn(wrapper, scope)
     try:
         here = call or current_node(wrapper.alias)
-        assert here is not None
+        if here is None or here.scope is not scope:
+            return None
         node = Node(Kind.SAVEPOINT, scope, here, current_chain())
         tree.acquire_turn(here, node)
         if not wrapper.in_atomic_block:
@@ -143,10 +152,7 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
         return
     if is_collecting() or _is_finalised(node, exc_info[0]):
         # Rolled back whatever it ends with: nobody hears of what a finaliser commits.
-        closed = GeneratorExit()
-        leave_to_others(
-            node.scope, functools.partial(_exit_node, node, atomic, GeneratorExit, closed, None)
-        )
+        leave_to_others(node.scope, functools.partial(_exit_dropped, node, atomic))
         return
     if node.scope.unended:
         end_left(node.scope)
@@ -169,6 +175,15 @@ def _is_finalised(node: Node, kind: type[BaseException] | None) -> bool:
         return False
     raw = node.wrapper.connection
     return not may_do_io_here() and raw is not None and raw.is_alive()
+
+
+def _exit_dropped(node: Node, atomic: Atomic) -> None:
+    """Roll back a block that a finaliser has left; nothing where the one around it ends."""
+    try:
+        _exit_node(node, atomic, GeneratorExit, GeneratorExit(), None)
+    except ScopeEnded:
+        if not (node.ended or tree.is_over(node.parent)):
+            raise
 
 
 def _exit_node(node: Node, atomic: Atomic, *exc_info: Any) -> None:
