@@ -232,6 +232,14 @@ def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None
     try:
         with scope.ended_by_caller():
             django_exit(atomic, *exc_info)
+    except Exception:
+        raise
+    except BaseException:
+        # Cancelled while it waited to roll its savepoint back, which was not done then. Django
+        # reckons with the database's errors only, and the block around it would commit.
+        if node.kind is Kind.SAVEPOINT:
+            node.interrupted = wrapper._needs_rollback = True
+        raise
     finally:
         wrapper.left_by = outer
         if not wrapper._needs_rollback:

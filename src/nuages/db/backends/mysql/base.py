@@ -289,7 +289,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     def _rollback(self) -> None:
         # As in Django: some tables know no transactions.
         with suppress(err.NotSupportedError):
-            super(_DjangoWrapper, self)._rollback()
+            super()._rollback()
 
     def _set_autocommit(self, autocommit: bool) -> None:
         bridge = current_bridge()

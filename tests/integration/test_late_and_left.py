@@ -1,0 +1,340 @@
+"""What is late, left or interrupted on a connection that others use as well.
+
+Each was found by random programs (`tests/search`). The judge is a plain connection of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from asgiref.sync import sync_to_async
+from django.db import DatabaseError, IntegrityError, connection, transaction
+
+from nuages import off_loop, on_loop
+from nuages.db import aatomic, acursor, aon_commit, hold_connection
+from nuages.exceptions import BlockInterrupted, ScopeEnded
+from tests import judge
+from tests.integration.conftest import Run
+from tests.integration.pool_tools import options
+from tests.integration.scope_tools import Failure, pool_stats, until
+from tests.library.models import Author
+
+pytestmark = [pytest.mark.every_database, pytest.mark.every_loop]
+
+SLOW = {
+    "postgresql": "SELECT pg_sleep(0.3)",
+    "mysql": "SELECT SLEEP(0.3)",
+    "sqlite": (
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 2000000)"
+        " SELECT max(i) FROM n"
+    ),
+}
+SEEDS = [f"seed {number}" for number in range(9)]
+
+
+async def seed() -> None:
+    await Author.objects.abulk_create([Author(name=name) for name in SEEDS])
+
+
+def seeded() -> Any:
+    return Author.objects.filter(name__startswith="seed").order_by("name")
+
+
+async def with_block() -> AsyncIterator[None]:
+    async with aatomic():
+        await Author.objects.acreate(name="of the generator")
+        yield None
+        yield None
+
+
+async def with_hold() -> AsyncIterator[None]:
+    async with hold_connection():
+        await Author.objects.acount()
+        yield None
+        yield None
+
+
+def test_a_savepoint_whose_rollback_was_cancelled_is_not_committed(
+    database: str, run: Run
+) -> None:
+    """It waits for the connection, on which a task of the block is at work."""
+
+    async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+
+        async def work() -> None:
+            async with acursor() as cursor:
+                await cursor.execute(SLOW[database])
+
+        with pytest.raises(BlockInterrupted):
+            async with aatomic():
+                await Author.objects.acreate(name="outer")
+                with pytest.raises(asyncio.CancelledError):
+                    async with aatomic():
+                        await Author.objects.acreate(name="inner")
+                        slow = asyncio.create_task(work())
+                        await until(lambda: connection.connection.is_working())
+                        asyncio.get_running_loop().call_soon(task.cancel)
+                        raise Failure
+                task.uncancel()
+                await asyncio.wait([slow])
+        slow.exception()
+        async with aatomic():
+            await Author.objects.acreate(name="after")
+
+    run(main)
+    assert judge.authors() == ["after"]
+
+
+@pytest.mark.parametrize("outer", [acursor, hold_connection])
+def test_a_thread_is_refused_when_its_block_in_a_pin_is_over(
+    database: str, run: Run, outer: Callable[[], Any]
+) -> None:
+    """Its task was cancelled, and asgiref leaves the thread."""
+
+    async def main() -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        go, ended = threading.Event(), threading.Event()
+        outcome: list[Any] = []
+
+        def work() -> None:
+            try:
+                Author.objects.create(name="in time")
+                loop.call_soon_threadsafe(task.cancel)
+                assert go.wait(30)
+                Author.objects.create(name="late")
+            except BaseException as error:
+                outcome.append(type(error))
+                raise
+            finally:
+                ended.set()
+
+        with pytest.raises(asyncio.CancelledError):
+            async with outer(), aatomic():
+                await sync_to_async(work, thread_sensitive=False)()
+        task.uncancel()
+        go.set()
+        assert await asyncio.to_thread(ended.wait, 30)
+        assert outcome == [ScopeEnded]
+
+    run(main)
+    assert judge.authors() == []
+
+
+@pytest.mark.parametrize("outer", [acursor, hold_connection])
+def test_a_task_is_refused_when_its_block_in_a_pin_is_over(
+    database: str, run: Run, outer: Callable[[], Any]
+) -> None:
+    async def main() -> None:
+        go = asyncio.Event()
+
+        async def outlives() -> None:
+            await go.wait()
+            with pytest.raises(ScopeEnded):
+                await Author.objects.acreate(name="late")
+
+        async with outer():
+            async with aatomic():
+                task = asyncio.create_task(outlives())
+            go.set()
+            await task
+
+        async with outer(), aatomic():
+            go.clear()
+            task = asyncio.create_task(outlives())
+        go.set()
+        await task
+
+    run(main)
+    assert judge.authors() == []
+
+
+def test_sync_code_reads_on_where_a_dropped_iteration_had_begun(database: str, run: Run) -> None:
+    """Its cursor is on the connection of the iteration, which is collected meanwhile."""
+
+    async def abandon() -> None:
+        cycle: list[Any] = [seeded().values_list("name").aiterator(chunk_size=2)]
+        cycle.append(cycle)
+        await anext(cycle[0])
+
+    @on_loop
+    def read() -> list[str]:
+        found = []
+        for author in seeded().iterator(chunk_size=2):
+            found.append(author.name)
+            off_loop(gc.collect)()
+        return found
+
+    async def main() -> None:
+        await seed()
+        gc.disable()
+        try:
+            await abandon()
+            assert await read() == SEEDS
+        finally:
+            gc.enable()
+
+    run(main)
+
+
+@pytest.mark.parametrize("generate", [with_block, with_hold])
+def test_an_iteration_goes_on_when_a_generator_is_dropped_in_its_body(
+    database: str, run: Run, generate: Callable[[], AsyncIterator[None]]
+) -> None:
+    async def main() -> None:
+        await seed()
+        found = []
+        async for author in seeded().aiterator(chunk_size=2):
+            async for _ in generate():
+                break
+            # The turns in which the loop's task closes the generator.
+            for _ in range(5):
+                await asyncio.sleep(0)
+            found.append(author.name)
+        assert found == SEEDS
+
+    run(main)
+    assert judge.authors() == SEEDS
+
+
+def test_tasks_of_a_consumer_go_on_when_a_hold_is_dropped(database: str, run: Run) -> None:
+    async def main() -> None:
+        for number in range(5):
+            async for _ in with_hold():
+                tasks = [
+                    asyncio.create_task(Author.objects.acreate(name=f"{number} {name}"))
+                    for name in "abcdefgh"
+                ]
+                await asyncio.sleep(0)
+                break
+            await asyncio.gather(*tasks)
+            later = [
+                asyncio.create_task(Author.objects.acreate(name=f"{number} {name}"))
+                for name in "xyz"
+            ]
+            await asyncio.gather(*later)
+
+    run(main)
+    assert judge.authors() == [f"{number} {name}" for number in range(5) for name in "abcdefghxyz"]
+
+
+def test_an_error_in_a_block_keeps_no_dropped_hold(database: str, run: Run) -> None:
+    """Django keeps the error on the connection, and it the frames of who has dropped that."""
+
+    async def main() -> None:
+        await seed()
+
+        async def fail() -> None:
+            async for _ in with_hold():
+                async with aatomic():
+                    await Author.objects.acreate(name=SEEDS[0])
+
+        with pytest.raises(IntegrityError):
+            await fail()
+        gc.collect()
+        await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)
+
+
+def test_a_hook_gets_a_connection_after_an_iteration_was_dropped_in_its_block(
+    database: str, run: Run
+) -> None:
+    """The pool has one, which the committing task has still: holders do not wait for holders."""
+    options(max_size=1, timeout=5)
+
+    async def main() -> None:
+        await seed()
+
+        async def hook() -> None:
+            await Author.objects.acreate(name="by a hook")
+
+        async def work() -> None:
+            async with aatomic():
+                await aon_commit(hook)
+                async for _ in seeded().aiterator(chunk_size=2):
+                    return
+
+        await work()
+
+    run(main)
+    assert judge.authors() == ["by a hook", *SEEDS]
+
+
+def test_a_dropped_block_ends_nothing_of_whom_its_wrapper_serves_next(
+    database: str, run: Run
+) -> None:
+    async def main() -> None:
+        for number in range(20):
+            task = asyncio.current_task()
+            assert task is not None
+
+            async def work() -> None:
+                async with aatomic():
+                    async for _ in with_block():
+                        raise Failure
+
+            with pytest.raises(Failure):
+                await work()
+            await Author.objects.acreate(name=f"{number:02}")
+
+    run(main)
+    assert judge.authors() == [f"{number:02}" for number in range(20)]
+
+
+def test_a_rollback_by_hand_on_a_connection_that_is_gone(database: str, run: Run) -> None:
+    """It has happened; the error that the program is about to raise is not replaced."""
+
+    @on_loop
+    def work() -> None:
+        transaction.set_autocommit(False)
+        try:
+            Author.objects.create(name="lost")
+            connection.connection.terminate()
+            raise Failure
+        except BaseException:
+            transaction.rollback()
+            raise
+        finally:
+            transaction.set_autocommit(True)
+
+    async def main() -> None:
+        with pytest.raises(Failure):
+            await work()
+        await Author.objects.acreate(name="after")
+
+    run(main)
+    assert judge.authors() == ["after"]
+
+
+def test_a_cursor_of_a_savepoint_that_was_rolled_back(database: str, run: Run) -> None:
+    """Closed later, on PostgreSQL it would fail, and with it the transaction around it."""
+
+    @on_loop
+    def work() -> None:
+        with transaction.atomic():
+            Author.objects.create(name="kept")
+            rows = None
+            with suppress(Failure), transaction.atomic():
+                rows = seeded().iterator(chunk_size=2)
+                next(rows)
+                raise Failure
+            del rows
+            Author.objects.create(name="kept, too")
+
+    async def main() -> None:
+        await seed()
+        await work()
+        with suppress(DatabaseError):
+            await Author.objects.acount()
+
+    run(main)
+    assert judge.authors() == ["kept", "kept, too", *SEEDS]
