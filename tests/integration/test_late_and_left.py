@@ -17,7 +17,7 @@ from asgiref.sync import sync_to_async
 from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from nuages import off_loop, on_loop
-from nuages.db import aatomic, acursor, aon_commit, hold_connection
+from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 from nuages.exceptions import BlockInterrupted, ScopeEnded
 from tests import judge
 from tests.integration.conftest import Run
@@ -338,3 +338,28 @@ def test_a_cursor_of_a_savepoint_that_was_rolled_back(database: str, run: Run) -
 
     run(main)
     assert judge.authors() == ["kept", "kept, too", *SEEDS]
+
+
+def test_a_dropped_iteration_gives_its_connection_back_in_a_task_whose_hold_is_over(
+    database: str, run: Run
+) -> None:
+    async def main() -> None:
+        await seed()
+        go = asyncio.Event()
+
+        async def outlives() -> None:
+            await go.wait()
+            async with detached():
+                async for _ in seeded().aiterator(chunk_size=2):
+                    raise Failure
+
+        async with hold_connection():
+            task = asyncio.create_task(outlives())
+        go.set()
+        with pytest.raises(Failure):
+            await task
+        del task
+        gc.collect()
+        await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)

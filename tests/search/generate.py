@@ -194,7 +194,12 @@ def _detached(maker: _Maker, spot: Spot) -> Node:
 def _manual(maker: _Maker, spot: Spot) -> Node:
     alias = maker.alias(spot)
     args = {"alias": alias, "end": maker.pick("commit", "commit", "rollback")}
-    return Node("manual", args, maker.body(replace(_in_block(spot, alias), manual=True)))
+    body = maker.body(replace(_in_block(spot, alias), manual=True))
+    if maker.vendor == "sqlite":
+        # As in stock Django a savepoint that is the first statement is the transaction, which its
+        # end commits.
+        body = (Node("write", {"alias": alias, "how": "create"}), *body)
+    return Node("manual", args, body)
 
 
 def _iterate(maker: _Maker, spot: Spot) -> Node:

@@ -232,7 +232,7 @@ async def hook_async(node: Node, frame: Frame) -> None:
     """Register a hook by aon_commit()."""
     note, hook = _hook(node, frame)
     await aon_commit(hook, node.args["alias"])
-    note.state = "done"
+    note.state = "unknown" if frame.run.tainted else "done"
 
 
 @statement("hook", SYNC)
@@ -240,4 +240,4 @@ def hook_sync(node: Node, frame: Frame) -> None:
     """Register a hook by on_commit()."""
     note, hook = _hook(node, frame)
     transaction.on_commit(hook, node.args["alias"])
-    note.state = "done"
+    note.state = "unknown" if frame.run.tainted else "done"

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, TypeVar
 
 from django.db import connections
-from django.db.models.query import RawQuerySet, aprefetch_related_objects
+from django.db.models.query import BaseIterable, RawQuerySet, aprefetch_related_objects
 
 from nuages.bridge import current_bridge, on_loop
 from nuages.bridge.generators import generators_around
@@ -79,72 +79,107 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
         raise ValueError("Chunk size must be strictly positive.")
     chunked = not connections[self.db].settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
     iterable = self._iterable_class(self, chunked_fetch=chunked, chunk_size=chunk_size)
-    items = aiter(iterable)
+    # No generator in this one: a collection that finds both would have both closed at once.
+    is_own = all(
+        getattr(type(iterable), name) is getattr(BaseIterable, name)
+        for name in ("__aiter__", "_async_generator")
+    )
+    chunks = _Chunks(iterable) if is_own else _ChunksOf(aiter(iterable), chunk_size)
     try:
-        if not self._prefetch_related_lookups:
-            async for item in items:
+        while chunk := await chunks.next():
+            if self._prefetch_related_lookups:
+                await aprefetch_related_objects(chunk, *self._prefetch_related_lookups)
+            for item in chunk:
                 yield item
-            return
-        batch: list[Any] = []
-        async for item in items:
-            batch.append(item)
-            if len(batch) >= chunk_size:
-                await aprefetch_related_objects(batch, *self._prefetch_related_lookups)
-                for result in batch:
-                    yield result
-                batch.clear()
-        if batch:
-            await aprefetch_related_objects(batch, *self._prefetch_related_lookups)
-            for result in batch:
-                yield result
     finally:
-        await items.aclose()
+        await chunks.aclose()
 
 
 async def iterate(self: Any) -> AsyncGenerator[Any, None]:
     """Iterate asynchronously over one of Django's iterables, a chunk in each bridged call."""
-    # Not yet: some iterables, values_list()'s among them, query in `__iter__` already.
-    rows: Iterator[Any] | None = None
-    pin = _Pin(self.queryset.db) if self.chunked_fetch else None
-
-    def next_rows() -> list[Any]:
-        nonlocal rows
-        if rows is None:
-            rows = iter(self)
-        return list(itertools.islice(rows, self.chunk_size))
-
-    def next_slice() -> list[Any]:
-        if pin is None:
-            return next_rows()
-        found: list[Any] = pin.run(next_rows)
-        return found
-
-    def close_rows() -> None:
-        nonlocal rows
-        last, rows = rows, None
-        if (close_them := getattr(last, "close", None)) is not None:
-            close_them()
-        # What is no generator, a `map()` say, closes its cursor as it goes: here.
-
-    def close() -> None:
-        if pin is None:
-            close_rows()
-        else:
-            pin.close(close_rows)
-
+    chunks = _Chunks(self)
     try:
-        while True:
-            chunk = await native_rows(self, next_slice)
+        while chunk := await chunks.next():
             for item in chunk:
                 yield item
-            if len(chunk) < self.chunk_size:
-                break
     finally:
+        await chunks.aclose()
+
+
+class _ChunksOf:
+    """The items of somebody's own async iterator, in chunks."""
+
+    def __init__(self, items: Any, size: int) -> None:
+        self._items = items
+        self._size = size
+
+    async def next(self) -> list[Any]:
+        """Return the next chunk; an empty list at the end."""
+        found: list[Any] = []
+        async for item in self._items:
+            found.append(item)
+            if len(found) >= self._size:
+                break
+        return found
+
+    async def aclose(self) -> None:
+        """Let it end."""
+        if (close := getattr(self._items, "aclose", None)) is not None:
+            await close()
+
+
+class _Chunks:
+    """The rows of one of Django's iterables, each chunk in a bridged call of its own."""
+
+    def __init__(self, iterable: Any) -> None:
+        self._iterable = iterable
+        # Not yet: some iterables, values_list()'s among them, query in `__iter__` already.
+        self._rows: Iterator[Any] | None = None
+        self._pin = _Pin(iterable.queryset.db) if iterable.chunked_fetch else None
+        self._ended = False
+
+    async def next(self) -> list[Any]:
+        """Return the next chunk; an empty list at the end."""
+        if self._ended:
+            return []
+        chunk: list[Any] = await native_rows(self._iterable, self._next_slice)
+        self._ended = len(chunk) < self._iterable.chunk_size
+        return chunk
+
+    async def aclose(self) -> None:
+        """Close the cursor and let the connection go."""
         try:
-            await native_rows(self, close)
+            if self._pin is not None and self._pin.has_connection:
+                # Whatever the calling code is in: it may be a task that closes what was dropped.
+                await on_loop(self._close)()
+            else:
+                await native_rows(self._iterable, self._close)
         except ScopeEnded:
             # Left early in a block that is over by now, and with it the cursor.
-            rows = None
+            self._rows = None
+
+    def _next_slice(self) -> list[Any]:
+        if self._pin is None:
+            return self._next_rows()
+        found: list[Any] = self._pin.run(self._next_rows)
+        return found
+
+    def _next_rows(self) -> list[Any]:
+        if self._rows is None:
+            self._rows = iter(self._iterable)
+        return list(itertools.islice(self._rows, self._iterable.chunk_size))
+
+    def _close(self) -> None:
+        if self._pin is None:
+            self._close_rows()
+        else:
+            self._pin.close(self._close_rows)
+
+    def _close_rows(self) -> None:
+        last, self._rows = self._rows, None
+        if (close := getattr(last, "close", None)) is not None:
+            close()
+        # What is no generator, a `map()` say, closes its cursor as it goes: here.
 
 
 async def native_rows(iterable: Any, function: Callable[[], T]) -> T:
@@ -165,6 +200,11 @@ class _Pin:
         self._chain: Chain | None = None
         self._scope: Scope | None = None
         self._generators = generators_around()
+
+    @property
+    def has_connection(self) -> bool:
+        """Whether a connection is kept for the cursor, and for no block around it."""
+        return self._scope is not None
 
     def run(self, function: Callable[[], T]) -> T:
         """In a bridge: call `function` with the pinned lease."""

@@ -398,7 +398,12 @@ def _acquire(node: Node, child: Node) -> Node:
         live = live_ancestor(node)
         seals = live.scope.seals
         holder = live.turns.holder
-        if isinstance(holder, Node) and holder.kind in _BLOCKS and holder.has_no_task:
+        if (
+            isinstance(holder, Node)
+            and holder.kind in _BLOCKS
+            and holder.has_no_task
+            and not holder.was_dropped  # it is about to be ended
+        ):
             raise EnteredElsewhere(opener=holder.label, caller=child.label)
         try:
             taken = live.turns.acquire(child, timeout)
