@@ -345,20 +345,21 @@ def test_a_dropped_iteration_gives_its_connection_back_in_a_task_whose_hold_is_o
 ) -> None:
     async def main() -> None:
         await seed()
-        go = asyncio.Event()
+        inside, go = asyncio.Event(), asyncio.Event()
 
         async def outlives() -> None:
-            await go.wait()
-            async with detached():
-                async for _ in seeded().aiterator(chunk_size=2):
-                    raise Failure
+            with suppress(Failure):
+                async with detached():
+                    async for _ in seeded().aiterator(chunk_size=2):
+                        inside.set()
+                        await go.wait()
+                        raise Failure
 
         async with hold_connection():
             task = asyncio.create_task(outlives())
+            await inside.wait()
         go.set()
-        with pytest.raises(Failure):
-            await task
-        del task
+        await task
         gc.collect()
         await until(lambda: pool_stats()["used"] == 0)
 
