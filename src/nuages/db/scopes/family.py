@@ -51,14 +51,15 @@ class Family:
                 self._members = [one for one in self._members if one() is not None]
             self._members.append(weakref.ref(wrapper))
             wrapper.family = self
-            vars(wrapper).update(self.state)
+            for name, value in self.state.items():
+                vars(wrapper)[name] = wrapper.as_member(name, value)
 
     def set(self, name: str, value: Any) -> None:
         """Set an attribute of all members."""
         with self._lock:
             self.state[name] = value
             for member in self._living():
-                vars(member)[name] = value
+                vars(member)[name] = member.as_member(name, value)
 
     def delete(self, name: str) -> None:
         """Delete an attribute of all members, as far as they have it."""

@@ -37,6 +37,9 @@ class Lease(Protocol):
     atomic_blocks: list[Any]
     savepoint_ids: list[Any]
 
+    def as_member(self, name: str, value: Any) -> Any:
+        """Return what the member of a family is to have of an attribute that is set on it."""
+
     def is_idle(self) -> bool:
         """Tell whether the connection could serve somebody else right now."""
 

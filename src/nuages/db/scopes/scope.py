@@ -153,16 +153,19 @@ class Scope:
             if self.forget is not None:
                 on_loop_of(self.pool, self.forget)
         self.root.end()
+        chain = current_chain()
+        if wrapper.role == "lease":
+            # First: where somebody keeps it, it tells of the session of whoever it does not serve.
+            wrapper.serves = chain
         wrapper.forget_closed()
         if wrapper.connection is None or wrapper.role != "lease":
             return
-        chain = current_chain()
         if self.root.was_dropped and (at_work := wrapper.chain_at_work()) is not None:
             # Its consumer was in it, and has begun to read something there.
             chain = at_work
         elif chain is None or self.left:
             wrapper.release()
-            dismiss(wrapper, None)
+            dismiss(wrapper, chain)
             return
         serve(wrapper, chain)
         chain.has_lease(wrapper)

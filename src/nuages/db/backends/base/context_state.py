@@ -119,6 +119,21 @@ def _at_work(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
+class _Guarded:
+    """What replaces a method of a facade: bare coroutine code may not call it, as the method."""
+
+    def __init__(self, replaced: Any) -> None:
+        self.replaced = replaced
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if not may_do_io():
+            raise SyncInCoroutine()
+        return self.replaced(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.replaced, name)
+
+
 class ContextState(_Base):
     """Mixin: attributes of the context and of the session, told apart."""
 
@@ -154,6 +169,8 @@ class ContextState(_Base):
         if name in OWN or self.family is None or self._is_its_own(name):
             object.__setattr__(self, name, value)
         else:
+            if isinstance(value, _Guarded):
+                value = value.replaced
             self.family.set(name, value)
             if self.role != "plain" and callable(getattr(type(self), name, None)):
                 # It replaces a method, and who replaces one may keep this very wrapper.
@@ -164,6 +181,12 @@ class ContextState(_Base):
             object.__delattr__(self, name)
         else:
             self.family.delete(name)
+
+    def as_member(self, name: str, value: Any) -> Any:
+        """Return what the member is to have: the facade's replaced methods are guarded, too."""
+        if self.role == "facade" and name in AT_WORK and callable(value):
+            return _Guarded(value)
+        return value
 
     def _is_its_own(self, name: str) -> bool:
         """Whether a property of the class takes it, or the wrapper's own class is at work."""
