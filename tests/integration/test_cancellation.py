@@ -605,7 +605,7 @@ CLOSED_IN_A_THREAD = ["portal", "between", "sync"]
     ("kind", "where"),
     [(kind, "here") for kind in CLOSED_KINDS] + [(kind, "thread") for kind in CLOSED_IN_A_THREAD],
 )
-def test_a_coroutine_closed_by_hand_drops_its_connection_without_io(
+def test_a_coroutine_closed_by_hand_lets_its_connection_go_without_io(
     postgresql: dict[str, Any], run: Run, kind: str, where: str
 ) -> None:
     """As the garbage collector does, in any thread."""
@@ -652,8 +652,8 @@ def test_a_coroutine_closed_by_hand_drops_its_connection_without_io(
                 await asyncio.to_thread(coroutine.close)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
-            await until(lambda: where == "here" or the_pool().stats()["used"] == 0)
-            assert the_pool().stats()["used"] == 0
+            # Between two statements a task of the loop rolls back.
+            await until(lambda: the_pool().stats()["used"] == 0)
             await pg.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE "
                 "'%%pg_sleep(60)' AND pid <> pg_backend_pid()"

@@ -152,6 +152,9 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
         return
     if is_collecting() or _is_finalised(node, exc_info[0]):
         # Rolled back whatever it ends with: nobody hears of what a finaliser commits.
+        if not (is_collecting() or node.ended):
+            # It is over at once for all that was in it, whoever ends it.
+            node.seal()
         leave_to_others(node.scope, functools.partial(_exit_dropped, node, atomic))
         return
     if node.scope.unended:

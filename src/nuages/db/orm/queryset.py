@@ -7,7 +7,8 @@ from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any, TypeVar
 
 from django.db import connections
-from django.db.models.query import BaseIterable, RawQuerySet, aprefetch_related_objects
+from django.db.models import query
+from django.db.models.query import RawQuerySet, aprefetch_related_objects
 
 from nuages.bridge import current_bridge, on_loop
 from nuages.bridge.generators import generators_around
@@ -80,10 +81,7 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
     chunked = not connections[self.db].settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
     iterable = self._iterable_class(self, chunked_fetch=chunked, chunk_size=chunk_size)
     # No generator in this one: a collection that finds both would have both closed at once.
-    is_own = all(
-        getattr(type(iterable), name) is getattr(BaseIterable, name)
-        for name in ("__aiter__", "_async_generator")
-    )
+    is_own = type(iterable)._async_generator is iterate and _aiter_is_djangos(type(iterable))
     chunks = _Chunks(iterable) if is_own else _ChunksOf(aiter(iterable), chunk_size)
     try:
         while chunk := await chunks.next():
@@ -93,6 +91,11 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
                 yield item
     finally:
         await chunks.aclose()
+
+
+def _aiter_is_djangos(cls: type) -> bool:
+    function: Any = getattr(cls, "__aiter__", None)
+    return function is not None and bool(function.__module__ == query.__name__)
 
 
 async def iterate(self: Any) -> AsyncGenerator[Any, None]:
