@@ -835,34 +835,21 @@ def test_awaiting_in_the_middle_of_sync_code(run: Run) -> None:
     run(main)
 
 
-@pytest.mark.parametrize("by_hand", [False, True])
-def test_a_transaction_with_a_failed_statement_does_not_end_as_committed(
-    run: Run, by_hand: bool
-) -> None:
+def test_hooks_do_not_run_where_a_caught_error_has_ended_the_transaction(run: Run) -> None:
     """The server answers ROLLBACK to COMMIT, which psycopg and Django take for a success."""
     hooks: list[str] = []
 
     def fail() -> None:
         Author.objects.create(name="lost")
-        if not by_hand:
-            transaction.on_commit(lambda: hooks.append("ran"))
+        transaction.on_commit(lambda: hooks.append("ran"))
         with connection.cursor() as cursor, contextlib.suppress(DatabaseError):
             cursor.execute("SELECT nothing_of_the_kind")
 
     @on_loop
     def work() -> None:
         with pytest.raises(NotCommitted, match="a statement in it had failed"):
-            if by_hand:
-                transaction.set_autocommit(False)
-                try:
-                    fail()
-                    transaction.commit()
-                finally:
-                    transaction.rollback()
-                    transaction.set_autocommit(True)
-            else:
-                with transaction.atomic():
-                    fail()
+            with transaction.atomic():
+                fail()
         with transaction.atomic():
             Author.objects.create(name="after")
             # In a savepoint it is as in Django: that is rolled back, the block goes on.

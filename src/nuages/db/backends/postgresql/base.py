@@ -245,12 +245,19 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     def _commit(self) -> None:
         connection = self.connection
-        if self.scope is not None and connection is not None and connection.is_failed():
-            # The server answers ROLLBACK to COMMIT then, which Django takes for a success.
+        if (
+            self.run_on_commit
+            and self.scope is not None
+            and connection is not None
+            and connection.is_failed()
+        ):
+            # The server answers ROLLBACK to COMMIT then, which Django takes for a success: it would
+            # run the hooks. Without hooks its silence is relied on, by its own tests for one.
             raise NotCommitted(
                 "The block ended without an error, but a statement in it had failed, and what "
-                "that raised was caught in the block: PostgreSQL rolls back all of it. Put what "
-                "may fail into a block of its own (a savepoint), and catch its error outside."
+                "that raised was caught in the block: PostgreSQL rolls back all of it, and the "
+                "on-commit hooks do not run. Put what may fail into a block of its own (a "
+                "savepoint), and catch its error outside."
             )
         super()._commit()
         self._transaction_ended()
