@@ -847,9 +847,11 @@ def test_hooks_do_not_run_where_a_caught_error_has_ended_the_transaction(run: Ru
 
     @on_loop
     def work() -> None:
-        with pytest.raises(NotCommitted, match="a statement in it had failed"):
-            with transaction.atomic():
-                fail()
+        with (
+            pytest.raises(NotCommitted, match="a statement in it had failed"),
+            transaction.atomic(),
+        ):
+            fail()
         with transaction.atomic():
             Author.objects.create(name="after")
             # In a savepoint it is as in Django: that is rolled back, the block goes on.

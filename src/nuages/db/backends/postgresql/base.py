@@ -251,8 +251,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             and connection is not None
             and connection.is_failed()
         ):
-            # The server answers ROLLBACK to COMMIT then, which Django takes for a success: it would
-            # run the hooks. Without hooks its silence is relied on, by its own tests for one.
+            # The server answers ROLLBACK to COMMIT then, which Django takes for a success and
+            # runs the hooks. Without hooks its silence is relied on, by its own tests for one.
             raise NotCommitted(
                 "The block ended without an error, but a statement in it had failed, and what "
                 "that raised was caught in the block: PostgreSQL rolls back all of it, and the "
