@@ -1,9 +1,8 @@
 # Every target works with only make and a Python >= 3.11 on the machine: scripts/env makes .venv.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format lock audit streams sweep faults soak search bank \
-	backfill lowest \
-	django-suite bench logins cache-bench clean
+.PHONY: help demo test lint format lock audit streams sweep faults soak search bank backfill \
+	lowest django-suite bench logins cache-bench clean
 
 # Which Python makes .venv; empty: the first one >= 3.11 found.
 PYTHON ?=
@@ -24,9 +23,9 @@ MINUTES ?=
 # How many programs `make search` tries.
 PROGRAMS ?= 50000
 # What `make lowest` runs: the drivers, and the seams on what they replace.
-LOWEST ?= tests/unit $(addprefix tests/integration/test_,smoke.py orm.py related.py transactions.py \
-	scopes.py pool.py threads.py cancellation.py postgresql_backend.py postgresql_connect.py \
-	mysql_backend.py mysql_tls.py sqlite_backend.py redis_cache.py mail.py asgi.py sync_programs.py)
+LOWEST ?= tests/unit/test_seams.py tests/unit/test_bridge.py $(addprefix tests/integration/test_,\
+	smoke.py orm.py transactions.py postgresql_backend.py mysql_backend.py sqlite_backend.py \
+	redis_cache.py mail.py plain_sync_code.py)
 # For `make django-suite`: postgresql, sqlite or mysql; test modules of Django, all by default; 1
 # runs stock Django anew.
 DB ?= sqlite
