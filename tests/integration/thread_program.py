@@ -16,6 +16,7 @@ import contextvars
 import faulthandler
 import functools
 import gc
+import itertools
 import json
 import os
 import sqlite3
@@ -54,6 +55,7 @@ _WAIT = {
         "SELECT count(*) FROM n"
     ),
 }
+_numbers = itertools.count()
 _ROWS = "SELECT name FROM library_author ORDER BY name"
 
 
@@ -147,6 +149,13 @@ class Work:
             await asyncio.sleep(0)
 
 
+def _new_name() -> str:
+    """A name that no other transaction has: a server that was sending may be long in finding out
+    that its client is gone, and would keep the next one from inserting the same.
+    """
+    return f"{os.getpid()} {next(_numbers)}"
+
+
 def describe(error: BaseException) -> str:
     if isinstance(error, DatabaseError | InterfaceError):
         return "database error"
@@ -194,7 +203,7 @@ def receive_much(judge: Judge) -> None:
 
     from tests.library.models import Author
 
-    Author.objects.create(name="thread")
+    Author.objects.create(name=_new_name())
     long = {
         "postgresql": "SELECT repeat('x', 1000000) FROM generate_series(1, 8)",
         "mysql": "SELECT repeat('x', 1000000) FROM information_schema.collations LIMIT 8",
@@ -215,7 +224,7 @@ async def _block(work: Work) -> None:
     from tests.library.models import Author
 
     async with aatomic():
-        await Author.objects.acreate(name="task")
+        await Author.objects.acreate(name=_new_name())
         await sync_to_async(work)()
 
 
