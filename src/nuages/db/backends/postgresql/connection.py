@@ -186,6 +186,9 @@ class Connection(psycopg.Connection[Any]):
                 timer.cancel()
             if wanted & WAIT_W:
                 watched.unwatch_writing()
+        if self._closed:
+            # Meanwhile. The generator, written in C, would go on with memory that was freed.
+            raise e.OperationalError("the connection is closed")
         return self._ready
 
     def _readable(self) -> None:
