@@ -26,6 +26,8 @@ PROGRAMS ?= 50000
 LOWEST ?= tests/unit/test_seams.py tests/unit/test_bridge.py $(addprefix tests/integration/test_,\
 	smoke.py orm.py transactions.py postgresql_backend.py mysql_backend.py sqlite_backend.py \
 	redis_cache.py mail.py plain_sync_code.py)
+# redis 8.0.0 may leave a socket to the garbage collector there, which warns.
+LOWEST_NOT ?= test_redis_cache.py and test_timeouts
 # For `make django-suite`: postgresql, sqlite or mysql; test modules of Django, all by default; 1
 # runs stock Django anew.
 DB ?= sqlite
@@ -109,7 +111,7 @@ bank: ## Make transfers in many styles while all fails; MINUTES=2, ARGS="--datab
 
 lowest: ## Run tests with the lowest versions that pyproject.toml declares
 	@scripts/lowest
-	.venv-lowest/bin/python -m pytest -n $(JOBS) $(LOWEST) $(ARGS)
+	.venv-lowest/bin/python -m pytest -n $(JOBS) $(LOWEST) -k "not ($(LOWEST_NOT))" $(ARGS)
 
 django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was
 	@scripts/env dev
