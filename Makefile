@@ -109,7 +109,9 @@ bank: ## Make transfers in many styles while all fails; MINUTES=2, ARGS="--datab
 	.venv/bin/python -m tests.bank $(if $(MINUTES),--minutes $(MINUTES)) $(ARGS)
 
 lowest: ## Run tests with the lowest versions that pyproject.toml declares
-	@scripts/lowest
+	@scripts/env dev
+	@mkdir -p .cache && .venv/bin/python scripts/lowest_versions.py >.cache/lowest.txt
+	@VENV=.venv-lowest CONSTRAINTS=.cache/lowest.txt PYTHON=.venv/bin/python scripts/env dev
 	.venv-lowest/bin/python -m pytest -n $(JOBS) $(LOWEST) $(ARGS)
 
 django-suite: ## Run Django's own tests on the event loop, all or MODULES; goes on where it was

@@ -11,17 +11,14 @@ import asyncio
 import contextlib
 import gc
 import itertools
-import sqlite3
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import psycopg
-import pymysql  # type: ignore[import-untyped]
 import pytest
 from asgiref.sync import sync_to_async
-from django.db import connection, connections, transaction
+from django.db import connection, transaction
 from django.test.utils import CaptureQueriesContext
 from psycopg.adapt import Dumper
 from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
@@ -29,6 +26,7 @@ from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
 from nuages import on_loop
 from nuages.bridge import await_, tasks
 from nuages.db import aatomic, hold_connection
+from tests import judge
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import assert_whole, options, the_pool
 from tests.integration.scope_tools import until
@@ -60,31 +58,7 @@ def unraisable(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def committed() -> set[str]:
     """The authors' names that a client of the database sees, but for those of `populate()`."""
-    given = connections.settings["default"]
-    sql = "SELECT name FROM library_author WHERE name NOT LIKE 'row%'"
-    client: Any
-    if given["ENGINE"].endswith("sqlite3"):
-        client = sqlite3.connect(given["NAME"])
-    elif given["ENGINE"].endswith("mysql"):
-        client = pymysql.connect(
-            host=given["HOST"] or None,
-            port=int(given["PORT"] or 3306),
-            user=given["USER"],
-            password=given["PASSWORD"],
-            database=given["NAME"],
-        )
-    else:
-        client = psycopg.connect(
-            host=given["HOST"],
-            port=given["PORT"] or None,
-            user=given["USER"],
-            password=given["PASSWORD"],
-            dbname=given["NAME"],
-        )
-    with contextlib.closing(client):
-        cursor = client.cursor()
-        cursor.execute(sql)
-        return {name for (name,) in cursor.fetchall()}
+    return {name for name in judge.authors() if not name.startswith("row")}
 
 
 async def whole() -> None:

@@ -171,32 +171,22 @@ def test_a_sync_program_and_its_child(database: str) -> None:
     assert judge.authors() == ["child", "parent", "parent, later"]
 
 
-def leave_by(error: BaseException | None) -> Callable[[], list[str]]:
-    """In a block that the parent goes on with: query, leave it by `error`, query again."""
-
-    def work() -> list[str]:
-        told = [refused()]
-        try:
-            with transaction.atomic():
-                told.append("entered")
-        except ForkedBlock:
-            told.append("not entered")
-        if error is not None:
-            raise error
-        return told
-
-    return work
+def try_a_block() -> list[str]:
+    """In a block that the parent goes on with: query, and try to enter another one."""
+    told = [refused()]
+    try:
+        with transaction.atomic():
+            told.append("entered")
+    except ForkedBlock:
+        told.append("not entered")
+    return told
 
 
 TOLD = ["ForkedBlock", "not entered"]
 
 
-def own_again() -> str:
-    """Outside of the parent's block: on connections of the child's own, if SQLite lets it."""
-    return refused()
-
-
 AGAIN = {"sqlite": "ForkedDatabase"}
+"""Outside of the parent's block the child has connections of its own, if SQLite lets it."""
 
 
 @pytest.mark.parametrize("failed", [False, True])
@@ -212,7 +202,7 @@ def test_a_child_leaves_its_parents_block(database: str, failed: bool) -> None:
                 block.__exit__(*((KeyError, KeyError(), None) if failed else (None, None, None)))
             except ForkedBlock:
                 told.append("told")
-            return [*told, own_again()]
+            return [*told, refused()]
 
         block = transaction.get_connection().atomic_blocks[-1]
         assert in_child(work) == [
@@ -247,7 +237,7 @@ def test_a_child_leaves_nested_blocks(database: str) -> None:
     try:
         program()
     except SystemExit:
-        os.write(write, f"{hooks} {own_again()}".encode())
+        os.write(write, f"{hooks} {refused()}".encode())
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as pipe:
@@ -271,13 +261,13 @@ def _fork() -> int:
 def test_a_child_of_a_block_on_the_loop_is_refused(database: str, run: Run, where: str) -> None:
     def fork() -> Any:
         assert Author.objects.count() == 1
-        return in_child(leave_by(None))
+        return in_child(try_a_block)
 
     async def main() -> None:
         async with aatomic():
             await Author.objects.acreate(name="first")
             if where == "coroutine":
-                assert in_child(lambda: leave_by(None)()) == TOLD
+                assert in_child(try_a_block) == TOLD
             elif where == "bridge":
                 assert await on_loop(fork)() == TOLD
             else:
@@ -314,7 +304,7 @@ def test_a_child_where_autocommit_is_off(database: str) -> None:
     def work() -> list[str]:
         told = refused()
         connection.close()
-        return [told, own_again()]
+        return [told, refused()]
 
     transaction.set_autocommit(False)
     try:

@@ -20,8 +20,8 @@ from django.urls import path
 from nuages import on_loop
 from nuages.db import aatomic, acursor, detached, hold_connection
 from nuages.db.pool.pool import open_pools
+from tests import judge
 from tests.integration.conftest import close_thread_connection
-from tests.integration.judges import judge
 from tests.integration.scope_tools import Failure
 from tests.library.models import Author
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.every_database
 
 def seen() -> list[str]:
     """The committed names, as a connection that has nothing to do with ours sees them."""
-    return [name for (name,) in judge("SELECT name FROM library_author ORDER BY name")]
+    return judge.authors()
 
 
 def session() -> object:

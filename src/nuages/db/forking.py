@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator
 from typing import Any
 
 from django.db import connections
@@ -26,21 +25,19 @@ _of_parent: list[Any] = []
 """Connections of the parent: drivers warn of one that is collected, or end its session."""
 
 
-def _wrappers_at_hand() -> Iterator[LoopWrapper]:
-    """Yield the wrappers that the code which forked could come to."""
+def _wrappers_at_hand() -> list[LoopWrapper]:
+    """Return the wrappers that the code which forked could come to."""
     storage = vars(connections).get("_connections")
     found: list[Any] = storage.thread_wrappers() if isinstance(storage, Storage) else []
     found += [node.wrapper for node in tree.nodes_in_context()]
     for one in family.families_in_context():
         found += one.begin_in_child()
-    for wrapper in {id(each): each for each in found}.values():
-        if isinstance(wrapper, LoopWrapper):
-            yield wrapper
+    each = {id(wrapper): wrapper for wrapper in found if isinstance(wrapper, LoopWrapper)}
+    return list(each.values())
 
 
 def _after_fork() -> None:
-    for wrapper in _wrappers_at_hand():
-        _of_parent.append(wrapper.leave_to_parent())
+    _of_parent.extend(wrapper.leave_to_parent() for wrapper in _wrappers_at_hand())
     chain.forget_thread_chain()
     tree.forget_context()
 

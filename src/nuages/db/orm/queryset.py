@@ -81,8 +81,8 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
     chunked = not connections[self.db].settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
     iterable = self._iterable_class(self, chunked_fetch=chunked, chunk_size=chunk_size)
     # No generator in this one: a collection that finds both would have both closed at once.
-    is_own = type(iterable)._async_generator is iterate and _aiter_is_djangos(type(iterable))
-    chunks = _Chunks(iterable) if is_own else _ChunksOf(aiter(iterable), chunk_size)
+    is_djangos = _is_djangos(iterable)
+    chunks = _Chunks(iterable) if is_djangos else _ChunksOf(aiter(iterable), chunk_size)
     try:
         while chunk := await chunks.next():
             if self._prefetch_related_lookups:
@@ -93,9 +93,13 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
         await chunks.aclose()
 
 
-def _aiter_is_djangos(cls: type) -> bool:
-    function: Any = getattr(cls, "__aiter__", None)
-    return function is not None and bool(function.__module__ == query.__name__)
+def _is_djangos(iterable: Any) -> bool:
+    """Whether its async iteration is Django's, which is ours, and no subclass's own."""
+    base: Any = query.BaseIterable
+    return isinstance(iterable, base) and all(
+        getattr(type(iterable), name) is getattr(base, name)
+        for name in ("__aiter__", "_async_generator")
+    )
 
 
 async def iterate(self: Any) -> AsyncGenerator[Any, None]:

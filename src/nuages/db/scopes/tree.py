@@ -304,7 +304,7 @@ def current_node(alias: str) -> Node | None:
             break
         above = above.parent
     if node is None:
-        if _has_left_detachment(alias):
+        if detached_aliases.get() and _has_left_detachment(alias):
             return current_node(alias)
         if test_nodes and (root := test_nodes.get(alias)) is not None:
             return _in_test(root)
@@ -498,13 +498,14 @@ def has_left(scope: Scope) -> bool:
 
 def note_insider(node: Node) -> None:
     """Note that the calling task works in `node`, for the generators that blocks are opened in."""
-    caller = running_caller()
     step: Node | None = node
     while step is not None:
-        if step.generators and isinstance(caller, asyncio.Future) and not step.owned_by_caller:
-            if step.insiders is None:
-                step.insiders = weakref.WeakSet()
-            step.insiders.add(caller)
+        if step.generators and not step.owned_by_caller:
+            caller = running_caller()
+            if isinstance(caller, asyncio.Future):
+                if step.insiders is None:
+                    step.insiders = weakref.WeakSet()
+                step.insiders.add(caller)
         step = step.parent
 
 
@@ -569,7 +570,10 @@ class Detachment:
         self.abandoned = True
 
     def is_left_by_caller(self) -> bool:
-        """Whether the block is over for the calling code, though nobody has left it."""
+        """Whether the block is over for the calling code, though nobody has left it.
+
+        Where it is not, the caller is noted: it stays outside when the generator is dropped.
+        """
         caller = running_caller()
         if not self.abandoned:
             if caller is not self._owner():

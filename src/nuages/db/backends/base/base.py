@@ -489,7 +489,7 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         state = vars(self)
         left = state.get("connection"), state.get("session"), self._lent
         if left[0] is not None and self.is_copied():
-            return None
+            return left
         self._lent = None
         self.lends = False
         self._cursors = []

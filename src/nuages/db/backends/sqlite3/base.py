@@ -79,7 +79,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         serves_loop = self.role == "lease" and self._chain_to_serve() is not None
         is_of_thread = self.role == "plain" and self.scope is not None
         if (current_bridge() is None or is_of_thread) and not serves_loop:
-            if in_memory and os.getpid() != _process and self._shares(key):
+            if in_memory and os.getpid() != _process and self._take_part(key):
                 return _in_memory[key]
             connection = super().get_new_connection(conn_params)
             connection.statement_timeout = self._statement_timeout
@@ -88,7 +88,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             return connection
         worker = Worker()
         in_memory = in_memory and self.role == "lease"
-        if in_memory and self._shares(key):
+        if in_memory and self._take_part(key):
             connection = _in_memory[key]
             if connection.worker is None:
                 worker.call(lambda: connection.serve_loop(worker))
@@ -115,8 +115,8 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return connection
 
     @staticmethod
-    def _shares(key: tuple[str, str]) -> bool:
-        """Whether a database in memory is there already; the caller is one user more of it."""
+    def _take_part(key: tuple[str, str]) -> bool:
+        """Become one user more of a database in memory; tell whether there is one."""
         connection = _in_memory.get(key)
         if connection is None or not connection.is_alive():
             return False

@@ -140,7 +140,7 @@ class Connection(NotesState):
         worker, self.worker = self.worker, None
         self._gate_held = False
         if worker is not None and worker.busy:
-            self._is_in_use()
+            self._leave_in_use()
         elif self._broken:
             pass
         elif self.database is None:
@@ -148,13 +148,13 @@ class Connection(NotesState):
             if self.kept and self.in_transaction:
                 super().rollback()
         elif self.in_transaction or self.open_cursors:
-            self._is_in_use()
+            self._leave_in_use()
         elif worker is not None or self._thread_ident == threading.get_ident():
             # No other thread can be at work on it.
             self._broken = True
             super().close()
 
-    def _is_in_use(self) -> None:
+    def _leave_in_use(self) -> None:
         self.in_use_by_parent = True
         _in_use_by_parent.setdefault(self.database or ":memory:", []).append(self)
 
