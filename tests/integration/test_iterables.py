@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -218,5 +219,41 @@ def test_in_one_call_a_sync_iterator_goes_through(database: str, run: Run, steps
         work = on_loop(whole_loop) if steps == "bridge" else sync_to_async(whole_loop)
         assert await work() == [f"row{number:03}" for number in range(MANY)]
         assert_whole(the_pool())
+
+    run(main)
+
+
+@pytest.mark.parametrize("prefetch", [False, True])
+def test_an_iterable_that_is_not_djangos_iterates_as_it_says(
+    database: str, run: Run, prefetch: bool
+) -> None:
+    closed: list[str] = []
+
+    class Everyone:
+        """Of no class of Django's."""
+
+        def __init__(self, queryset: Any, chunked_fetch: bool, chunk_size: int) -> None:
+            self.queryset = queryset
+
+        def __aiter__(self) -> AsyncIterator[Any]:
+            return self._generate()
+
+        async def _generate(self) -> AsyncIterator[Any]:
+            try:
+                for author in await Author.objects.order_by("name").alist():
+                    yield author
+            finally:
+                closed.append("closed")
+
+    async def main() -> None:
+        await Author.objects.abulk_create([Author(name=name) for name in "abcde"])
+        authors = Author.objects.all()
+        authors._iterable_class = Everyone  # type: ignore[assignment]
+        if prefetch:
+            authors = authors.prefetch_related("books")
+        assert [a.name async for a in authors.aiterator(chunk_size=2)] == list("abcde")
+        async with contextlib.aclosing(authors.aiterator(chunk_size=2)) as rows:
+            assert (await anext(rows)).name == "a"
+        assert closed == ["closed", "closed"]
 
     run(main)

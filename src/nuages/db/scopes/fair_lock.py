@@ -27,6 +27,14 @@ def caller_label() -> str:
     return f"task {task.get_name()!r}" + (f" ({name})" if name else "")
 
 
+def running_caller() -> Any:
+    """Return the running task, or the thread where no loop runs."""
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return threading.current_thread()
+    return asyncio.current_task(loop) or threading.current_thread()
+
+
 class _Waiter:
     """One place in the queue: a future of the bridge's loop, or a thread's event."""
 

@@ -10,12 +10,14 @@ The current node of every alias is kept in one contextvar, so tasks and threads 
 block see it. It is set back to the previous value, never reset by token: async generators
 change context between steps. A generator that is dropped leaves its nodes in its consumer's
 context; they are *abandoned* from that moment on, and the code is outside of them.
+
+Longer than most modules: where a node is in its life, who finds it and whose turn it is are one
+state machine, and are best read together.
 """
 
 from __future__ import annotations
 
 import asyncio
-import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -26,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from nuages.bridge.generators import Generators, when_dropped
 from nuages.conf import setting
-from nuages.db.scopes.fair_lock import FairLock, caller_label
+from nuages.db.scopes.detachment import Detachment, detached_aliases
+from nuages.db.scopes.fair_lock import FairLock, caller_label, running_caller
 from nuages.exceptions import EnteredElsewhere, ScopeDeadlock, ScopeEnded
 
 if TYPE_CHECKING:
@@ -47,10 +50,6 @@ class RequestNodes(dict[str, "Node"]):
 request_nodes: ContextVar[RequestNodes | None] = ContextVar(
     "nuages.db.request_nodes", default=None
 )
-detached_aliases: ContextVar[Mapping[str, Detachment]] = ContextVar(
-    "nuages.db.detached_aliases", default=MappingProxyType({})
-)
-"""The databases whose scopes the calling code is outside of by `detached()`."""
 chains_around: ContextVar[tuple[weakref.ref[Any], ...]] = ContextVar(
     "nuages.db.chains_around", default=()
 )
@@ -113,14 +112,6 @@ class State(Enum):
 
 LIVE, SUSPENDED, ENDING, ENDED, KILLED = State
 _BLOCKS = (Kind.TRANSACTION, Kind.SAVEPOINT)
-
-
-def running_caller() -> Any:
-    """Return the running task, or the thread where no loop runs."""
-    loop = asyncio._get_running_loop()
-    if loop is None:
-        return threading.current_thread()
-    return asyncio.current_task(loop) or threading.current_thread()
 
 
 class Node:
@@ -519,86 +510,18 @@ def is_in_context(node: Node) -> bool:
     return False
 
 
-class Detachment:
-    """Code that is outside of the scopes of one alias, by `detached()`.
-
-    Weakly, since tasks of the block may outlive what is around it. Where a generator with the
-    block in it is dropped, its consumer is in those scopes again, and so is what it starts from
-    then on; tasks that used the database in the block stay outside.
-    """
-
-    __slots__ = (
-        "__weakref__",
-        "_before",
-        "_insiders",
-        "_outer",
-        "_owner",
-        "abandoned",
-        "generators",
-    )
-
-    def __init__(self, before: Node | None, outer: Detachment | None) -> None:
-        self._before = None if before is None else weakref.ref(before)
-        self._outer = outer
-        self._owner = weakref.ref(running_caller())
-        self._insiders: weakref.WeakSet[Any] = weakref.WeakSet()
-        self.abandoned = False
-        self.generators: object = None
-        """What notes that the block is in a generator that was dropped."""
-
-    @property
-    def before(self) -> Node | None:
-        """The node that the code around the block is in; None in none."""
-        return None if self._before is None else self._before()
-
-    def around(self) -> Iterator[Node]:
-        """Yield the nodes around it, innermost first."""
-        step: Detachment | None = self
-        while step is not None:
-            if (node := step.before) is not None:
-                yield node
-            step = step._outer
-
-    def is_around(self, other: Detachment | None) -> bool:
-        """Whether it is `other`, or a block that `other` is in."""
-        while other is not None and other is not self:
-            other = other._outer
-        return other is self
-
-    def abandon(self) -> None:
-        """Note that its generator was dropped: from a finaliser, anywhere."""
-        self.abandoned = True
-
-    def is_left_by_caller(self) -> bool:
-        """Whether the block is over for the calling code, though nobody has left it.
-
-        Where it is not, the caller is noted: it stays outside when the generator is dropped.
-        """
-        caller = running_caller()
-        if not self.abandoned:
-            if caller is not self._owner():
-                self._insiders.add(caller)
-            return False
-        return caller not in self._insiders
-
-    def undo(self, alias: str) -> None:
-        """Put the calling context back to what it was before the block."""
-        detached = {**detached_aliases.get()}
-        if self._outer is None:
-            del detached[alias]
-        else:
-            detached[alias] = self._outer
-        detached_aliases.set(detached)
-        set_node(alias, self.before)
-
-
 def _has_left_detachment(alias: str) -> bool:
     """Undo a `detached()` block that the caller has left by a drop; tell whether there was one."""
     detached = detached_aliases.get()
     if not detached or (left := detached.get(alias)) is None or not left.is_left_by_caller():
         return False
-    left.undo(alias)
+    _undo(left, alias)
     return True
+
+
+def _undo(detachment: Detachment, alias: str) -> None:
+    detachment.undo(alias)
+    set_node(alias, detachment.before)
 
 
 def forget_left() -> None:
@@ -632,7 +555,7 @@ def attach(made: Mapping[str, Detachment]) -> None:
     for alias, one in made.items():
         one.generators = None
         if one.is_around(detached_aliases.get().get(alias)):
-            one.undo(alias)
+            _undo(one, alias)
 
 
 def nodes_in_context() -> list[Node]:

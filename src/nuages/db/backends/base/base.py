@@ -15,12 +15,10 @@ from __future__ import annotations
 
 import _thread
 import asyncio
-import functools
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.db import Error
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -31,8 +29,10 @@ from nuages.db.backends.base import session_check
 from nuages.db.backends.base.block_state import BlockState
 from nuages.db.backends.base.context_state import ContextState, of_caller
 from nuages.db.backends.base.driver import GiveBack, may_do_io
+from nuages.db.backends.base.forked import Forked
 from nuages.db.backends.base.leasing import acquire, lend, take_back
 from nuages.db.backends.base.on_commit import CommittedHooks
+from nuages.db.backends.base.open_cursors import OpenCursors
 from nuages.db.backends.base.query_log import QueryCapture
 from nuages.db.pool import reconnect
 from nuages.db.pool.options import PoolOptions, check_seconds
@@ -45,7 +45,6 @@ from nuages.db.scopes.scope import Scope, manual_mode
 from nuages.db.scopes.tree import Kind, current_node, enter
 from nuages.exceptions import (
     ForkedBlock,
-    IterationEnded,
     NotCommitted,
     ScopeEnded,
     SyncInCoroutine,
@@ -76,30 +75,9 @@ else:
     _Base = object
 
 
-def _refuse_rows(*args: Any) -> NoReturn:
-    raise IterationEnded()
-
-
-class _OpenCursor(weakref.ref[Any]):
-    """A cursor, and the chain that opened it: weakly, both."""
-
-    __slots__ = ("chain",)
-
-    chain: Callable[[], Chain | None]
-
-
-def _opened(cursor: Any) -> _OpenCursor:
-    opened = _OpenCursor(cursor)
-    chain = current_chain()
-    opened.chain = _none if chain is None else weakref.ref(chain)
-    return opened
-
-
-def _none() -> None:
-    return None
-
-
-class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Base):
+class LoopWrapper(
+    ContextState, OpenCursors, Forked, QueryCapture, BlockState, engines.OwnEngine, _Base
+):
     """Mixin for Django's `DatabaseWrapper` classes."""
 
     role: Literal["plain", "lease", "facade"] = "plain"
@@ -108,19 +86,12 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
     """What this wrapper's connection belongs to, where that is a block of code."""
     lends = False
     """Whether it is a thread's, which has its connection for a statement, or block, at a time."""
-    forked = False
-    """Whether this process was forked in a block of it, which only the parent goes on with."""
     seen_by_threads = False
     """Whether a thread has found it in a scope, and may be about to use it when that has ended."""
     _transaction_over = False
     """Whether a COMMIT or ROLLBACK was answered since the transaction began."""
     _lent: Session | None = None
     """What the thread had until its last statement ended, and may find again (`lend`)."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._cursors: list[_OpenCursor] = []
-        self._iterations: weakref.WeakSet[Any] = weakref.WeakSet()
-        super().__init__(*args, **kwargs)
 
     def pool_options(self) -> PoolOptions:
         """Return the pool's options; raises ImproperlyConfigured."""
@@ -266,78 +237,6 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         self.rollback_exc = None
         self.run_on_commit = []
 
-    # Cursors
-
-    def _prepare_cursor(self, cursor: Any) -> Any:
-        if self.role == "lease":
-            if len(self._cursors) >= 16:
-                self._has_cursor()
-            self._cursors.append(_opened(cursor))
-            if self.lends:
-                made = super()._prepare_cursor(cursor)
-                made.close = functools.partial(self._close_and_lend, cursor)
-                return made
-        return super()._prepare_cursor(cursor)
-
-    def _close_and_lend(self, cursor: Any) -> None:
-        try:
-            cursor.close()
-        finally:
-            self.lend()
-
-    @of_caller
-    def chunked_cursor(self) -> Any:
-        """As in Django; the rows that are left do not keep a lease, but on the server."""
-        made = super().chunked_cursor()
-        if self._cursors and self._cursors[-1]() is made.cursor:
-            vars(made)["opened"] = self._cursors.pop()  # it executes once
-        if self.role == "lease":
-            self._iterations.add(made)
-        return made
-
-    def chain_at_work(self) -> Chain | None:
-        """Return a chain on this loop that has a cursor open here, and goes on; None for none."""
-        self._has_cursor()
-        opened = [*self._cursors]
-        for made in tuple(self._iterations):
-            if "opened" in vars(made) and self.has_rows_left(made.cursor):
-                opened.append(vars(made)["opened"])
-        for each in opened:
-            chain = each.chain()
-            if chain is not None and not (chain.ended or chain.in_thread):
-                return chain
-        return None
-
-    def _end_iterations(self) -> None:
-        """At give-back: whoever goes on with an `iterator()` is told why it cannot."""
-        for made in tuple(self._iterations):
-            if self.has_rows_left(made.cursor):
-                made.fetchmany = _refuse_rows
-                self.close_cursor(made.cursor)
-        self._iterations.clear()
-
-    def has_rows_left(self, cursor: Any) -> bool:
-        """Whether an open cursor has rows that only the connection can give."""
-        return False
-
-    def _has_cursor(self) -> bool:
-        """Whether somebody has a cursor that may execute yet, and would on this connection."""
-        if self._cursors:
-            self._cursors = [
-                one
-                for one in self._cursors
-                if (cursor := one()) is not None and self.cursor_is_open(cursor)
-            ]
-        return bool(self._cursors)
-
-    def cursor_is_open(self, cursor: Any) -> bool:
-        """Whether what `create_cursor()` has made was not closed."""
-        raise NotImplementedError
-
-    def close_cursor(self, cursor: Any) -> None:
-        """Close it without I/O: it must not execute any more."""
-        raise NotImplementedError
-
     # Giving back
 
     def is_idle(self) -> bool:
@@ -474,42 +373,6 @@ class LoopWrapper(ContextState, QueryCapture, BlockState, engines.OwnEngine, _Ba
         session, self.session = self.session, None
         if session is not None:
             on_loop_of(session.pool, session.pool.discard, session)
-
-    # In a forked child
-
-    def is_copied(self) -> bool:
-        """Whether a forked child has a database of its own, a copy of its parent's."""
-        return False
-
-    def leave_to_parent(self) -> Any:
-        """In a forked child: forget the connection without I/O; return what must not be collected.
-
-        Where a block is open on it, or autocommit was switched off, the child cannot go on.
-        """
-        state = vars(self)
-        left = state.get("connection"), state.get("session"), self._lent
-        if left[0] is not None and self.is_copied():
-            return left
-        self._lent = None
-        self.lends = False
-        self._cursors = []
-        manual = left[0] is not None and not self.autocommit and self.settings_dict["AUTOCOMMIT"]
-        self.forked = self.forked or bool(state.get("in_atomic_block")) or manual
-        self.connection = self.session = self.serves = None
-        if not self.forked:
-            self._begin_anew()
-        return left
-
-    def leave_forked(self, atomic: Any) -> None:
-        """Leave a block that goes on in the parent process; after the last one it is as new."""
-        del self.atomic_blocks[self.atomic_blocks.index(atomic) :]
-        if not self.atomic_blocks:
-            self._begin_anew()
-
-    def _begin_anew(self) -> None:
-        self.scope = None
-        self.forked = self.closed_in_transaction = False
-        self._forget_transaction()
 
     @of_caller
     def close(self) -> None:

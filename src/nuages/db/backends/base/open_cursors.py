@@ -1,0 +1,132 @@
+"""The cursors that are open on a wrapper's connection, and who opened them.
+
+A lease is idle, and may go back to the pool, when nobody has a cursor that may execute yet.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from nuages.db.backends.base.context_state import of_caller
+from nuages.db.scopes.chain import Chain, current_chain
+from nuages.exceptions import IterationEnded
+
+if TYPE_CHECKING:
+    from django.db.backends.base.base import BaseDatabaseWrapper
+
+    from nuages.db.scopes.scope import Scope
+
+    class _Base(BaseDatabaseWrapper):
+        def _prepare_cursor(self, cursor: Any) -> Any: ...
+
+else:
+    _Base = object
+
+
+def _refuse_rows(*args: Any) -> NoReturn:
+    raise IterationEnded()
+
+
+class _OpenCursor(weakref.ref[Any]):
+    """A cursor of a scope, and the chain that opened it: weakly, both."""
+
+    __slots__ = ("chain",)
+
+    chain: Callable[[], Chain | None]
+
+
+def _opened(cursor: Any) -> weakref.ref[Any]:
+    chain = current_chain()
+    if chain is None:
+        return weakref.ref(cursor)
+    opened = _OpenCursor(cursor)
+    opened.chain = weakref.ref(chain)
+    return opened
+
+
+class OpenCursors(_Base):
+    """Mixin: knows its open cursors."""
+
+    role: str
+    scope: Scope | None
+    lends: bool
+    lend: Callable[[], None]
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._cursors: list[weakref.ref[Any]] = []
+        self._iterations: weakref.WeakSet[Any] = weakref.WeakSet()
+        super().__init__(*args, **kwargs)
+
+    def _prepare_cursor(self, cursor: Any) -> Any:
+        if self.role == "lease":
+            if len(self._cursors) >= 16:
+                self._has_cursor()
+            in_scope = self.scope is not None
+            self._cursors.append(_opened(cursor) if in_scope else weakref.ref(cursor))
+            if self.lends:
+                made = super()._prepare_cursor(cursor)
+                made.close = functools.partial(self._close_and_lend, cursor)
+                return made
+        return super()._prepare_cursor(cursor)
+
+    def _close_and_lend(self, cursor: Any) -> None:
+        try:
+            cursor.close()
+        finally:
+            self.lend()
+
+    @of_caller
+    def chunked_cursor(self) -> Any:
+        """As in Django; the rows that are left do not keep a lease, but on the server."""
+        made = super().chunked_cursor()
+        if self._cursors and self._cursors[-1]() is made.cursor:
+            vars(made)["opened"] = self._cursors.pop()  # it executes once
+        if self.role == "lease":
+            self._iterations.add(made)
+        return made
+
+    def chain_at_work(self) -> Chain | None:
+        """Return a chain on this loop that has a cursor open here, and goes on; None for none."""
+        self._has_cursor()
+        opened = [*self._cursors]
+        for made in tuple(self._iterations):
+            if "opened" in vars(made) and self.has_rows_left(made.cursor):
+                opened.append(vars(made)["opened"])
+        for each in opened:
+            chain = each.chain() if isinstance(each, _OpenCursor) else None
+            if chain is not None and not (chain.ended or chain.in_thread):
+                return chain
+        return None
+
+    def _end_iterations(self) -> None:
+        """At give-back: whoever goes on with an `iterator()` is told why it cannot."""
+        for made in tuple(self._iterations):
+            if self.has_rows_left(made.cursor):
+                made.fetchmany = _refuse_rows
+                self.close_cursor(made.cursor)
+        self._iterations.clear()
+
+    def has_rows_left(self, cursor: Any) -> bool:
+        """Whether an open cursor has rows that only the connection can give."""
+        return False
+
+    def _has_cursor(self) -> bool:
+        """Whether somebody has a cursor that may execute yet, and would on this connection."""
+        if self._cursors:
+            self._cursors = [
+                one
+                for one in self._cursors
+                if (cursor := one()) is not None and self.cursor_is_open(cursor)
+            ]
+        return bool(self._cursors)
+
+    def cursor_is_open(self, cursor: Any) -> bool:
+        """Whether what `create_cursor()` has made was not closed."""
+        raise NotImplementedError
+
+    def close_cursor(self, cursor: Any) -> None:
+        """Close it without I/O: it must not execute any more."""
+        raise NotImplementedError
