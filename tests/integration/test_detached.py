@@ -223,3 +223,36 @@ def test_a_task_of_a_dropped_generator_stays_outside(postgresql: dict[str, Any],
 
     run(main)
     assert judge.authors() == ["outside"]
+
+
+@pytest.mark.parametrize("drop_in", ["before", "inside"])
+def test_a_dropped_block_around_it_leaves_the_code_in_the_transaction_after_it(
+    database: str, run: Run, drop_in: str
+) -> None:
+    async def with_block() -> AsyncIterator[None]:
+        async with aatomic():
+            await Author.objects.acreate(name="of the generator")
+            yield None
+
+    async def unwound() -> None:
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await Author.objects.acount()
+
+    async def main() -> None:
+        async with rolled_back():
+            await Author.objects.acreate(name="inside")
+            generators = [with_block()]
+            await anext(generators[0])
+            if drop_in == "before":
+                generators.clear()
+                await unwound()
+            async with detached():
+                generators.clear()
+                await unwound()
+                assert not connection.in_atomic_block
+            assert connection.in_atomic_block
+            await Author.objects.acreate(name="after")
+
+    run(main)
+    assert judge.authors() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from contextlib import nullcontext
 from typing import Any
 
@@ -12,8 +13,10 @@ from django.db import connection, transaction
 from nuages import on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
+from nuages.db.scopes.tree import State
 from nuages.db.transaction import TransactionManagementError, request_connections
 from nuages.exceptions import ScopeEnded
+from tests import judge
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import server
 from tests.integration.scope_tools import (
@@ -492,3 +495,48 @@ def test_hooks_of_two_transactions_at_once(mysql: dict[str, Any], run: Run) -> N
             assert wrapper.run_on_commit == []
 
     run(main)
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_hold_that_ends_while_a_task_commits_in_it(
+    database: str, run: Run, failed: bool
+) -> None:
+    """The hold's end waits for COMMIT, and goes on before whoever has sent it."""
+
+    async def main() -> None:
+        ran: list[str] = []
+        committed = asyncio.Event()
+
+        async def transaction() -> None:
+            async with aatomic():
+                await Author.objects.acreate(name="committed")
+                await aon_commit(lambda: ran.append("hook"))
+                raw: Any = wrapper.connection
+                root = wrapper.scope.root
+                ending = asyncio.create_task(until(lambda: root.state is State.ENDING))
+
+                def answered() -> None:
+                    type(raw).commit(raw)
+                    committed.set()
+                    if wrapper.vendor == "sqlite":
+                        began = threading.Event()
+                        ending.add_done_callback(lambda _: began.set())
+                        raw.in_worker(began.wait)
+                    else:
+                        with raw.lock:
+                            await_(ending)
+
+                raw.commit = answered
+
+        with pytest.raises(Failure) if failed else nullcontext():
+            async with hold_connection() as wrapper:
+                task = asyncio.create_task(transaction())
+                await committed.wait()
+                if failed:
+                    raise Failure
+        await task
+        assert ran == ["hook"]
+        await given_back()
+
+    run(main)
+    assert judge.authors() == ["committed"]

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
@@ -361,3 +361,121 @@ def test_a_dropped_iteration_gives_its_connection_back_in_a_task_whose_hold_is_o
         await until(lambda: pool_stats()["used"] == 0)
 
     run(main)
+
+
+async def with_cursor() -> AsyncIterator[None]:
+    async with acursor() as cursor:
+        await cursor.execute("SELECT 1")
+        yield None
+        yield None
+
+
+async def with_iteration() -> AsyncIterator[None]:
+    async for _ in seeded().aiterator(chunk_size=2):
+        yield None
+
+
+async def read_by_iterator(turn: Callable[[], Awaitable[object]]) -> list[str]:
+    found = []
+    async for author in seeded().aiterator(chunk_size=2):
+        await turn()
+        found.append(author.name)
+    return found
+
+
+async def read_by_cursor(turn: Callable[[], Awaitable[object]]) -> list[str]:
+    found = []
+    async with acursor() as cursor:
+        for name in SEEDS:
+            await cursor.execute("SELECT name FROM library_author WHERE name = %s", [name])
+            await turn()
+            found += [name for (name,) in await cursor.fetchall()]
+    return found
+
+
+@pytest.mark.parametrize("read", [read_by_iterator, read_by_cursor])
+@pytest.mark.parametrize("generate", [with_hold, with_cursor, with_iteration])
+def test_a_reader_goes_on_when_what_it_began_in_is_dropped(
+    database: str,
+    run: Run,
+    generate: Callable[[], AsyncIterator[None]],
+    read: Callable[[Callable[[], Awaitable[object]]], Awaitable[list[str]]],
+) -> None:
+    """The holder's end comes between two steps, where the consumer is in no bridge."""
+
+    async def main() -> None:
+        await seed()
+        holder: list[Any] = [generate()]
+        await anext(holder[0])
+
+        async def turn() -> None:
+            holder.clear()
+            # The turns in which the loop's task closes the generator.
+            for _ in range(10):
+                await asyncio.sleep(0)
+            await Author.objects.acount()
+
+        assert await read(turn) == SEEDS
+
+    run(main)
+
+
+@pytest.mark.parametrize("first_to_end", [0, 1])
+def test_two_iterations_of_one_task_end_in_any_order(
+    database: str, run: Run, first_to_end: int
+) -> None:
+    """As where sorted rows are merged: the second has begun in the body of the first."""
+
+    async def main() -> None:
+        await seed()
+        iterations = [seeded().aiterator(chunk_size=2) for _ in range(2)]
+        found: list[list[str]] = [[], []]
+        for iteration, names in zip(iterations, found, strict=True):
+            names.append((await anext(iteration)).name)
+        await iterations[first_to_end].aclose()
+        await Author.objects.acount()
+        other = 1 - first_to_end
+        found[other] += [author.name async for author in iterations[other]]
+        assert found[other] == SEEDS
+        assert found[first_to_end] == SEEDS[:1]
+
+    run(main)
+
+
+@pytest.mark.parametrize("ends", ["dropped", "closed"])
+@pytest.mark.parametrize("generate", [with_hold, with_cursor, with_iteration])
+def test_a_hold_keeps_its_connection_when_what_it_began_in_ends(
+    database: str, run: Run, generate: Callable[[], AsyncIterator[None]], ends: str
+) -> None:
+    identity = {
+        "postgresql": "SELECT pg_backend_pid()",
+        "mysql": "SELECT CONNECTION_ID()",
+        "sqlite": "SELECT count(*) FROM temp.sqlite_master",
+    }[connection.vendor]
+
+    async def ask() -> Any:
+        async with acursor() as cursor:
+            return await (await cursor.execute(identity)).fetchone()
+
+    async def main() -> None:
+        await seed()
+        holder: Any = [generate()]
+        await anext(holder[0])
+        async with hold_connection():
+            async with acursor() as cursor:
+                await cursor.execute("CREATE TEMPORARY TABLE of_the_hold (id integer)")
+            before = await ask()
+            if ends == "closed":
+                await holder[0].aclose()
+            holder.clear()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            # A task of the hold's is in it.
+            assert await asyncio.create_task(ask()) == before
+            async with aatomic():
+                await Author.objects.acreate(name="in the hold")
+                assert await ask() == before
+        await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)
+    assert judge.authors() == sorted([*SEEDS, "in the hold"])

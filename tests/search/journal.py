@@ -20,6 +20,8 @@ class Write:
 
     tags: tuple[str, ...]
     state: WriteState = "begun"
+    error: str = ""
+    """What it raised."""
 
 
 @dataclass(eq=False)
@@ -193,7 +195,7 @@ def _judge_writes(writes: Iterable[Write], present: set[str], how: str) -> list[
         if write.state == "done" and not all(there):
             wrong.append(f"{write.tags} was acknowledged ({how}), and of it is there: {there}")
         elif write.state == "failed" and any(there):
-            wrong.append(f"{write.tags} failed ({how}), and is there")
+            wrong.append(f"{write.tags} failed ({how}), and is there: {write.error}")
         elif any(there) and not all(there):
             wrong.append(f"of {write.tags} only a part is there: {there}")
     return wrong

@@ -10,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from nuages.bridge import on_loop
 from nuages.bridge.generators import Generators, generators_around
 from nuages.db.backends.base.base import LoopWrapper
-from nuages.db.scopes.scope import Scope, open_scope
+from nuages.db.scopes.holder import Holder, keep
 from nuages.db.scopes.tree import Kind
 from nuages.db.transaction import AsyncOnly, entered
 from nuages.exceptions import OpenBlock
@@ -52,7 +52,7 @@ class AsyncCursor(AsyncOnly):
     def __init__(self, using: str) -> None:
         self._alias = using
         self._cursor: Any = None
-        self._scope: Scope | None = None
+        self._holder: Holder | None = None
 
     async def __aenter__(self) -> AsyncCursor:
         generators = generators_around()
@@ -62,22 +62,28 @@ class AsyncCursor(AsyncOnly):
     def _open(self, generators: Generators) -> None:
         wrapper = connections[self._alias]
         self._cursor = wrapper.cursor()
-        if isinstance(wrapper, LoopWrapper) and wrapper.scope is None:
-            self._scope = open_scope(wrapper, Kind.PIN, generators)
+        if isinstance(wrapper, LoopWrapper):
+            self._holder = keep(wrapper, Kind.PIN, generators)
 
     async def __aexit__(self, *exc_info: object) -> None:
         await on_loop(self._close)(failed=exc_info[0] is not None)
 
     def _close(self, *, failed: bool) -> None:
-        scope, self._scope = self._scope, None
-        if scope is None or not scope.blocks:
-            if scope is not None:
-                scope.root.adopt()
+        holder, self._holder = self._holder, None
+        if holder is None or not holder.is_alone:
             try:
                 self._cursor.close()
             finally:
-                if scope is not None:
-                    scope.leave()
+                if holder is not None:
+                    holder.leave()
+            return
+        scope = holder.scope
+        if not scope.blocks:
+            scope.root.adopt()
+            try:
+                self._cursor.close()
+            finally:
+                holder.leave()
         elif scope.root.abandoned:
             # A block of the consumer's goes on with the connection, and ends this.
             scope.let_go()

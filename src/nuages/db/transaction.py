@@ -27,7 +27,8 @@ from nuages.db.scopes import tree
 from nuages.db.scopes.chain import current_chain
 from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.finalising import end_later, is_collecting
-from nuages.db.scopes.scope import Scope, open_scope
+from nuages.db.scopes.holder import Holder, keep
+from nuages.db.scopes.scope import Scope
 from nuages.db.scopes.tree import Kind, context_node
 from nuages.exceptions import (
     EnteredElsewhere,
@@ -304,7 +305,7 @@ class _Hold(AsyncOnly):
 
     def __init__(self, using: str | None) -> None:
         self._alias = using or DEFAULT_DB_ALIAS
-        self._scope: Scope | None = None
+        self._holder: Holder | None = None
 
     async def __aenter__(self) -> BaseDatabaseWrapper:
         self._task = _running_task()
@@ -321,16 +322,21 @@ class _Hold(AsyncOnly):
             )
         if wrapper.scope is None:
             wrapper.ensure_connection()
-            self._scope = open_scope(wrapper, Kind.HOLD, generators)
+        self._holder = keep(wrapper, Kind.HOLD, generators)
         return wrapper
 
     async def __aexit__(self, *exc_info: Any) -> None:
-        scope = self._scope
-        if scope is None:
+        holder = self._holder
+        if holder is None:
             return
+        if self._others_go_on(holder, exc_info[0]):
+            self._holder = None
+            holder.leave()
+            return
+        scope = holder.scope
         failed = exc_info[0] is not None
         if _is_closed_by_hand(exc_info[0], self._task):
-            self._scope = None
+            self._holder = None
             if scope.pool is None or scope.pool.loop.is_closed():
                 _drop_hold(scope)
             else:
@@ -338,10 +344,21 @@ class _Hold(AsyncOnly):
             return
         await on_loop(self._exit)(failed=failed, elsewhere=not tree.is_in_context(scope.root))
 
+    @staticmethod
+    def _others_go_on(holder: Holder, exc_type: type[BaseException] | None) -> bool:
+        """Whether what the hold is in, or the consumer of a dropped one, keeps the connection."""
+        if not holder.is_first:
+            return True
+        return not holder.is_alone and (holder.dropped or exc_type is GeneratorExit)
+
     def _exit(self, *, failed: bool, elsewhere: bool) -> None:
-        scope, self._scope = self._scope, None
-        if scope is None:
+        holder, self._holder = self._holder, None
+        if holder is None:
             return
+        if not holder.is_first:
+            holder.leave()
+            return
+        scope = holder.scope
         left_open = scope.end_hold() if scope.wrapper.scope is scope else None
         if failed:
             return

@@ -15,7 +15,7 @@ from tests.library.models import Author
 from tests.search.journal import Hook, Write
 from tests.search.model import BY_HOOK, HookFailed
 from tests.search.program import ASYNC, SYNC, Node
-from tests.search.running import Frame, run_async, run_sync, statement
+from tests.search.running import Frame, run_async, run_sync, statement, tell
 
 SEEDED = 6
 SLOW = {
@@ -40,6 +40,7 @@ def _begin(node: Node, frame: Frame) -> tuple[Write, Any, list[Author]]:
 def _failed(write: Write, error: BaseException) -> None:
     known = isinstance(error, Exception) and not isinstance(error, OutcomeUnknown)
     write.state = "failed" if known else "unknown"
+    write.error = tell(error)
 
 
 @statement("write", ASYNC)

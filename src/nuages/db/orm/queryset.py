@@ -16,8 +16,8 @@ from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.orm.to_async import orm_to_async
 from nuages.db.scopes import tree
 from nuages.db.scopes.chain import Chain, current_chain
-from nuages.db.scopes.scope import Scope, open_scope
-from nuages.db.scopes.tree import Kind, Node, current_node
+from nuages.db.scopes.holder import Holder, keep
+from nuages.db.scopes.tree import Kind, Node
 from nuages.exceptions import ScopeEnded
 
 T = TypeVar("T")
@@ -205,23 +205,23 @@ class _Pin:
     def __init__(self, alias: str) -> None:
         self._alias = alias
         self._chain: Chain | None = None
-        self._scope: Scope | None = None
+        self._holder: Holder | None = None
         self._generators = generators_around()
 
     @property
     def has_connection(self) -> bool:
         """Whether a connection is kept for the cursor, and for no block around it."""
-        return self._scope is not None
+        return self._holder is not None
 
     def run(self, function: Callable[[], T]) -> T:
         """In a bridge: call `function` with the pinned lease."""
         if current_bridge() is None:
             return function()
-        if self._scope is None and self._chain is None:
+        if self._holder is None and self._chain is None:
             return self._begin(function)
-        if self._scope is None:
+        if self._holder is None or not self._holder.is_alone:
             return function()  # the scope or lease that was there already keeps the cursor
-        root = self._scope.root
+        root = self._holder.scope.root
         before = tree.context_node(self._alias)
         root.adopt()  # the task that closes an abandoned iteration is another one
         if not _reaches(before, root):
@@ -235,13 +235,12 @@ class _Pin:
     def _begin(self, function: Callable[[], T]) -> T:
         chain = self._chain = current_chain()
         assert chain is not None
-        node = current_node(self._alias)
         result = function()
         wrapper = connections[self._alias]
-        if node is not None or not isinstance(wrapper, LoopWrapper) or wrapper.scope is not None:
+        if not isinstance(wrapper, LoopWrapper) or wrapper.connection is None:
             return result
-        if wrapper.connection is not None and not wrapper.is_idle():
-            self._scope = open_scope(wrapper, Kind.PIN, self._generators)
+        if not wrapper.is_idle():
+            self._holder = keep(wrapper, Kind.PIN, self._generators)
         return result
 
     def close(self, function: Callable[[], object]) -> None:
@@ -249,17 +248,17 @@ class _Pin:
 
         Where a block is open in it that goes on with the connection, that ends it.
         """
-        scope = self._scope
-        if scope is not None and scope.wrapper.scope is scope and scope.blocks:
-            self._scope = None
-            scope.let_go()
+        holder = self._holder
+        if holder is not None and holder.is_alone and holder.scope.blocks:
+            self._holder = None
+            holder.scope.let_go()
             return
         try:
             self.run(function)
         finally:
-            self._scope = None
-            if scope is not None:
-                scope.leave()
+            self._holder = None
+            if holder is not None:
+                holder.leave()
 
 
 def _reaches(start: Node | None, node: Node) -> bool:

@@ -19,6 +19,12 @@ detached_aliases: ContextVar[Mapping[str, Detachment]] = ContextVar(
 """The databases whose scopes the calling code is outside of by `detached()`."""
 
 
+def _outwards(node: Node | None) -> Iterator[Node]:
+    while node is not None:
+        yield node
+        node = node.previous
+
+
 class Detachment:
     """Code that is outside of the scopes of one alias, by `detached()`.
 
@@ -38,7 +44,8 @@ class Detachment:
     )
 
     def __init__(self, before: Node | None, outer: Detachment | None) -> None:
-        self._before = None if before is None else weakref.ref(before)
+        # The ones around it as well: a block in a generator that is dropped ends before its time.
+        self._before = tuple([weakref.ref(node) for node in _outwards(before)])
         self._outer = outer
         self._owner = weakref.ref(running_caller())
         self._insiders: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -49,7 +56,7 @@ class Detachment:
     @property
     def before(self) -> Node | None:
         """The node that the code around the block is in; None in none."""
-        return None if self._before is None else self._before()
+        return next((node for one in self._before if (node := one()) is not None), None)
 
     def around(self) -> Iterator[Node]:
         """Yield the nodes around it, innermost first."""

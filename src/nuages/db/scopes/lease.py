@@ -31,6 +31,8 @@ class Lease(Protocol):
 
     seen_by_threads: bool
     """Whether a thread has found it in a scope, and may be about to use it when that has ended."""
+    transaction_over: bool
+    """Whether a COMMIT or ROLLBACK was answered since the transaction began."""
     in_atomic_block: bool
     needs_rollback: bool
     autocommit: bool

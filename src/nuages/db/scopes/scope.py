@@ -17,7 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from nuages.bridge.generators import Generators, when_dropped
 from nuages.db.pool.pool import on_loop_of
 from nuages.db.scopes import tree
 from nuages.db.scopes.chain import Chain, chain_or_thread, current_chain, task_behind
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from threading import Thread
 
     from nuages.db.pool.pool import Pool
+    from nuages.db.scopes.holder import Holder
     from nuages.db.scopes.lease import Lease
 
 
@@ -40,6 +40,7 @@ class Scope:
         "blocks",
         "ending",
         "forget",
+        "holders",
         "left",
         "pool",
         "root",
@@ -58,6 +59,8 @@ class Scope:
         """How often a block began to end."""
         self.unended: list[Callable[[], None]] = []
         """What ends the blocks that a finaliser has left, the innermost last (`finalising.py`)."""
+        self.holders: list[Holder] = []
+        """What keeps the connection, other than blocks, in the order of their beginnings."""
         self.left = False
         """Whether the last block to end ends the scope: what began it is over."""
         self.pool: Pool | None = None
@@ -148,6 +151,7 @@ class Scope:
         if wrapper.scope is not self:
             return
         wrapper.scope = None
+        self.holders.clear()
         if self.pool is not None:
             self.pool.scope_ended(self)
             if self.forget is not None:
@@ -182,7 +186,8 @@ class Scope:
     def end_hold(self) -> Node | None:
         """End a hold's scope; return the innermost block that a task has open in it.
 
-        It waits for a statement in flight. What is not committed is rolled back.
+        It waits for a statement in flight. What is not committed is rolled back; a block whose
+        COMMIT is answered meanwhile is not open any more.
         """
         wrapper = self.wrapper
         left_open = self.end_open_children(self.root)
@@ -191,6 +196,8 @@ class Scope:
                 wrapper.connection.state_is_meant = True
                 with self.ended_by_caller():
                     wrapper.connection.settle()
+                if wrapper.transaction_over:
+                    left_open = None
         finally:
             if wrapper.in_atomic_block or not wrapper.autocommit:
                 wrapper.drop_connection()
@@ -200,6 +207,7 @@ class Scope:
     def end_forgotten(self) -> None:
         """End it where nobody is left to do so: what is open in it is rolled back."""
         self.wrapper.scope = None
+        self.holders.clear()
         for block in (self.root, *self.blocks):
             block.end()
             block.kill()
@@ -209,11 +217,8 @@ class Scope:
         self.wrapper.drop_connection()
 
 
-def open_scope(wrapper: Lease, kind: Kind, generators: Generators = ()) -> Scope:
-    """Make `wrapper`'s connection belong to a scope whose root is the calling code's.
-
-    Where it is opened in async `generators`, it is abandoned as soon as one of them is dropped.
-    """
+def open_scope(wrapper: Lease, kind: Kind) -> Scope:
+    """Make `wrapper`'s connection belong to a scope whose root is the calling code's."""
     chain = current_chain()
     scope = Scope(wrapper, kind, chain)
     wrapper.serves = None
@@ -227,8 +232,6 @@ def open_scope(wrapper: Lease, kind: Kind, generators: Generators = ()) -> Scope
             # From now on it is found by the scope, and only by code in the scope.
             del chain.wrappers[wrapper.alias]
     tree.enter(scope.root)
-    if generators:
-        scope.root.generators = when_dropped(generators, scope.root.abandon)
     return scope
 
 

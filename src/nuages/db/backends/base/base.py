@@ -88,7 +88,7 @@ class LoopWrapper(
     """Whether it is a thread's, which has its connection for a statement, or block, at a time."""
     seen_by_threads = False
     """Whether a thread has found it in a scope, and may be about to use it when that has ended."""
-    _transaction_over = False
+    transaction_over = False
     """Whether a COMMIT or ROLLBACK was answered since the transaction began."""
     _lent: Session | None = None
     """What the thread had until its last statement ended, and may find again (`lend`)."""
@@ -441,9 +441,9 @@ class LoopWrapper(
         if self.connection is None and self.role == "lease":
             # Django would do nothing, and the block would end as if it had been committed.
             raise NotCommitted()
-        self._transaction_over = False
+        self.transaction_over = False
         self._send_commit()
-        self._transaction_over = True
+        self.transaction_over = True
 
     def _send_commit(self) -> None:
         bridge = current_bridge()
@@ -475,7 +475,7 @@ class LoopWrapper(
             self._drop_session()
             return
         super()._rollback()
-        self._transaction_over = True
+        self.transaction_over = True
 
     def _terminate(self) -> None:
         if self.connection is not None:
@@ -536,21 +536,23 @@ class LoopWrapper(
     def _is_settled(self) -> bool:
         """Whether the transaction is over, and no thread is about to send a statement of it."""
         settled: bool = self.connection.is_settled()
-        return settled and (self._transaction_over or not self.connection.is_working())
+        return settled and (self.transaction_over or not self.connection.is_working())
 
     def _switch_autocommit(self, autocommit: bool, force_begin: bool) -> None:
         if not autocommit:
-            self._transaction_over = False
+            self.transaction_over = False
         committed = self.run_commit_hooks_on_set_autocommit_on
         ending = self._is_ending()
         try:
             super().set_autocommit(autocommit, force_begin)
-        except Error as error:
+        except (Error, ScopeEnded) as error:
             ended = autocommit and (committed or ending)
-            if not ended or self.autocommit or not self.is_lost(error):
+            if not ended or self.autocommit:
+                raise
+            if not isinstance(error, ScopeEnded) and not self.is_lost(error):
                 raise
             # The transaction has ended before, whether committed or rolled back: only that the
-            # connection goes on has failed.
+            # connection goes on has failed. With ScopeEnded a hold around it began to end.
             self._terminate()
             self._end_without_connection()
 

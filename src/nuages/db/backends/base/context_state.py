@@ -52,7 +52,7 @@ OWN = frozenset(
         *("_given_server_data", "_is_pools_doing", "_needs_rollback", "_queries_log", "_shared"),
         *("_iterations", "_lent", "_statement_timeout", "family", "gives_back", "role", "scope"),
         *(
-            "_transaction_over",
+            "transaction_over",
             "forked",
             "left_by",
             "lends",

@@ -1,0 +1,86 @@
+"""Holders: the holds and open iterations or cursors that one scope's connection is kept for.
+
+Code in a hold, or in the body of an `aiterator()`, shares its connection, and what that code
+opens may outlive it: two iterations of one task end in any order, and a generator that holds a
+connection is dropped while its consumer reads from it. So a scope has a list of holders. It goes
+on, with the connection, until the last of them ends, and is abandoned when all that are left are
+in generators that were dropped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nuages.bridge.generators import Generators, when_dropped
+from nuages.db.scopes.scope import Scope, open_scope
+from nuages.db.scopes.tree import Kind
+
+if TYPE_CHECKING:
+    from nuages.db.scopes.lease import Lease
+
+
+class Holder:
+    """One hold, or open iteration or cursor, of a scope."""
+
+    __slots__ = ("_generators", "dropped", "kind", "scope")
+
+    def __init__(self, scope: Scope, kind: Kind, generators: Generators) -> None:
+        self.scope = scope
+        self.kind = kind
+        self.dropped = False
+        """Whether an async generator that it is in was dropped."""
+        self._generators = when_dropped(generators, self._drop) if generators else ()
+        scope.holders.append(self)
+        self._tell_root()
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether the scope ends with it; False where that has ended."""
+        return len(self.scope.holders) == 1 and self.is_first
+
+    @property
+    def is_first(self) -> bool:
+        """Whether all others have begun in it; False where the scope has ended."""
+        return bool(self.scope.holders) and self.scope.holders[0] is self
+
+    def leave(self) -> None:
+        """End it, and with the last one the scope; the connection goes on as the chain's lease."""
+        holders = self.scope.holders
+        if self not in holders:
+            return
+        holders.remove(self)
+        raw = self.scope.wrapper.connection
+        if self.kind is Kind.HOLD and raw is not None:
+            raw.state_is_meant = True
+        if holders:
+            self._tell_root()
+        else:
+            self.scope.leave()
+
+    def _drop(self) -> None:
+        """From a finaliser, anywhere."""
+        self.dropped = True
+        if all([holder.dropped for holder in tuple(self.scope.holders)]):
+            self.scope.root.abandon()
+
+    def _tell_root(self) -> None:
+        root, holders = self.scope.root, self.scope.holders
+        is_hold = any(holder.kind is Kind.HOLD for holder in holders)
+        root.kind = Kind.HOLD if is_hold else Kind.PIN
+        root.generators = [holder._generators for holder in holders if holder._generators]
+        if all(holder.dropped for holder in holders):
+            root.abandon()
+
+
+def keep(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
+    """Keep `wrapper`'s connection for the calling task's `kind`, a hold or a pin.
+
+    Where it is opened in async `generators`, it is dropped with the first of them. Returns None
+    where something else keeps the connection: a block that the caller is in, another task's hold.
+    """
+    scope = wrapper.scope
+    if scope is None:
+        return Holder(open_scope(wrapper, kind), kind, generators)
+    if scope.holders and scope.root.owned_by_caller and scope.own_block() is None:
+        return Holder(scope, kind, generators)
+    return None
