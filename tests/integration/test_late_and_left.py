@@ -9,11 +9,11 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from typing import Any
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import async_to_sync, sync_to_async
 from django.db import IntegrityError, connection, transaction
 
 from nuages import off_loop, on_loop
@@ -479,3 +479,105 @@ def test_a_hold_keeps_its_connection_when_what_it_began_in_ends(
 
     run(main)
     assert judge.authors() == sorted([*SEEDS, "in the hold"])
+
+
+async def with_savepoint() -> AsyncIterator[None]:
+    async with aatomic():
+        yield None
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_block_goes_on_to_its_end_when_a_dropped_one_in_it_is_closed(
+    database: str, run: Run, fails: bool
+) -> None:
+    """No statement comes between; the loop's task closes the generator during the block's end."""
+
+    async def main() -> None:
+        for number in range(10):
+            async with hold_connection():
+                with suppress(Failure):
+                    async with aatomic():
+                        await Author.objects.acreate(name=f"{number} inside")
+                        async for _ in with_savepoint():
+                            break
+                        if fails:
+                            raise Failure
+                await Author.objects.acreate(name=f"{number} after")
+
+    run(main)
+    there = ("after",) if fails else ("after", "inside")
+    assert judge.authors() == [f"{number} {name}" for number in range(10) for name in there]
+
+
+@pytest.mark.parametrize("leave", ["drop", "end"])
+@pytest.mark.parametrize("generate", [with_cursor, with_iteration, with_hold])
+def test_sync_code_reads_on_when_what_a_coroutine_in_it_opened_ends(
+    database: str, run: Run, generate: Callable[[], AsyncIterator[None]], leave: str
+) -> None:
+    """They share a connection: the coroutine is called by `async_to_sync`."""
+
+    async def use() -> None:
+        async for _ in generate():
+            if leave == "drop":
+                break
+        for _ in range(10):
+            await asyncio.sleep(0)
+
+    @on_loop
+    def read() -> list[str]:
+        found = []
+        for author in seeded().iterator(chunk_size=2):
+            found.append(author.name)
+            async_to_sync(use)()
+            assert Author.objects.count() == len(SEEDS)
+        return found
+
+    async def main() -> None:
+        await seed()
+        assert await read() == SEEDS
+
+    run(main)
+
+
+@pytest.mark.parametrize("ends", ["normally", "dropped"])
+@pytest.mark.parametrize("around", [with_cursor, with_iteration])
+def test_a_hold_in_an_iteration_ends_as_any_other(
+    database: str, run: Run, around: Callable[[], AsyncIterator[None]], ends: str
+) -> None:
+    """Its tasks use the connection, the iteration's: their statements in flight are waited for."""
+
+    async def late() -> None:
+        async with acursor() as cursor:
+            await cursor.execute(SLOW[database])
+        await Author.objects.acreate(name="late")
+
+    async def hold() -> AsyncIterator[None]:
+        async with hold_connection():
+            yield None
+
+    async def main() -> None:
+        await seed()
+        async with aclosing(around()) as opened:
+            await anext(opened)
+            async for _ in hold():
+                task = asyncio.create_task(late())
+                # Until its statement is on its way.
+                for _ in range(3):
+                    await asyncio.sleep(0)
+                if ends == "dropped":
+                    break
+            if ends == "normally":
+                # The hold is over: a task that is started now is outside.
+                await asyncio.create_task(Author.objects.acreate(name="outside"))
+        if ends == "normally":
+            with pytest.raises(ScopeEnded):
+                await task
+        else:
+            # Its next statement comes before the hold's end, or after it and is refused.
+            with suppress(ScopeEnded):
+                await task
+
+    run(main)
+    there = set(judge.authors())
+    assert there - {"late"} == {*SEEDS, *(["outside"] if ends == "normally" else [])}
+    assert "late" not in there or ends == "dropped"

@@ -8,7 +8,8 @@
 - `OpenBlock`: from a block in which such tasks or threads ran, and from one that was opened in the
   block of a cursor or hold and left after it.
 - `TransactionManagementError`, a `DatabaseError`: in a block in which something failed and
-  was swallowed; the first also in a program that drops a generator with a transaction in it.
+  was swallowed; the first also in a program that drops a generator with a transaction in it, and
+  in what may outlive a block that is cancelled.
 - `PoolTimeout`: where the program may use more connections at once than the pool has.
 - `BlockInterrupted`: from a block in which a cancellation was swallowed.
 - `EnteredElsewhere`: in a program that enters a block in a task of its own.
@@ -16,7 +17,8 @@
 - `RuntimeError` about `durable`: from a durable block in another one.
 - an `OperationalError`: in a thread whose task was cancelled, and with it the statement; and on a
   connection that is shared with what is cancelled twice, which closes it.
-- an `InterfaceError`: of a cursor whose block has ended, in what may outlive that.
+- an `InterfaceError`, of sqlite3 a `ProgrammingError`: of a cursor whose block has ended, in what
+  may outlive that.
 """
 
 from __future__ import annotations
@@ -24,7 +26,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from django.db import DatabaseError, IntegrityError, InterfaceError, OperationalError
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
 from django.db.transaction import TransactionManagementError
 
 from nuages import exceptions
@@ -50,6 +58,7 @@ HOLDERS = {
 OTHER_TASK = "other_task"
 """How a block is entered in a task of its own, so that its body is outside."""
 BY_HOOK = "raised by a hook on purpose"
+CLOSED_CURSOR = "Cannot operate on a closed cursor"
 DURABLE = "A durable atomic block cannot be nested"
 
 
@@ -128,8 +137,11 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
         # A hold that was begun meanwhile has its connection, and was dropped.
         return any(each.kind == "iterate" for each in program.walk())
     troubled = any(block.is_troubled for block in frame.blocks.values())
-    if isinstance(error, TransactionManagementError) and (troubled or frame.run.tainted):
-        return True
+    if isinstance(error, TransactionManagementError):
+        # Late: in a block that was cancelled, and is still to end.
+        cancelled = any(each.kind in ("cut", "group") for each in program.walk())
+        if troubled or frame.run.tainted or (frame.late and cancelled):
+            return True
     if isinstance(error, NuagesError):
         return False
     # A generator that is not collected yet keeps its consumer on the connection that it holds.
@@ -143,6 +155,8 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
         return cancels_twice(program)
     if isinstance(error, InterfaceError) and frame.late:
         return True
+    if isinstance(error, ProgrammingError) and CLOSED_CURSOR in str(error):
+        return frame.late
     if isinstance(error, DatabaseError) and troubled:
         return True
     return isinstance(error, OperationalError) and frame.cancelled and frame.place == "thread"

@@ -199,10 +199,14 @@ def _exit_node(node: Node, atomic: Atomic, *exc_info: Any) -> None:
         return
     scope = node.scope
     outside = tree.context_node(node.alias)
+    refusal: BaseException | None = None
+    if exc_info[0] is None:
+        refusal = _wait_for_dropped(node)
     left_open = scope.end_open_children(node)
-    refusal = None
-    if exc_info[0] is None and (refusal := _why_not(node, left_open)) is not None:
-        exc_info = (type(refusal), refusal, None)
+    if exc_info[0] is None and refusal is None:
+        refusal = _why_not(node, left_open)
+    if refusal is not None:
+        exc_info = (type(refusal), refusal, refusal.__traceback__)
     if outside is not node:
         # Left in another context than it was entered in (an async generator, a fixture), or
         # before a block inside it that was opened here.
@@ -213,6 +217,20 @@ def _exit_node(node: Node, atomic: Atomic, *exc_info: Any) -> None:
     if exc_info[0] is None and node.state is KILLED and node.kind is Kind.SAVEPOINT:
         # The block around it began to end while this one did, and rolled it back.
         raise ScopeEnded(task=node.label)
+
+
+def _wait_for_dropped(node: Node) -> BaseException | None:
+    """Wait until blocks in generators that `node`'s code has dropped are rolled back.
+
+    As its next statement would. Returns what the wait raised.
+    """
+    if not node.owned_by_caller or not node.scope.has_dropped_block(node):
+        return None
+    try:
+        node.wait_for_children()
+    except BaseException as error:
+        return error
+    return None
 
 
 def _why_not(node: Node, left_open: Node | None) -> Exception | None:

@@ -81,6 +81,8 @@ class AsyncCursor(AsyncOnly):
         if not scope.blocks:
             scope.root.adopt()
             try:
+                # Tasks of a hold that was dropped in it.
+                scope.root.wait_for_children()
                 self._cursor.close()
             finally:
                 holder.leave()

@@ -29,7 +29,7 @@ from nuages.db.scopes.fair_lock import caller_label
 from nuages.db.scopes.finalising import end_later, is_collecting
 from nuages.db.scopes.holder import Holder, keep
 from nuages.db.scopes.scope import Scope
-from nuages.db.scopes.tree import Kind, context_node
+from nuages.db.scopes.tree import Kind, Node, context_node
 from nuages.exceptions import (
     EnteredElsewhere,
     NeedsAsyncWith,
@@ -59,16 +59,20 @@ def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
     return exc_type is GeneratorExit and task is not _running_task()
 
 
-def _must_not_wait(scope: Scope) -> bool:
+def _must_not_wait(node: Node) -> bool:
     """Whether a block that was closed by hand cannot be ended by a task of its pool's loop.
 
-    Where a statement is in flight, a thread's, say, that may be for ever.
+    Where a statement of its own is in flight, a thread's, say, that may be for ever. One of the
+    consumer of a dropped generator, or of the transaction around a savepoint, goes on.
     """
+    scope = node.scope
     if scope.wrapper.scope is not scope:
         # It is over; the wrapper may serve somebody else.
         return False
     raw = scope.wrapper.connection
-    if raw is None or not raw.is_alive() or raw.is_working():
+    if raw is None or not raw.is_alive():
+        return True
+    if raw.is_working() and node.kind is not Kind.SAVEPOINT and not node.was_dropped:
         return True
     return scope.pool is None or scope.pool.loop.is_closed()
 
@@ -131,7 +135,7 @@ class _AsyncBlock:
         atomic = self._innermost()
         self._entered.remove(atomic)
         if _is_closed_by_hand(exc_type, self._task) and (node := node_of(atomic)) is not None:
-            if not is_collecting() and _must_not_wait(node.scope):
+            if not is_collecting() and _must_not_wait(node):
                 node.wrapper.abandon()
             atomic.__exit__(exc_type, exc_value, traceback)
             return
@@ -329,37 +333,32 @@ class _Hold(AsyncOnly):
         holder = self._holder
         if holder is None:
             return
-        if self._others_go_on(holder, exc_info[0]):
+        by_hand = _is_closed_by_hand(exc_info[0], self._task)
+        if holder.has_others and (by_hand or holder.dropped or exc_info[0] is GeneratorExit):
+            # What it is in, or the consumer of the generator, goes on with the connection.
             self._holder = None
             holder.leave()
             return
         scope = holder.scope
-        failed = exc_info[0] is not None
-        if _is_closed_by_hand(exc_info[0], self._task):
+        if by_hand:
             self._holder = None
             if scope.pool is None or scope.pool.loop.is_closed():
                 _drop_hold(scope)
             else:
                 end_later(scope.pool, functools.partial(_end_dropped, scope))
             return
-        await on_loop(self._exit)(failed=failed, elsewhere=not tree.is_in_context(scope.root))
-
-    @staticmethod
-    def _others_go_on(holder: Holder, exc_type: type[BaseException] | None) -> bool:
-        """Whether what the hold is in, or the consumer of a dropped one, keeps the connection."""
-        if not holder.is_first:
-            return True
-        return not holder.is_alone and (holder.dropped or exc_type is GeneratorExit)
+        elsewhere = not tree.is_in_context(scope.root)
+        await on_loop(self._exit)(failed=exc_info[0] is not None, elsewhere=elsewhere)
 
     def _exit(self, *, failed: bool, elsewhere: bool) -> None:
         holder, self._holder = self._holder, None
         if holder is None:
             return
-        if not holder.is_first:
-            holder.leave()
-            return
         scope = holder.scope
-        left_open = scope.end_hold() if scope.wrapper.scope is scope else None
+        left_open = None
+        if scope.wrapper.scope is scope:
+            left_open = scope.end_hold(goes_on=holder.is_within_others)
+            holder.leave()
         if failed:
             return
         if left_open is not None:

@@ -254,6 +254,9 @@ class _Pin:
             holder.scope.let_go()
             return
         try:
+            if holder is not None and holder.is_alone:
+                # Tasks of a hold that was dropped in it.
+                holder.scope.root.wait_for_children()
             self.run(function)
         finally:
             self._holder = None

@@ -36,12 +36,17 @@ class Holder:
     @property
     def is_alone(self) -> bool:
         """Whether the scope ends with it; False where that has ended."""
-        return len(self.scope.holders) == 1 and self.is_first
+        return self.scope.holders == [self]
 
     @property
-    def is_first(self) -> bool:
-        """Whether all others have begun in it; False where the scope has ended."""
-        return bool(self.scope.holders) and self.scope.holders[0] is self
+    def has_others(self) -> bool:
+        """Whether the connection is kept for others as well."""
+        return self in self.scope.holders and not self.is_alone
+
+    @property
+    def is_within_others(self) -> bool:
+        """Whether it has begun in another one, which goes on."""
+        return self in self.scope.holders and self.scope.holders[0] is not self
 
     def leave(self) -> None:
         """End it, and with the last one the scope; the connection goes on as the chain's lease."""

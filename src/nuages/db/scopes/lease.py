@@ -57,6 +57,9 @@ class Lease(Protocol):
     def release(self) -> None:
         """Give the connection back to the pool."""
 
+    def note_opened(self, chain: Chain) -> None:
+        """Note that `chain` has opened the cursors that are open."""
+
     def chain_at_work(self) -> Chain | None:
         """Return a chain that has a cursor open on it, and goes on; None for none."""
 

@@ -95,6 +95,12 @@ class Scope:
         node.seal()
         return inner[-1] if inner else None
 
+    def has_dropped_block(self, node: Node) -> bool:
+        """Whether a block in `node` is in a generator that was dropped, and is still to end."""
+        return node in self.blocks and any(
+            block.abandoned for block in self.blocks[self.blocks.index(node) + 1 :]
+        )
+
     @contextmanager
     def ended_by_caller(self) -> Iterator[None]:
         """Inside, the calling code ends a block."""
@@ -183,11 +189,12 @@ class Scope:
         if not self.blocks:
             self.leave()
 
-    def end_hold(self) -> Node | None:
-        """End a hold's scope; return the innermost block that a task has open in it.
+    def end_hold(self, *, goes_on: bool = False) -> Node | None:
+        """End a hold; return the innermost block that a task has open in it.
 
         It waits for a statement in flight. What is not committed is rolled back; a block whose
-        COMMIT is answered meanwhile is not open any more.
+        COMMIT is answered meanwhile is not open any more. The scope ends, unless it `goes_on` for
+        what the hold is in.
         """
         wrapper = self.wrapper
         left_open = self.end_open_children(self.root)
@@ -201,7 +208,10 @@ class Scope:
         finally:
             if wrapper.in_atomic_block or not wrapper.autocommit:
                 wrapper.drop_connection()
-            self.leave()
+            if goes_on and wrapper.connection is not None:
+                self.root.open_again()
+            else:
+                self.leave()
         return left_open
 
     def end_forgotten(self) -> None:
@@ -226,6 +236,7 @@ def open_scope(wrapper: Lease, kind: Kind) -> Scope:
         scope.pool = wrapper.session.pool
         scope.pool.scopes.add(scope)
     if chain is not None:
+        wrapper.note_opened(chain)
         if wrapper in chain.active:
             chain.active.remove(wrapper)
         if chain.wrappers.get(wrapper.alias) is wrapper:

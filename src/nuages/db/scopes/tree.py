@@ -227,6 +227,10 @@ class Node:
         self.scope.seals += 1
         self.turns.refuse_waiting(ScopeEnded(task="a task"))
 
+    def open_again(self) -> None:
+        """After `seal`: only what was in it is over, its code goes on."""
+        self.state, self.ender = LIVE, None
+
     def kill(self) -> None:
         """Note that a block around it has ended, and with it all that it did."""
         self.state, self.ender, self.generators = KILLED, None, None

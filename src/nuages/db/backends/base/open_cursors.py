@@ -38,13 +38,18 @@ class _OpenCursor(weakref.ref[Any]):
     chain: Callable[[], Chain | None]
 
 
-def _opened(cursor: Any) -> weakref.ref[Any]:
-    chain = current_chain()
+def _opened(cursor: Any, chain: Chain | None) -> weakref.ref[Any]:
     if chain is None:
         return weakref.ref(cursor)
     opened = _OpenCursor(cursor)
     opened.chain = weakref.ref(chain)
     return opened
+
+
+def _opened_by(chain: Chain, opened: weakref.ref[Any]) -> weakref.ref[Any]:
+    cursor = opened()
+    is_known = cursor is None or isinstance(opened, _OpenCursor)
+    return opened if is_known else _opened(cursor, chain)
 
 
 class OpenCursors(_Base):
@@ -65,7 +70,9 @@ class OpenCursors(_Base):
             if len(self._cursors) >= 16:
                 self._has_cursor()
             in_scope = self.scope is not None
-            self._cursors.append(_opened(cursor) if in_scope else weakref.ref(cursor))
+            self._cursors.append(
+                _opened(cursor, current_chain()) if in_scope else weakref.ref(cursor)
+            )
             if self.lends:
                 made = super()._prepare_cursor(cursor)
                 made.close = functools.partial(self._close_and_lend, cursor)
@@ -87,6 +94,14 @@ class OpenCursors(_Base):
         if self.role == "lease":
             self._iterations.add(made)
         return made
+
+    def note_opened(self, chain: Chain) -> None:
+        """Note that `chain`, which it serves, has opened what is open: it gets a scope now."""
+        if self._cursors:
+            self._cursors = [_opened_by(chain, one) for one in self._cursors]
+        for made in tuple(self._iterations):
+            if "opened" in vars(made):
+                vars(made)["opened"] = _opened_by(chain, vars(made)["opened"])
 
     def chain_at_work(self) -> Chain | None:
         """Return a chain on this loop that has a cursor open here, and goes on; None for none."""
