@@ -280,7 +280,7 @@ _CLOSING = _type_of_aclose()
 
 async def _settled() -> None:
     """Wait for background work (resets, closes) and see that no other task is left."""
-    await tasks.settle(30.0)
+    await tasks.wait_for_spawned(30.0)
     # The loop's own tasks, which close the async generators that a library (redis-py) abandons.
     closing = [task for task in asyncio.all_tasks() if isinstance(task.get_coro(), _CLOSING)]
     if closing:

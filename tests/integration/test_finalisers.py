@@ -63,7 +63,7 @@ def committed() -> set[str]:
 
 async def whole() -> None:
     """See that the pool is, after what is reset in the background."""
-    await tasks.settle(PATIENCE)
+    await tasks.wait_for_spawned(PATIENCE)
     assert_whole(the_pool())
 
 

@@ -200,7 +200,7 @@ def test_a_sync_iterator_that_is_continued_in_another_call_says_what_to_do(
             return
         with pytest.raises(IterationEnded, match=r"aiterator\(\)"):
             await advance(rows)
-        await tasks.settle(10)
+        await tasks.wait_for_spawned(10)
         assert_whole(the_pool())
         assert await Author.objects.acount() == MANY
 

@@ -33,7 +33,7 @@ from nuages.db.scopes.family import own_families
 from nuages.db.transaction import request_connections
 from nuages.handling import placement
 from nuages.handling import request_signals as signals
-from nuages.handling.respond import respond
+from nuages.handling.response import get_response
 
 FILE_BLOCK = 2**18
 """Bytes that Django's FileResponse reads at a time."""
@@ -58,7 +58,7 @@ class ASGIHandler(DjangoASGIHandler):
         self.in_flight = InFlight()
         self.lifespan = Lifespan(self.in_flight)
         self.websocket = websocket
-        self._respond_on_loop: Any = on_loop(self._respond)
+        self._get_response_on_loop: Any = on_loop(self._respond)
         self._close_on_loop: Any = on_loop(self._close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -122,7 +122,7 @@ class ASGIHandler(DjangoASGIHandler):
                 raise watch.failure
             if watch.disconnected:
                 return
-            response = await self._respond_on_loop(scope, body, send, watch, left)
+            response = await self._get_response_on_loop(scope, body, send, watch, left)
             if response is not None:
                 in_flight.working -= 1
                 working = False
@@ -161,7 +161,7 @@ class ASGIHandler(DjangoASGIHandler):
             signals.send(request_started, type(self), scope=scope)
             request, response = self.create_request(scope, body)
             if request is not None:
-                response = respond(self, request, watch.is_over)
+                response = get_response(self, request, watch.is_over)
         except asyncio.CancelledError:
             if request is not None:
                 await_(_threads_ended(left))

@@ -53,7 +53,7 @@ def spawn(
         loop.call_soon_threadsafe(start, context=context)
 
 
-async def settle(timeout: float) -> None:
+async def wait_for_spawned(timeout: float) -> None:
     """Wait until what `spawn` started on the running loop is done, `timeout` seconds at most."""
     loop = asyncio.get_running_loop()
     if tasks := [task for task in _spawned if task.get_loop() is loop]:

@@ -61,7 +61,7 @@ async def _in_thread(
     dropped: Callable[[Any], None] | None = None,
     executor: ThreadPoolExecutor | None = None,
 ) -> T:
-    call = _Call(function)
+    call = _ThreadCall(function)
     placed = SyncToAsync(call, thread_sensitive=sensitive, executor=executor)
     try:
         result: T = await uncaught(placed())
@@ -120,7 +120,7 @@ async def calls_ended() -> None:
         await ended(asyncio.wrap_future(next(iter(calls))))
 
 
-class _Call:
+class _ThreadCall:
     """One call in a thread: whether it has begun, and a future that is done when it ended."""
 
     def __init__(self, function: Callable[[], Any]) -> None:

@@ -75,7 +75,7 @@ class Deadline:
             self._before = self._task.cancelling()
             self._task.cancel("the request's deadline passed")
 
-    def settle(self) -> None:
+    def withdraw_if_swallowed(self) -> None:
         """Withdraw a cancellation that the work has swallowed: its answer stands."""
         if self.expired:
             self.take()

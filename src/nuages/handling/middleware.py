@@ -50,8 +50,8 @@ class Link:
         self.threaded = threaded
 
 
-def load_middleware(handler: Any, respond: GetResponse) -> None:
-    """Fill `handler`'s middleware lists and its chain, whose innermost link is `respond`.
+def load_middleware(handler: Any, get_response: GetResponse) -> None:
+    """Fill `handler`'s middleware lists and its chain, whose innermost link is `get_response`.
 
     Raises what Django raises: RuntimeError for a middleware that is neither sync nor async,
     ImproperlyConfigured for a factory that returns nothing.
@@ -59,7 +59,7 @@ def load_middleware(handler: Any, respond: GetResponse) -> None:
     views: list[Any] = []
     templates: list[Any] = []
     exceptions: list[Any] = []
-    link = Link(converted(respond))
+    link = Link(converted(get_response))
     for path in reversed(settings.MIDDLEWARE):
         factory, on_loop = _factory(path)
         try:

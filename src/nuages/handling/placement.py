@@ -128,7 +128,7 @@ def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-def portal(function: Callable[..., Any]) -> Callable[..., Any]:
+def stepped(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a sync callable that runs the async `function` as `on_loop` does, in this bridge."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -139,7 +139,7 @@ def portal(function: Callable[..., Any]) -> Callable[..., Any]:
     return call
 
 
-class Kind(Enum):
+class ViewKind(Enum):
     """How a view is called from the request's bridge."""
 
     INLINE = 1
@@ -151,7 +151,7 @@ class Kind(Enum):
     """Async code that `on_loop` was given."""
 
 
-def kind_of(view: Any) -> tuple[Kind, Any]:
+def kind_of(view: Any) -> tuple[ViewKind, Any]:
     """Return the kind of a view, and the function to call.
 
     What `on_loop` was given is called in the request's own bridge: one greenlet less.
@@ -165,17 +165,17 @@ def kind_of(view: Any) -> tuple[Kind, Any]:
     return kind, (view if target is None else target)
 
 
-_kinds: WeakKeyDictionary[Any, tuple[Kind, Any]] = WeakKeyDictionary()
+_kinds: WeakKeyDictionary[Any, tuple[ViewKind, Any]] = WeakKeyDictionary()
 
 
-def _kind_of(view: Any) -> tuple[Kind, Any]:
+def _kind_of(view: Any) -> tuple[ViewKind, Any]:
     """Return the kind of `view`, and what it wraps: None where it is called itself."""
     target = on_loop_target(view)
     if target is not None:
-        return (Kind.PORTAL if is_async(target) else Kind.INLINE), target
+        return (ViewKind.PORTAL if is_async(target) else ViewKind.INLINE), target
     if is_async(view):
-        return Kind.COROUTINE, None
-    return (Kind.INLINE if is_known(view) else Kind.SYNC), None
+        return ViewKind.COROUTINE, None
+    return (ViewKind.INLINE if is_known(view) else ViewKind.SYNC), None
 
 
 def from_thread(get_response: Callable[[Any], T]) -> Callable[[Any], T]:

@@ -181,7 +181,7 @@ async def aloaded_user(request: HttpRequest) -> Any:
 
 
 def _settle_later(request: HttpRequest, found: _User) -> Any:
-    """Do to the session what `get_user` does to it, with the storage's part left to `settle`."""
+    """Do to the session what `get_user` does, with the storage's part left to `do_deferred`."""
     from django.contrib.auth.models import AnonymousUser
 
     session: Any = found.session
@@ -202,7 +202,7 @@ def _settle_later(request: HttpRequest, found: _User) -> Any:
     return found.user
 
 
-def settle(request: HttpRequest) -> None:
+def do_deferred(request: HttpRequest) -> None:
     """Do what had to wait; before SessionMiddleware looks at the session, where it may do I/O."""
     for action in vars(request).pop(_LATER, ()):
         action()

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from nuages.bridge import on_loop
-from nuages.bridge.tasks import settle
+from nuages.bridge.tasks import wait_for_spawned
 from nuages.management.running import SETTLE_TIMEOUT, new_event_loop
 
 T = TypeVar("T")
@@ -66,7 +66,7 @@ class PromptLoop:
     def close(self) -> None:
         """Cancel and await what is left, close the pools and the loop. Idempotent."""
         if not self.loop.is_closed():
-            self._runner.run(settle(SETTLE_TIMEOUT))
+            self._runner.run(wait_for_spawned(SETTLE_TIMEOUT))
             self._runner.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:

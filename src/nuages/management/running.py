@@ -24,11 +24,11 @@ from typing import Any, TypeVar, cast
 from asgiref.sync import async_to_sync
 
 from nuages.bridge import current_bridge, on_loop
-from nuages.bridge.tasks import settle
+from nuages.bridge.tasks import wait_for_spawned
 from nuages.db.atomic import published_scopes
 from nuages.db.scopes.chain import current_chain
 from nuages.exceptions import CommandInCoroutine
-from nuages.handling.placement import portal
+from nuages.handling.placement import stepped
 from nuages.stopping import announce_stop
 
 T = TypeVar("T")
@@ -64,7 +64,7 @@ def wait_for(function: Callable[[], Coroutine[Any, Any, T]], grace: float = 0.0)
     thread works for; elsewhere on a loop of its own. In each case in the caller's transaction.
     """
     if current_bridge() is not None:
-        return cast(T, portal(function)())
+        return cast(T, stepped(function)())
     if current_chain() is not None:
         return async_to_sync(on_loop(function))()
     with published_scopes():
@@ -125,7 +125,7 @@ class _Signals:
         try:
             return await main()
         finally:
-            await settle(SETTLE_TIMEOUT)
+            await wait_for_spawned(SETTLE_TIMEOUT)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Handle a signal."""

@@ -14,7 +14,7 @@ from nuages.handling.hashing import in_hashing_thread
 from nuages.handling.placement import placed
 from nuages.handling.preload import aloaded_user, loaded_user
 from nuages.seams.table import Seam
-from nuages.seams.to_thread import family, hand_over, in_thread_on_loop, portal
+from nuages.seams.to_thread import family, hand_over, in_thread_on_loop, with_hidden_arguments
 
 _BACKEND = (
     "authenticate",
@@ -114,13 +114,13 @@ def seams() -> list[Seam]:
         Seam(
             "django.contrib.auth.hashers:acheck_password",
             hashing,
-            portal,
+            with_hidden_arguments,
             "(password, encoded, setter=None, preferred='default')",
         ),
         Seam(
             "django.contrib.auth.base_user:AbstractBaseUser.acheck_password",
             f"{hashing} It has the function above by value, and its setter hashes too.",
-            portal,
+            with_hidden_arguments,
             "(self, raw_password)",
         ),
         Seam(
@@ -190,13 +190,13 @@ def seams() -> list[Seam]:
             Seam(
                 "django.contrib.auth.backends:ModelBackend.aauthenticate",
                 f"{hashing} It does so for a user that does not exist.",
-                portal,
+                with_hidden_arguments,
                 "(self, request, username=None, password=None, **kwargs)",
             ),
             Seam(
                 "django.contrib.auth.models:UserManager._acreate_user",
                 hashing,
-                portal,
+                with_hidden_arguments,
                 "(self, username, email, password, **extra_fields)",
             ),
             Seam(

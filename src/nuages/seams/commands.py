@@ -10,7 +10,7 @@ from django.utils.module_loading import import_string
 
 from nuages.bridge import on_loop
 from nuages.bridge.wrapping import is_async
-from nuages.handling.placement import portal
+from nuages.handling.placement import stepped
 from nuages.seams.table import Seam
 
 
@@ -35,7 +35,7 @@ def _no_translations(original: Any) -> Any:
             return original(handle_func)
 
         # Django's decorator around a sync function that waits for the coroutine.
-        untranslated = on_loop(original(portal(handle_func)))
+        untranslated = on_loop(original(stepped(handle_func)))
         return functools.update_wrapper(untranslated, handle_func)
 
     return no_translations

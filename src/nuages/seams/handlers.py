@@ -15,7 +15,7 @@ from nuages.seams.table import Seam
 
 def _load_middleware(original: Any) -> Any:
     from nuages.handling.middleware import load_middleware
-    from nuages.handling.respond import call_view
+    from nuages.handling.response import call_view
 
     @functools.wraps(original)
     def load(self: Any, is_async: bool = False) -> None:
@@ -28,19 +28,19 @@ def _load_middleware(original: Any) -> Any:
 
 
 def _get_response_async(original: Any) -> Any:
-    from nuages.handling.respond import respond
+    from nuages.handling.response import get_response
 
-    respond_on_loop: Any = on_loop(respond)
+    get_response_on_loop: Any = on_loop(get_response)
 
     @functools.wraps(original)
     async def get_response_async(self: Any, request: Any) -> Any:
         if sensitive_calls.get() is not None:
-            return await respond_on_loop(self, request)
+            return await get_response_on_loop(self, request)
         # Django's own handler closes the body of a cancelled request as soon as this returns,
         # which a thread of the view's may still read.
         sensitive_calls.set(set())
         try:
-            return await respond_on_loop(self, request)
+            return await get_response_on_loop(self, request)
         except asyncio.CancelledError:
             await calls_ended()
             raise

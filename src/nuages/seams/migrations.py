@@ -64,7 +64,7 @@ def _apply(original: Any) -> Any:
             result = locks.repeated(
                 migration, lambda make: original(self, make(state), migration, fake, fake_initial)
             )
-        backfill.settle(self.connection, migration)
+        backfill.note_recorded(self.connection, migration)
         return result
 
     return apply_migration
@@ -77,7 +77,7 @@ def _unapply(original: Any) -> Any:
             result = locks.repeated(
                 migration, lambda make: original(self, make(state), migration, fake)
             )
-        backfill.settle(self.connection, migration)
+        backfill.note_recorded(self.connection, migration)
         return result
 
     return unapply_migration

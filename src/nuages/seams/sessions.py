@@ -10,7 +10,7 @@ from asgiref.sync import sync_to_async
 
 from nuages.bridge import on_loop
 from nuages.db.engines import foreign_aliases
-from nuages.handling.preload import settle
+from nuages.handling.preload import do_deferred
 from nuages.seams.table import Seam
 from nuages.seams.to_thread import family, in_thread_on_loop
 
@@ -36,7 +36,7 @@ def _native(original: Any) -> Any:
 def _process_response(original: Any) -> Any:
     @functools.wraps(original)
     def process_response(self: Any, request: Any, response: Any) -> Any:
-        settle(request)
+        do_deferred(request)
         return original(self, request, response)
 
     return process_response

@@ -35,7 +35,7 @@ from nuages.seams.table import Seam
 _HANDED = "_nuages_handed_over"
 
 
-class _Call:
+class _HiddenCall:
     """A call with its arguments, which neither its frames nor its repr show."""
 
     __slots__ = ("args", "function", "kwargs")
@@ -85,23 +85,23 @@ def in_thread_on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def handed_over(*args: Any, **kwargs: Any) -> Any:
-        call = _Call(function, args, kwargs)
+        call = _HiddenCall(function, args, kwargs)
         del args, kwargs
         return call.run_in_thread()
 
     return handed_over
 
 
-def portal(function: Callable[..., Any]) -> Callable[..., Any]:
+def with_hidden_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return a coroutine function as `on_loop` does, with its arguments kept out of reports."""
 
     @functools.wraps(function)
-    async def in_portal(*args: Any, **kwargs: Any) -> Any:
-        call = _Call(function, args, kwargs)
+    async def hiding(*args: Any, **kwargs: Any) -> Any:
+        call = _HiddenCall(function, args, kwargs)
         del args, kwargs
         return await on_loop(call.arun)()
 
-    return in_portal
+    return hiding
 
 
 def hand_over(
@@ -135,7 +135,7 @@ def hand_over(
 def _own(function: Callable[..., Any], run_in: RunIn | None) -> Callable[..., Any]:
     @functools.wraps(function)
     def handed_over(self: Any, *args: Any, **kwargs: Any) -> Any:
-        call = _Call(function, (self, *args), kwargs)
+        call = _HiddenCall(function, (self, *args), kwargs)
         del args, kwargs
         return call.run_in_thread(run_in, self)
 
@@ -156,9 +156,9 @@ def _inherited(
         definer = next(base for base in after if name in vars(base))
         found = vars(definer)[name]
         if isinstance(found, types.FunctionType):
-            call = _Call(found, (self, *args), kwargs)
+            call = _HiddenCall(found, (self, *args), kwargs)
         else:
-            call = _Call(getattr(super(cls, self), name), args, kwargs)
+            call = _HiddenCall(getattr(super(cls, self), name), args, kwargs)
         del args, kwargs
         if definer.__module__ in stays or is_handed_over(found) or iscoroutinefunction(found):
             return call.run()

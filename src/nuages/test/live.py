@@ -91,13 +91,13 @@ class LiveServer:
             self.stop()
             raise RuntimeError("The ASGI application did not start: see the log of uvicorn.error.")
 
-    def settle(self) -> None:
+    def drain(self) -> None:
         """Wait for the requests in flight; those that do not end are cancelled."""
         loop = self._server.loop
         if loop is not None and loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._settle(), loop).result()
+            asyncio.run_coroutine_threadsafe(self._drain(), loop).result()
 
-    async def _settle(self) -> None:
+    async def _drain(self) -> None:
         tasks = set(self._server.server_state.tasks)
         if tasks:
             _, left = await asyncio.wait(tasks, timeout=_GRACE)
@@ -151,7 +151,7 @@ class _Live:
         super().tearDownClass()  # type: ignore[misc]
 
     def _post_teardown(self) -> None:
-        self.live_server.settle()
+        self.live_server.drain()
         super()._post_teardown()  # type: ignore[misc]
 
     @property

@@ -241,10 +241,10 @@ def key_of(operation: Backfill, migration: Any) -> str:
     return key
 
 
-def settle(connection: Any, migration: Any) -> None:
+def note_recorded(connection: Any, migration: Any) -> None:
     """Note, after a migration was recorded, that its backfills are over."""
     if keys := list(keys_of(migration).values()):
-        checkpoint.settle(connection.alias, keys)
+        checkpoint.mark_over(connection.alias, keys)
 
 
 def run(

@@ -145,7 +145,7 @@ def _delete(known: Any) -> None:
     known.delete()
 
 
-def settle(alias: str, keys: list[str]) -> None:
+def mark_over(alias: str, keys: list[str]) -> None:
     """Note that a migration was recorded: its backfills are over, and come again as new ones."""
     if has_tables(alias):
         Checkpoint._base_manager.using(alias).filter(key__in=keys).update(over=True)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from nuages.bridge.core import current_bridge, run_on_loop
 from nuages.db.pool.pool import Pool
 from nuages.db.scopes.chain import current_chain
-from nuages.db.scopes.tree import current_node, live_ancestor
+from nuages.db.scopes.tree import ancestor_with_turn, current_node
 from nuages.exceptions import ScopeEnded
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _has_turn_at_once(scope: Scope) -> bool:
         node = current_node(scope.root.alias)
         if node is None or node.scope is not scope:
             return False
-        return node.has_turn and live_ancestor(node).turns.holder is None
+        return node.has_turn and ancestor_with_turn(node).turns.holder is None
     except ScopeEnded:
         return False
 

@@ -29,7 +29,9 @@ class Holder:
         self.kind = kind
         self.dropped = False
         """Whether an async generator that it is in was dropped."""
-        self._generators = when_dropped(generators, self._drop) if generators else ()
+        self._generators: Generators = ()
+        if generators:
+            self._generators = when_dropped(generators, self._drop)
         scope.holders.append(self)
         self._tell_root()
 
@@ -50,6 +52,7 @@ class Holder:
 
     def leave(self) -> None:
         """End it, and with the last one the scope; the connection goes on as the chain's lease."""
+        self._generators = ()
         holders = self.scope.holders
         if self not in holders:
             return

@@ -202,7 +202,7 @@ class Scope:
             if wrapper.connection is not None:
                 wrapper.connection.state_is_meant = True
                 with self.ended_by_caller():
-                    wrapper.connection.settle()
+                    wrapper.connection.wait_for_statement()
                 if wrapper.transaction_over:
                     left_open = None
         finally:

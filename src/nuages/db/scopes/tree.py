@@ -390,7 +390,7 @@ def acquire_turn(node: Node, child: Node) -> None:
 def _acquire(node: Node, child: Node) -> Node:
     timeout = float(setting("SCOPE_TIMEOUT"))
     while True:
-        live = live_ancestor(node)
+        live = ancestor_with_turn(node)
         seals = live.scope.seals
         holder = live.turns.holder
         if (
@@ -429,7 +429,7 @@ def is_over(node: Node | None) -> bool:
     return False
 
 
-def live_ancestor(node: Node) -> Node:
+def ancestor_with_turn(node: Node) -> Node:
     """Return `node`, or the nearest node above it that has its turn."""
     while not node.has_turn and node.parent is not None:
         node = node.parent

@@ -73,6 +73,6 @@ def end_test(test: str) -> None:
         found, tasks = _loops[-1].end_tasks(testing.at_work)
         for task in tasks:
             logger.info("%s left task %s running; it was cancelled", test, task)
-    found += testing.settle(test)
+    found += testing.end_leftovers(test)
     if found:
         raise TestLeftOpen(test=test, what="; ".join(dict.fromkeys(found)))

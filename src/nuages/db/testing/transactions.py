@@ -136,7 +136,7 @@ def _work(root: Node, alias: str) -> list[str]:
     return found
 
 
-def settle(test: str) -> list[str]:
+def end_leftovers(test: str) -> list[str]:
     """End what a test left open: blocks in its transaction, transactions on any loop.
 
     `test` names it in later errors. Tasks that are still at work must have been ended before,

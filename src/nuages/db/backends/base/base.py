@@ -516,7 +516,7 @@ class LoopWrapper(
             if not self.run_commit_hooks_on_set_autocommit_on:
                 # Not committed. Where its end was interrupted, Django has not come to this.
                 self.run_on_commit = []
-            if not self._is_dead() and not self._is_settled():
+            if not self._is_dead() and not self._has_ended():
                 # Its end was interrupted; what came of it is not known here.
                 self._terminate()
             if self._is_dead():
@@ -533,10 +533,10 @@ class LoopWrapper(
             return self.left_by is not None and self.left_by is chain_or_thread()
         return scope.ending is not None
 
-    def _is_settled(self) -> bool:
+    def _has_ended(self) -> bool:
         """Whether the transaction is over, and no thread is about to send a statement of it."""
-        settled: bool = self.connection.is_settled()
-        return settled and (self.transaction_over or not self.connection.is_working())
+        ended: bool = self.connection.is_outside_transaction()
+        return ended and (self.transaction_over or not self.connection.is_working())
 
     def _switch_autocommit(self, autocommit: bool, force_begin: bool) -> None:
         if not autocommit:

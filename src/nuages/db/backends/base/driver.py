@@ -31,7 +31,7 @@ class RawConnection(Protocol):
     def is_working(self) -> bool:
         """Whether a statement is in flight."""
 
-    def is_settled(self) -> bool:
+    def is_outside_transaction(self) -> bool:
         """Whether it is in no transaction."""
 
     def inspect(self) -> GiveBack:
@@ -43,7 +43,7 @@ class RawConnection(Protocol):
     recent: deque[Any] | None
     """The statements of its last user, where sessions are checked."""
 
-    def settle(self) -> None:
+    def wait_for_statement(self) -> None:
         """Wait until the statement in flight, if there is one, has ended."""
 
     def quiesce(self) -> bool:

@@ -465,7 +465,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         if self._sock is not None:
             self._sock.detach()
 
-    def settle(self) -> None:
+    def wait_for_statement(self) -> None:
         """Wait until the statement in flight has ended."""
         with self.lock:
             pass
@@ -508,7 +508,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """Whether a statement is in flight."""
         return self.lock.locked()
 
-    def is_settled(self) -> bool:
+    def is_outside_transaction(self) -> bool:
         """Whether it is in no transaction."""
         return not self.in_transaction()
 

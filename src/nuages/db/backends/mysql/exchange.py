@@ -79,7 +79,7 @@ class Exchange:
         interruption = None
         try:
             if self._interruption is not None:
-                interruption = self._settle(self._interruption, error)
+                interruption = self._end_interrupted(self._interruption, error)
         finally:
             self._shielded_until = None
             if connection.pool is None:
@@ -157,7 +157,9 @@ class Exchange:
 
     # At its end
 
-    def _settle(self, interruption: BaseException, error: BaseException | None) -> BaseException:
+    def _end_interrupted(
+        self, interruption: BaseException, error: BaseException | None
+    ) -> BaseException:
         """At the end of an interrupted exchange: make sure of the session, return what to raise.
 
         A KILL QUERY that came when the statement had ended by itself may be kept by the server

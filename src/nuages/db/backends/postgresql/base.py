@@ -269,7 +269,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     def _transaction_ended(self) -> None:
         """Forget the cursors that ended with it: all but those WITH HOLD."""
         connection = self.connection
-        if connection is not None and connection.is_settled():
+        if connection is not None and connection.is_outside_transaction():
             connection.open_cursors &= connection.held_cursors
             connection.orphaned_cursors &= connection.held_cursors
 

@@ -229,7 +229,7 @@ class Connection(psycopg.Connection[Any]):
         """The loop that the socket is registered with."""
         return self._watched.loop if self._watched is not None else None
 
-    def settle(self) -> None:
+    def wait_for_statement(self) -> None:
         """Wait until the statement in flight has ended."""
         with self.lock:
             pass
@@ -510,7 +510,7 @@ class Connection(psycopg.Connection[Any]):
         """Whether a statement is in flight."""
         return self.lock.locked()
 
-    def is_settled(self) -> bool:
+    def is_outside_transaction(self) -> bool:
         """Whether it is in no transaction."""
         return self.pgconn.transaction_status == IDLE
 

@@ -314,7 +314,7 @@ class Connection(NotesState):
         # An interrupted or failed write may have dropped the whole transaction; what follows
         # must not run in autocommit unseen.
         wrapper = self.wrapper
-        if wrapper is not None and wrapper.in_atomic_block and self.is_settled():
+        if wrapper is not None and wrapper.in_atomic_block and self.is_outside_transaction():
             wrapper.note_interruption()
             self._leave_gate()
 
@@ -329,7 +329,7 @@ class Connection(NotesState):
             self._enter_gate(use)
         if self.in_test:
             self._write_of_test = _WRITE.match(query) is not None
-        settled = self.is_settled()
+        settled = self.is_outside_transaction()
         try:
             self.note(query)
             self._until(deadline, function, use)
@@ -337,7 +337,7 @@ class Connection(NotesState):
             raise
         except BaseException:
             # Cancelled, and the worker had begun a transaction before it was interrupted.
-            if settled and not self.is_settled():
+            if settled and not self.is_outside_transaction():
                 self._undo()
             raise
         finally:
@@ -414,7 +414,9 @@ class Connection(NotesState):
                 return
             except sqlite3.OperationalError as error:
                 code = getattr(error, "sqlite_errorcode", 0)
-                if code & 0xFF != _BUSY or (code == _BUSY_SNAPSHOT and not self.is_settled()):
+                if code & 0xFF != _BUSY or (
+                    code == _BUSY_SNAPSHOT and not self.is_outside_transaction()
+                ):
                     # In a transaction waiting cannot help; else a cursor that is being closed is
                     # still in the way.
                     raise
@@ -434,7 +436,7 @@ class Connection(NotesState):
 
     def leave_gate_after_transaction(self) -> None:
         """Let the file's next writer go on, unless a transaction is open."""
-        if self._gate_held and self.is_settled():
+        if self._gate_held and self.is_outside_transaction():
             self._leave_gate()
 
     def _leave_gate(self) -> None:
@@ -549,7 +551,7 @@ class Connection(NotesState):
         """Whether a statement is in flight."""
         return self.busy()
 
-    def is_settled(self) -> bool:
+    def is_outside_transaction(self) -> bool:
         """Whether it is in no transaction; a closed one is in none."""
         return self._broken or not self.in_transaction
 
@@ -561,7 +563,7 @@ class Connection(NotesState):
             return "reset"
         return "reuse"
 
-    def settle(self) -> None:
+    def wait_for_statement(self) -> None:
         """Wait until the statement in flight has ended."""
         if not self.runs_here() and not self._broken:
             self.in_worker(lambda: None)
@@ -573,7 +575,7 @@ class Connection(NotesState):
         """
         if self.worker is not None and not self._broken:
             self.worker.call(lambda: None)
-        return not self.is_settled()
+        return not self.is_outside_transaction()
 
     def attach(self, pool: Pool) -> None:
         """Remember the pool; a worker serves any loop."""

@@ -17,7 +17,7 @@ from nuages.db.transaction import aatomic
 from nuages.handling import deadline as _deadline
 from nuages.handling import errors, placement
 from nuages.handling.deadline import Deadline
-from nuages.handling.placement import Kind
+from nuages.handling.placement import ViewKind
 from nuages.handling.preload import preload
 
 View = Callable[..., Any]
@@ -27,7 +27,7 @@ def _never() -> bool:
     return False
 
 
-def respond(handler: Any, request: HttpRequest, is_over: Callable[[], bool] = _never) -> Any:
+def get_response(handler: Any, request: HttpRequest, is_over: Callable[[], bool] = _never) -> Any:
     """Return the response to `request`, through `handler`'s middleware; in a bridge.
 
     Where the request's deadline passes, that is 504, unless it `is_over` by then; any other
@@ -42,7 +42,7 @@ def respond(handler: Any, request: HttpRequest, is_over: Callable[[], bool] = _n
         response = handler._middleware_chain(request)
         # What was put off, for a COMMIT say, and for which nothing waited since.
         bridge.deliver()
-        deadline.settle()
+        deadline.withdraw_if_swallowed()
     except asyncio.CancelledError:
         deadline.over = True
         if not deadline.take():
@@ -104,20 +104,20 @@ def place_view(handler: Any, callback: Any, request: Any) -> tuple[View, bool]:
     And whether that takes a thread.
     """
     kind, function = placement.kind_of(callback)
-    if kind is Kind.COROUTINE:
+    if kind is ViewKind.COROUTINE:
         preload(request)
         # The first look at a large upload waits for a thread, which it can in a portal only.
         uploads = getattr(request, "parses_in_thread", None)
-        call = placement.portal if uploads is not None and uploads() else placement.awaited
+        call = placement.stepped if uploads is not None and uploads() else placement.awaited
         return call(in_transactions(function, callback)), False
-    if kind is Kind.PORTAL:
-        return placement.portal(in_transactions(function, callback)), False
+    if kind is ViewKind.PORTAL:
+        return placement.stepped(in_transactions(function, callback)), False
     # A sync view's transaction is opened where the view runs. `callback` says whether it has
     # one: a decorator above `on_loop` marks that.
     view = function
     for alias in atomic_aliases(callback):
         view = transaction.atomic(using=alias)(view)
-    if kind is Kind.INLINE or placement.all_on_loop():
+    if kind is ViewKind.INLINE or placement.all_on_loop():
         return view, False
     return placement.in_request_thread(view), True
 
