@@ -102,7 +102,7 @@ def _broken(kwargs: dict[str, Any]) -> bool:
 
 
 def _own_loop(shell: Any) -> None:
-    """On a terminal: run cells so that Ctrl-C cancels what they wait for."""
+    """Run cells so that Ctrl-C cancels what they wait for (on a terminal)."""
     from IPython.core.async_helpers import get_asyncio_loop
 
     factory: Any = get_asyncio_loop

@@ -34,7 +34,7 @@ def _state(loop: asyncio.AbstractEventLoop) -> _State:
 
 
 def is_stopping() -> bool:
-    """Whether the server of the running loop has begun to stop."""
+    """Tell whether the server of the running loop has begun to stop."""
     state = _states.get(asyncio.get_running_loop())
     return state is not None and state.event.is_set()
 

@@ -122,7 +122,7 @@ class Server:
             return str(connection.execute("SHOW server_version").fetchone()[0])
 
     def nature(self) -> dict[str, Any]:
-        """Return what else than its version the results on a server depend on."""
+        """Return what, other than its version, the results on a server depend on."""
         with self.connection() as connection:
             locale = connection.execute(
                 "SELECT pg_encoding_to_char(encoding), datcollate, datctype FROM pg_database "
@@ -207,7 +207,7 @@ class MySQLServer(Server):
         return str(self._rows("SELECT VERSION()")[0][0])
 
     def nature(self) -> dict[str, Any]:
-        """Return what else than its version the results on a server depend on."""
+        """Return what, other than its version, the results on a server depend on."""
         variables = ("character_set_server", "collation_server", "sql_mode", "time_zone")
         row = self._rows(f"SELECT {', '.join(f'@@{name}' for name in variables)}")[0]
         zones = self._rows("SELECT COUNT(*) FROM mysql.time_zone_name")[0][0]

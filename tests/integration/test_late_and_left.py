@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
-from django.db import IntegrityError, connection, transaction
+from django.db import DatabaseError, IntegrityError, connection, transaction
 
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
+from nuages.db.scopes.holder import keep_shared
 from nuages.exceptions import BlockInterrupted, ScopeEnded
 from tests import judge
 from tests.integration.conftest import Run
@@ -581,3 +582,49 @@ def test_a_hold_in_an_iteration_ends_as_any_other(
     there = set(judge.authors())
     assert there - {"late"} == {*SEEDS, *(["outside"] if ends == "normally" else [])}
     assert "late" not in there or ends == "dropped"
+
+
+@pytest.mark.parametrize("generate", [with_hold, with_cursor, with_iteration])
+def test_a_holder_is_dropped_as_a_cursor_is_about_to_share_its_connection(
+    database: str, run: Run, generate: Callable[[], AsyncIterator[None]], monkeypatch: Any
+) -> None:
+    """As by a collection, which may come between any two lines."""
+    generators: list[Any] = []
+
+    def dropping(*args: Any) -> Any:
+        generators.clear()
+        return keep_shared(*args)
+
+    async def main() -> None:
+        await seed()
+        generators.append(generate())
+        await anext(generators[0])
+        async with acursor() as cursor:
+            for name in SEEDS:
+                await cursor.execute("SELECT name FROM library_author WHERE name = %s", [name])
+                assert await cursor.fetchone() == (name,)
+                await Author.objects.acount()
+        await until(lambda: pool_stats()["used"] == 0)
+
+    monkeypatch.setattr("nuages.db.cursor.keep_shared", dropping)
+    run(main)
+
+
+def test_a_hold_whose_connection_is_lost_in_one_within_it_says_so(database: str, run: Run) -> None:
+    """Its session is gone: no statement goes to another one."""
+
+    async def main() -> None:
+        async with hold_connection() as wrapper:
+            async with hold_connection() as inner:
+                assert inner is wrapper
+                await Author.objects.acreate(name="before")
+                wrapper.connection.terminate()
+                with pytest.raises(DatabaseError):
+                    await Author.objects.acount()
+            with pytest.raises(DatabaseError):
+                await Author.objects.acreate(name="not there")
+        await Author.objects.acreate(name="after")
+        await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)
+    assert judge.authors() == ["after", "before"]

@@ -191,6 +191,23 @@ async def test_a_dead_connection_gives_its_place_to_who_waits() -> None:
     pool.close()
 
 
+async def test_a_holder_that_was_cancelled_in_line_gives_nobody_a_place() -> None:
+    """Its request is in line until its task runs; places are counted for those who wait."""
+    pool = make(max_size=1)
+    first = await opened(pool)
+    second = await pool.acquire(1)
+    holder, waiting = pool.enqueue(1), pool.enqueue()
+    holder.cancel()
+    pool.discard(second)
+    assert not waiting.done()
+    pool.withdraw(holder)
+    pool.discard(first)
+    assert pool.size == 1
+    pool.discard(waiting.result())
+    assert pool.size == 0
+    pool.close()
+
+
 async def test_dead_requests_do_not_pile_up_in_the_queue() -> None:
     pool = make(max_size=1, timeout=1000)
     await opened(pool)

@@ -96,11 +96,11 @@ class DisconnectWatch:
         return guarded
 
     def is_over(self) -> bool:
-        """Whether nobody waits for the response any more."""
+        """Tell whether nobody waits for the response any more."""
         return self.disconnected or self.failure is not None
 
     def cancelled(self) -> bool:
-        """Whether the cancellation at hand is the watch's alone; if so, it is withdrawn.
+        """Tell whether the cancellation at hand is the watch's alone; if so, it is withdrawn.
 
         It is counted from those there were before: until Python 3.13 a `TaskGroup` whose task
         failed leaves one behind (https://github.com/python/cpython/issues/116720).

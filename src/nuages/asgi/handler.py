@@ -153,7 +153,7 @@ class ASGIHandler(DjangoASGIHandler):
         watch: DisconnectWatch,
         left: list[asyncio.Future[None]],
     ) -> Any:
-        """In a bridge: make the response and send it; return it unsent where it is a stream."""
+        """Make the response and send it; return it unsent where it is a stream (in a bridge)."""
         set_script_prefix(get_script_prefix(scope))
         request: Any = None
         response: Any
@@ -186,7 +186,7 @@ class ASGIHandler(DjangoASGIHandler):
         return None
 
     def _close(self, response: Any, left: list[asyncio.Future[None]]) -> None:
-        """In a bridge: close the response once no thread of the request works any more."""
+        """Close the response once no thread of the request works any more (in a bridge)."""
         if left or sensitive_calls.get():
             await_(_threads_ended(left))
         threaded = getattr(response, "_nuages_threaded", False)

@@ -28,7 +28,7 @@ class InFlight:
         self._empty: asyncio.Event | None = None
 
     def is_full(self) -> bool:
-        """Whether one more request would be too many; says so in the log, once a while."""
+        """Tell whether one more request would be too many; says so in the log, once a while."""
         reason = self._reason()
         if reason is None:
             if self._refused:

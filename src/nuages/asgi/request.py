@@ -41,7 +41,7 @@ class ASGIRequest(DjangoASGIRequest):
             off_loop(load)()
 
     def parses_in_thread(self) -> bool:
-        """Whether the first look at POST or FILES is still to come, and too long for the loop."""
+        """Tell whether the first look at POST or FILES is to come, and too long for the loop."""
         return (
             self.method == "POST"
             and not hasattr(self, "_post")
@@ -50,7 +50,7 @@ class ASGIRequest(DjangoASGIRequest):
         )
 
     def has_temporary_files(self) -> bool:
-        """Whether uploads lie in files, which are removed when the request is closed."""
+        """Tell whether uploads lie in files, which are removed when the request is closed."""
         files: Any = getattr(self, "_files", None)
         return bool(files) and any(
             isinstance(file, TemporaryUploadedFile) for _, list_ in files.lists() for file in list_

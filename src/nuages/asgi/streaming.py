@@ -103,7 +103,7 @@ def _iterators_closed(response: Any) -> Iterator[None]:
 
 
 def _may_block(response: Any) -> bool:
-    """Whether a sync source is iterated in a thread: its view was, or it is Django's file."""
+    """Tell whether a sync source is iterated in a thread: its view was, or it is Django's file."""
     file = getattr(response, "file_to_stream", None)
     in_memory = file is None or isinstance(file, BytesIO)
     return getattr(response, "_nuages_threaded", False) or not in_memory
@@ -119,7 +119,7 @@ def _iterates_by_itself(response: HttpResponseBase) -> bool:
 
 
 class _Turns:
-    """When the loop is due a turn."""
+    """Tell when the loop is due a turn."""
 
     __slots__ = ("_loop", "_next")
 

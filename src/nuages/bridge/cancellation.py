@@ -27,7 +27,7 @@ class Cancellable:
 
     @contextmanager
     def shield(self) -> Iterator[None]:
-        """Inside, a cancellation waits (in `deferred_cancel`) until what must end has ended.
+        """Keep a cancellation (in `deferred_cancel`) until what must end inside has ended.
 
         The driver's wait catches it; it is raised at the next wait outside, or at the end.
         """
@@ -39,7 +39,7 @@ class Cancellable:
 
     @contextmanager
     def graced(self, period: GracePeriod) -> Iterator[None]:
-        """Inside, whatever is awaited goes on for `period`, although the task is cancelled.
+        """Let what is awaited inside go on for `period`, although the task is cancelled.
 
         What is caught meanwhile, and what a shield caught before, is due afterwards.
         """

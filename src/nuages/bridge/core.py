@@ -1,4 +1,4 @@
-"""Where sync code awaits: the one place that knows about greenlets.
+"""The place where sync code awaits, the only one that knows about greenlets.
 
 Sync code called through `on_loop` runs in a greenlet on the event loop's own thread, in the
 task's own context. Where it would block it calls `await_`, which switches to the greenlet's
@@ -116,7 +116,7 @@ class Bridge(Cancellable):
         return self.grace.outlast(awaitable)
 
     def suspend(self) -> None:
-        """Tell who wants to know that the code is about to wait for something else than I/O."""
+        """Tell who wants to know that the code is about to wait for something other than I/O."""
         for hook in suspend_hooks:
             hook(self)
 
@@ -143,7 +143,7 @@ class Bridge(Cancellable):
             _unwinding.pop(thread) if before is None else _unwinding.update({thread: before})
 
     def is_elsewhere(self) -> bool:
-        """Whether its greenlet belongs to another thread than the calling one."""
+        """Tell whether its greenlet belongs to another thread than the calling one."""
         try:
             self.greenlet.parent = getcurrent()
         except ValueError:
@@ -221,7 +221,7 @@ def _work() -> None:
 
 
 def _unwind_on_loop(bridge: Bridge, target: Any) -> None:
-    """From another thread: have the loop unwind the greenlet `target` and end `bridge`.
+    """Have the loop unwind the greenlet `target` and end `bridge` (from another thread).
 
     The garbage collector runs in any thread, but only a greenlet's own can switch to it. What
     fails meanwhile is reported to the loop's exception handler. A loop that is closed unwinds

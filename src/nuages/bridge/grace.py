@@ -38,7 +38,7 @@ class GracePeriod:
 
     @property
     def is_over(self) -> bool:
-        """Whether the code may not go on any more."""
+        """Tell whether the code may not go on any more."""
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     async def outlast(self, awaitable: Awaitable[T]) -> T:

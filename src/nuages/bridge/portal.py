@@ -35,7 +35,7 @@ class _Step:
 
 
 def run_steps(bridge: Bridge, awaitable: Awaitable[T]) -> T:
-    """In `bridge`: drive `awaitable` to its end and return its result."""
+    """Drive `awaitable` to its end and return its result (in `bridge`)."""
     coroutine: Any = awaitable if isinstance(awaitable, Coroutine) else _await(awaitable)
     send, value = coroutine.send, None
     while True:
@@ -92,15 +92,15 @@ class SteppedGenerator(AsyncGenerator[Any, Any]):
         return self._step(self._generator.__anext__)
 
     def asend(self, value: Any) -> Any:
-        """As the generator's: send a value into it."""
+        """Send a value into it, as into the generator."""
         return self._step(self._generator.asend, value)
 
     def athrow(self, *args: Any) -> Any:
-        """As the generator's: raise an exception in it."""
+        """Raise an exception in it, as in the generator."""
         return self._step(self._generator.athrow, *args)
 
     def aclose(self) -> Any:
-        """As the generator's: close it."""
+        """Close it, as the generator."""
         return self._step(self._generator.aclose)
 
     def __getattr__(self, name: str) -> Any:

@@ -81,7 +81,7 @@ def require_sync(function: Any, name: str) -> None:
 
 
 def is_async(function: Any) -> bool:
-    """Whether calling `function` gives something to await, as far as it can be told."""
+    """Tell whether calling `function` gives something to await, as far as it can be told."""
     return _is(iscoroutinefunction, function)
 
 

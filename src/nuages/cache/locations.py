@@ -33,7 +33,7 @@ _PORTS = {"sentinel": 26379, "cluster": 6379}
 
 @dataclass(frozen=True)
 class Location:
-    """Where a cache is kept; `servers` has URLs, the other kinds have hosts and options."""
+    """The place of a cache; `servers` has URLs, the other kinds have hosts and options."""
 
     kind: Literal["servers", "sentinel", "cluster"]
     servers: tuple[str, ...] = field(repr=False)

@@ -39,12 +39,12 @@ async def pause(seconds: float) -> None:
 
 
 def was_sent(error: Exception) -> bool:
-    """Whether the command may have reached the server: not where no connection could be had."""
+    """Tell whether the command may have reached the server."""
     return not hasattr(error, _NOT_SENT)
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Whether another try would end the same: a wrong password, or certificate."""
+    """Tell whether another try would end the same: a wrong password, or certificate."""
     # redis-py wraps the one on a Unix socket, and the other.
     return any(
         isinstance(each, (AuthenticationError, ssl.SSLCertVerificationError))
@@ -62,7 +62,7 @@ async def _in_empty_context(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 class LoopPool(ConnectionPool):
-    """At most `max_connections`; who comes later waits, at most `pool_timeout` seconds."""
+    """Holds `max_connections` at most; who comes later waits, `pool_timeout` seconds at most."""
 
     def __init__(self, *args: Any, pool_timeout: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -79,7 +79,7 @@ class Serializer:
         return self.inner.loads(data)
 
     async def adumps(self, value: Any) -> Any:
-        """As `dumps`, with a thread for what takes long to compress.
+        """Do as `dumps` does, with a thread for what takes long to compress.
 
         A queryset queries when it is pickled, which it can in a bridge.
         """
@@ -94,7 +94,7 @@ class Serializer:
         return await in_thread(self._compressed, data)
 
     async def aloads(self, data: Any) -> Any:
-        """As `loads`, with a thread for what takes long to decompress."""
+        """Do as `loads` does, with a thread for what takes long to decompress."""
         if isinstance(data, bytes) and len(data) >= IN_THREAD and data.startswith(MARK):
             data = await in_thread(zlib.decompress, memoryview(data)[len(MARK) :])
         try:

@@ -108,7 +108,7 @@ class Attempt:
 
     @contextmanager
     def _flight(self) -> Iterator[None]:
-        """Inside, other tasks of this loop wait for this one."""
+        """Have other tasks of this loop wait for this one inside."""
         if current_bridge() is None:
             yield
             return

@@ -163,7 +163,7 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
 
 
 def _leave_forked(wrapper: LoopWrapper, atomic: Atomic, *, failed: bool) -> None:
-    """In a forked child: leave a block that goes on in the parent, without I/O."""
+    """Leave a block that goes on in the parent, without I/O (in a forked child)."""
     atomic.__dict__.pop("_nuages_nodes", None)
     wrapper.leave_forked(atomic)
     if not wrapper.forked:
@@ -173,7 +173,7 @@ def _leave_forked(wrapper: LoopWrapper, atomic: Atomic, *, failed: bool) -> None
 
 
 def _is_finalised(node: Node, kind: type[BaseException] | None) -> bool:
-    """Whether a generator is closed where nothing can be awaited, and there is something to be."""
+    """Tell whether a generator is closed where nothing can be awaited, though something should."""
     if kind is not GeneratorExit or current_bridge() is not None:
         return False
     raw = node.wrapper.connection

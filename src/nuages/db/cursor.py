@@ -10,7 +10,7 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from nuages.bridge import on_loop
 from nuages.bridge.generators import Generators, generators_around
 from nuages.db.backends.base.base import LoopWrapper
-from nuages.db.scopes.holder import Holder, keep
+from nuages.db.scopes.holder import Holder, keep, keep_shared
 from nuages.db.scopes.tree import Kind
 from nuages.db.transaction import AsyncOnly, entered
 from nuages.exceptions import OpenBlock
@@ -61,8 +61,16 @@ class AsyncCursor(AsyncOnly):
 
     def _open(self, generators: Generators) -> None:
         wrapper = connections[self._alias]
-        self._cursor = wrapper.cursor()
         if isinstance(wrapper, LoopWrapper):
+            # First: what the scope is of may be dropped at any time, and would end it.
+            self._holder = keep_shared(wrapper, Kind.PIN, generators)
+        try:
+            self._cursor = wrapper.cursor()
+        except BaseException:
+            if self._holder is not None:
+                self._holder.leave()
+            raise
+        if isinstance(wrapper, LoopWrapper) and self._holder is None:
             self._holder = keep(wrapper, Kind.PIN, generators)
 
     async def __aexit__(self, *exc_info: object) -> None:

@@ -33,7 +33,7 @@ def is_named_ours(entry: Mapping[str, Any]) -> bool:
 
 
 def is_routed() -> bool:
-    """Whether `django.db.connections` asks us: the seams, which the app installs, are in place."""
+    """Tell whether `django.db.connections` asks us: whether the app has installed the seams."""
     return isinstance(vars(connections).get("_connections"), RoutedStorage)
 
 

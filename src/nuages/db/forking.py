@@ -1,4 +1,4 @@
-"""After a fork: the child has connections of its own, and leaves the parent's alone.
+"""Forks: a child has connections of its own, and leaves the parent's alone.
 
 A forked process has copies of all that its parent had, sockets and open transactions included.
 One byte that it sent there would end the parent's statement, or be answered to the wrong one. So

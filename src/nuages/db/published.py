@@ -68,7 +68,7 @@ class ThreadNodes(RequestNodes):
         return node
 
     def end(self) -> None:
-        """In the thread: take its connections back, those that were opened meanwhile too."""
+        """Take its connections back, those that were opened meanwhile too (in the thread)."""
         self.ended = True
         for node in self.values():
             give_to_thread(node.scope)

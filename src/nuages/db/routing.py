@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 
 def _blocks_the_loop() -> bool:
-    """Whether sync code may block in a coroutine: its connection is the thread's then."""
+    """Tell whether sync code may block in a coroutine: its connection is the thread's then."""
     return bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
 
 
 def has_none() -> bool:
-    """Whether no wrapper is there for the calling code, which is in a bridge; at a quick look."""
+    """Tell by a quick look that no wrapper is there for the calling code, in a bridge."""
     bridge = current_bridge()
     if bridge is None or foreign_aliases():
         return False

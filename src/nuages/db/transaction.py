@@ -51,7 +51,7 @@ def _running_task() -> asyncio.Task[Any] | None:
 
 
 def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
-    """Whether a block is left because its coroutine is closed, so that nothing can be awaited.
+    """Tell whether a block is left since its coroutine is closed: nothing can be awaited.
 
     It is not run by its task then, but by whoever closes it: the garbage collector, say. An
     async generator that another task closes could await; there is no telling the two apart.
@@ -60,7 +60,7 @@ def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
 
 
 def _must_not_wait(node: Node) -> bool:
-    """Whether a block that was closed by hand cannot be ended by a task of its pool's loop.
+    """Tell whether a block that was closed by hand cannot be ended by a task of its pool's loop.
 
     Where a statement of its own is in flight, a thread's, say, that may be for ever. One of the
     consumer of a dropped generator, or of the transaction around a savepoint, goes on.

@@ -81,7 +81,7 @@ class Deadline:
             self.take()
 
     def take(self) -> bool:
-        """Whether the cancellation at hand is the deadline's alone; if so, it is withdrawn."""
+        """Withdraw the cancellation at hand if it is the deadline's alone; tell whether it was."""
         if not self.expired or self._task is None:
             return False
         self.expired = False

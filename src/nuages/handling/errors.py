@@ -98,7 +98,7 @@ def _overloaded(request: HttpRequest, error: Exception) -> HttpResponse:
 
 
 def _may_block(error: Exception) -> bool:
-    """Whether making the response runs code of the project that may block."""
+    """Tell whether making the response runs code of the project that may block."""
     if placement.all_on_loop():
         return False
     if isinstance(error, Http404):
@@ -131,7 +131,7 @@ def _has_known_view(status: int) -> bool:
 
 
 def _logs_inline(name: str) -> bool:
-    """Whether no handler of the logger talks to a network or is one that we do not know.
+    """Tell whether no handler of the logger talks to a network or is one that we do not know.
 
     Those that write to a stream or a file do what the server's own access log does;
     AdminEmailHandler's mail goes to a thread by itself.

@@ -141,7 +141,7 @@ def _has_async_call(factory: Any) -> bool:
 
 
 def _has_async_half(factory: Any) -> bool:
-    """Whether it has an `__acall__` of its own beside `__call__`, as RemoteUserMiddleware has.
+    """Tell whether it has its own `__acall__` beside `__call__`, as RemoteUserMiddleware has.
 
     The two may differ (there in the header they read), and stock takes the async one.
     """

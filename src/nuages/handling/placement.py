@@ -1,4 +1,4 @@
-"""Where code of Django and of the project runs: on the loop, or in a thread.
+"""The place where code of Django and of the project runs: on the loop, or in a thread.
 
 Django's own code is known and runs on the loop, in the request's bridge. The project's sync
 views, middleware and receivers run in a thread, since they may block, unless it says otherwise:
@@ -38,12 +38,12 @@ left_threads: ContextVar[list[asyncio.Future[None]] | None] = ContextVar(
 
 
 def all_on_loop() -> bool:
-    """Whether the project's sync code runs on the loop too."""
+    """Tell whether the project's sync code runs on the loop too."""
     return bool(setting("SYNC_VIEWS") == "loop")
 
 
 def is_known(function: Any) -> bool:
-    """Whether `function` is Django's own or ours, so that it is known not to block.
+    """Tell whether `function` is Django's own or ours, so that it is known not to block.
 
     A view made by `as_view()` belongs to its class, a method to the class that defines it, a
     partial to its function. What a decorator wraps counts with the decorator's own code: Django's
@@ -76,7 +76,7 @@ def _module_of(function: Any) -> str:
 
 
 def runs_on_loop(function: Any) -> bool:
-    """Whether the sync callable `function` runs on the loop."""
+    """Tell whether the sync callable `function` runs on the loop."""
     return all_on_loop() or is_known(function)
 
 

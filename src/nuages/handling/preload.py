@@ -109,7 +109,7 @@ def _load_copy(session: SessionBase) -> Any:
 
 
 def _is_lazy(request: HttpRequest) -> bool:
-    """Whether request.user is AuthenticationMiddleware's and was not looked at yet."""
+    """Tell whether request.user is AuthenticationMiddleware's and was not looked at yet."""
     lazy: Any = vars(request).get("user")
     if type(lazy) is not SimpleLazyObject:
         return False

@@ -1,4 +1,4 @@
-"""Where a signal's receivers run: what stands behind `send`, `asend` and their robust twins.
+"""The place where a signal's receivers run: behind `send`, `asend` and their robust twins.
 
 Sync receivers come first, in the order in which they were connected. Where the sender is sync
 code (`send`) they are called right there, by the seam itself: in its bridge, in its thread. Where
@@ -80,7 +80,7 @@ async def asend(signal: Signal, sender: Any, named: dict[str, Any], robust: bool
 
 
 def send_placed(signal: Signal, sender: Any, named: dict[str, Any]) -> None:
-    """In a bridge: send as `asend()` does."""
+    """Send as `asend()` does (in a bridge)."""
     receivers, async_receivers = signal._live_receivers(sender)
     _call_placed(signal, sender, named, receivers, robust=False)
     if async_receivers:
@@ -106,7 +106,7 @@ def _call(
 def _call_placed(
     signal: Signal, sender: Any, named: dict[str, Any], receivers: Sequence[Receiver], robust: bool
 ) -> Responses:
-    """In a bridge: call sync receivers where each of them belongs, in their order."""
+    """Call sync receivers where each of them belongs, in their order (in a bridge)."""
     responses: Responses = []
     for inline, neighbours in groupby(receivers, placement.runs_on_loop):
         call = _call if inline else placement.in_request_thread(_call)

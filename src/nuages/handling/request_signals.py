@@ -16,7 +16,7 @@ from nuages.handling import receivers as dispatch
 
 
 def has_foreign_receivers(signal: Signal, sender: Any = None) -> bool:
-    """Whether the project has sync receivers of `signal` that must not run on the loop."""
+    """Tell whether the project has sync receivers of `signal` that must not run on the loop."""
     if placement.all_on_loop() or _is_inline(signal):
         return False
     receivers, _ = signal._live_receivers(sender)
@@ -28,7 +28,7 @@ _inline: dict[Signal, tuple[list[Any], bool]] = {}
 
 
 def _is_inline(signal: Signal) -> bool:
-    """Whether every receiver of `signal`, for any sender, is known and sync."""
+    """Tell whether every receiver of `signal`, for any sender, is known and sync."""
     seen = _inline.get(signal)
     if seen is not None and seen[0] == signal.receivers:
         return seen[1]

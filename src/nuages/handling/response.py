@@ -1,4 +1,4 @@
-"""From a request to its response, in one bridge: what `BaseHandler.get_response_async` does."""
+"""The way from a request to its response, in one bridge: `BaseHandler.get_response_async`."""
 
 from __future__ import annotations
 

@@ -82,7 +82,7 @@ def if_range_passes(header: str, etag: str, modified: int) -> bool:
 
 
 def _number(digits: str) -> int:
-    """Of any length; Python would refuse to read the very long ones."""
+    """Return a number of any length; Python would refuse to read the very long ones."""
     digits = digits.lstrip("0")
     return int(digits or "0") if len(digits) < 20 else 10**20
 

@@ -64,7 +64,7 @@ async def afile_response(
         A streaming response (200 or 206), or one without content (304, 412, 416).
 
     Raises:
-        Http404: There is no such file, or it is a directory or something else than a file, as
+        Http404: There is no such file, or it is a directory or something other than a file, as
             in `django.views.static.serve`.
         OSError: The file cannot be read, for lack of permission for example.
         BadHeaderError: `content_type` or `filename` has a line end.

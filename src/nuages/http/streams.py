@@ -27,7 +27,7 @@ class DirectStreamingResponse(StreamingHttpResponse):
 
     @property
     def unwrapped(self) -> bool:
-        """Whether no middleware has put another iterator around the content."""
+        """Tell whether no middleware has put another iterator around the content."""
         return self._iterator is self.direct_content
 
     @property
@@ -47,7 +47,7 @@ class DirectStreamingResponse(StreamingHttpResponse):
         return _Wrapped(self._iterator, self.direct_content, self.make_bytes)
 
     def has_header(self, header: str) -> bool:
-        """As Django's, but Content-Encoding counts as set: that is how GZipMiddleware asks.
+        """Do as Django does, but Content-Encoding counts as set: that is how GZipMiddleware asks.
 
         To set it to "identity" would do as well, but RFC 9110 (8.4.1) reserves that for
         Accept-Encoding.

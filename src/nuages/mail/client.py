@@ -54,7 +54,7 @@ class Client:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection is there, as far as is known."""
+        """Tell whether the connection is there, as far as is known."""
         return self._smtp.is_connected
 
     def connect(self) -> None:

@@ -208,7 +208,7 @@ class _Taker:
 
 
 def is_large(message: EmailMessage) -> bool:
-    """Whether `message` has `LARGE` bytes or more, or parts whose size it does not tell."""
+    """Tell whether `message` has `LARGE` bytes or more, or parts whose size it does not tell."""
     total = len(message.body or "")
     for alternative in getattr(message, "alternatives", ()):
         total += len(alternative[0])

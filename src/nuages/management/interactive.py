@@ -109,7 +109,7 @@ class PromptLoop:
         self.loop.call_soon_threadsafe(self._task.cancel)
 
     def busy(self) -> bool:
-        """Whether tasks are left that would go on if the loop ran."""
+        """Tell whether tasks are left that would go on if the loop ran."""
         return bool(asyncio.all_tasks(self.loop))
 
     @contextmanager

@@ -105,7 +105,7 @@ class _Signals:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """In the main thread, be the handler wherever nobody else is."""
+        """Be the handler wherever nobody else is, in the main thread."""
         before = []
         if threading.current_thread() is threading.main_thread():
             before = [each for each in _REPLACED if signal.getsignal(each[0]) is each[1]]

@@ -66,7 +66,7 @@ class MySQLdbImport(Seam):
     """
 
     def applies(self) -> bool:
-        """Whether a database uses the engine."""
+        """Tell whether a database uses the engine."""
         engines = (entry["ENGINE"] for entry in connections.settings.values())
         return any(engine.startswith(_MYSQL) for engine in engines)
 

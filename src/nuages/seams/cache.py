@@ -117,7 +117,7 @@ def _turns(cache: Any) -> asyncio.Lock:
 
 
 def _bears_threads(cache: Any) -> bool:
-    """Whether `cache` is of a class of Django's that is known to, or only adds to one."""
+    """Tell whether `cache` is of a class of Django's that is known to, or only adds to one."""
     for cls in type(cache).__mro__:
         if f"{cls.__module__}.{cls.__qualname__}" in _BEAR_THREADS:
             return True

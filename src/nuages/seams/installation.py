@@ -97,5 +97,5 @@ def problems() -> list[str]:
 
 
 def installed() -> bool:
-    """Whether the seams are in place."""
+    """Tell whether the seams are in place."""
     return _installed

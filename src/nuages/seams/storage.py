@@ -49,7 +49,7 @@ async def aurl(self: Any, name: str) -> str:
 
 
 def in_memory(file: Any) -> bool:
-    """Whether reading, writing and closing a file can never wait.
+    """Tell whether reading, writing and closing a file can never wait.
 
     Django's own files only: what a storage of somebody else's returns may hold its content in
     memory and send it away in `close()`.

@@ -40,7 +40,7 @@ class Seam:
     since: tuple[int, int] = (5, 2)
 
     def applies(self) -> bool:
-        """Whether this Django has the target."""
+        """Tell whether this Django has the target."""
         return django.VERSION[:2] >= self.since
 
     def owner(self) -> tuple[Any, str]:

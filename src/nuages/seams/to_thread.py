@@ -168,12 +168,12 @@ def _inherited(
 
 
 def is_handed_over(function: Any) -> bool:
-    """Whether `function` is what `hand_over` made of a method."""
+    """Tell whether `function` is what `hand_over` made of a method."""
     return hasattr(function, _HANDED)
 
 
 def is_inherited(function: Any) -> bool:
-    """Whether `function` is what `hand_over` made of a method that the class only inherits."""
+    """Tell whether `hand_over` made `function` of a method that the class only inherits."""
     return getattr(function, _HANDED, None) == "inherited"
 
 

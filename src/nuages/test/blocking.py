@@ -162,7 +162,7 @@ def forbid_blocking(allow: Iterable[str] = ()) -> Iterator[list[BlockingCall]]:
 
 
 def _is_known(functions: list[tuple[str, Iterable[str]]]) -> bool:
-    """Whether blockbuster itself lets these functions block, by the end of a file's name."""
+    """Tell whether blockbuster itself lets these functions block, by the end of a file's name."""
     return any(
         frame.f_code.co_filename.replace("\\", "/").endswith(filename)
         and frame.f_code.co_name in names

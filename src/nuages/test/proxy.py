@@ -131,7 +131,7 @@ class FaultProxy:
             self._stalled |= gates
 
     def trickle(self) -> None:
-        """From now on, let everything pass byte by byte, each in a packet of its own."""
+        """Let everything pass byte by byte from now on, each in a packet of its own."""
         self._trickles = True
 
     def resume(self) -> None:

@@ -28,7 +28,7 @@ def names_in_stack() -> Iterator[str]:
 
 
 def is_allowed(names: Iterable[str], allow: tuple[str, ...]) -> bool:
-    """Whether one of `names` is, or lies in, one of the dotted names allowed."""
+    """Tell whether one of `names` is, or lies in, one of the dotted names allowed."""
     return any(name == entry or name.startswith(f"{entry}.") for name in names for entry in allow)
 
 

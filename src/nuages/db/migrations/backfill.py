@@ -132,7 +132,7 @@ class Backfill(Operation):
 
     @property
     def reversible(self) -> bool:  # type: ignore[override]
-        """Whether there is a way back."""
+        """Tell whether there is a way back."""
         return self.reverse is not None
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:

@@ -55,7 +55,7 @@ class Batches:
             await self._run(self._concurrency())
 
     def _joins(self) -> bool:
-        """Whether the batches use the migration's own connection.
+        """Tell whether the batches use the migration's own connection.
 
         In a transaction of the caller's, which a test may have, since another connection would
         not see what it did; and where the database has but one.

@@ -72,7 +72,7 @@ class Range(models.Model):
 
 
 def has_tables(alias: str) -> bool:
-    """Whether the tables are there."""
+    """Tell whether the tables are there."""
     return not _missing(alias)
 
 

@@ -18,7 +18,7 @@ from nuages.db.scopes.tree import Kind
 
 
 def begin(editor: Any) -> None:
-    """Before a schema editor is entered: make its connection the calling code's, and hold it."""
+    """Make its connection the calling code's, and hold it (before a schema editor is entered)."""
     connection = editor.connection
     if (
         editor.collect_sql
@@ -41,7 +41,7 @@ def begin(editor: Any) -> None:
 
 
 def end(editor: Any) -> None:
-    """After a schema editor was left."""
+    """Let go of the connection of a schema editor that was left."""
     scope = vars(editor).pop("_nuages_hold", None)
     if scope is not None and scope.wrapper.scope is scope:
         scope.end_hold()

@@ -90,7 +90,7 @@ def lock_timeout() -> float | None:
 
 
 def lacks_lock(error: BaseException) -> bool:
-    """Whether a statement did not get its lock in time, or was chosen to end a deadlock."""
+    """Tell whether a statement did not get its lock in time, or was chosen to end a deadlock."""
     return getattr(error.__cause__, "sqlstate", None) in _REPEATABLE
 
 
@@ -121,7 +121,7 @@ def repeated(migration: Any, once: Callable[[Callable[[Any], Any]], T]) -> T:
 
 
 def begin(editor: Any) -> None:
-    """In a schema editor that was just entered: set its connection's lock timeout."""
+    """Set its connection's lock timeout (in a schema editor that was just entered)."""
     found = _patience.get()
     connection = editor.connection
     if found is None or editor.collect_sql or connection.vendor != "postgresql":
@@ -139,7 +139,7 @@ def begin(editor: Any) -> None:
 
 
 def end(editor: Any) -> None:
-    """In a schema editor that is about to be left: put the lock timeout back."""
+    """Put the lock timeout back (in a schema editor that is about to be left)."""
     kept = vars(editor).pop("_nuages_locks", None)
     if kept is None:
         return

@@ -134,12 +134,12 @@ def _arguments(args: Any, kwargs: dict[str, Any]) -> Arguments | None:
 
 @lru_cache(maxsize=512)
 def _is_plain(kind: Any) -> bool:
-    """Whether querysets of this class are filtered and fetched by Django's own methods."""
+    """Tell whether querysets of this class are filtered and fetched by Django's own methods."""
     return all(getattr(kind, name) is getattr(QuerySet, name) for name in _STEPS)
 
 
 def _is_untouched(queryset: Any) -> bool:
-    """Whether `queryset` is all objects of its model, as a manager gives it."""
+    """Tell whether `queryset` is all objects of its model, as a manager gives it."""
     if queryset._deferred_filter or queryset._defer_next_filter:
         return False
     kind: Any = type(queryset)

@@ -16,7 +16,7 @@ from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.orm.to_async import orm_to_async
 from nuages.db.scopes import tree
 from nuages.db.scopes.chain import Chain, current_chain
-from nuages.db.scopes.holder import Holder, keep
+from nuages.db.scopes.holder import Holder, keep, keep_shared
 from nuages.db.scopes.tree import Kind, Node
 from nuages.exceptions import ScopeEnded
 
@@ -94,7 +94,7 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
 
 
 def _is_djangos(iterable: Any) -> bool:
-    """Whether its async iteration is Django's, which is ours, and no subclass's own."""
+    """Tell whether its async iteration is Django's, which is ours, and no subclass's own."""
     base: Any = query.BaseIterable
     return isinstance(iterable, base) and all(
         getattr(type(iterable), name) is getattr(base, name)
@@ -210,11 +210,11 @@ class _Pin:
 
     @property
     def has_connection(self) -> bool:
-        """Whether a connection is kept for the cursor, and for no block around it."""
+        """Tell whether a connection is kept for the cursor, and for no block around it."""
         return self._holder is not None
 
     def run(self, function: Callable[[], T]) -> T:
-        """In a bridge: call `function` with the pinned lease."""
+        """Call `function` with the pinned lease (in a bridge)."""
         if current_bridge() is None:
             return function()
         if self._holder is None and self._chain is None:
@@ -235,16 +235,21 @@ class _Pin:
     def _begin(self, function: Callable[[], T]) -> T:
         chain = self._chain = current_chain()
         assert chain is not None
-        result = function()
         wrapper = connections[self._alias]
-        if not isinstance(wrapper, LoopWrapper) or wrapper.connection is None:
-            return result
-        if not wrapper.is_idle():
-            self._holder = keep(wrapper, Kind.PIN, self._generators)
+        if isinstance(wrapper, LoopWrapper):
+            # First: what the scope is of may be dropped at any time, and would end it.
+            self._holder = keep_shared(wrapper, Kind.PIN, self._generators)
+        result = function()
+        if self._holder is None:
+            wrapper = connections[self._alias]
+            if isinstance(wrapper, LoopWrapper) and not (
+                wrapper.connection is None or wrapper.is_idle()
+            ):
+                self._holder = keep(wrapper, Kind.PIN, self._generators)
         return result
 
     def close(self, function: Callable[[], object]) -> None:
-        """In a bridge: end the iteration by `function` and let the lease go.
+        """End the iteration by `function` and let the lease go (in a bridge).
 
         Where a block is open in it that goes on with the connection, that ends it.
         """

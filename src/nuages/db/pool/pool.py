@@ -112,7 +112,7 @@ class Pool:
         return sum(not future.done() for line in (self._holders, self._queue) for future in line)
 
     def has_waiting(self, count: int) -> bool:
-        """Whether `count` tasks or more wait for a connection."""
+        """Tell whether `count` tasks or more wait for a connection."""
         return len(self._queue) + len(self._holders) >= count and self.waiting() >= count
 
     def stats(self) -> dict[str, int]:
@@ -168,7 +168,7 @@ class Pool:
         return size * (held + 1 + self._parks)
 
     def lend(self, session: Session, give_back: Callable[[], None]) -> None:
-        """In a thread that needs its session no more for now: let others have it.
+        """Let others have it (in a thread that needs its session no more for now).
 
         It is given back at once where somebody waits. Otherwise it is the thread's again by
         `reclaim_own`, unless somebody came before.
@@ -179,7 +179,7 @@ class Pool:
             on_loop_of(self, give_back)
 
     def reclaim_own(self, session: Session) -> bool:
-        """In the thread that lent it: take a session back; False where another has it."""
+        """Take a session back; False where another has it (in the thread that lent it)."""
         return self._lent.pop(session, None) is not None
 
     def _reclaim(self) -> bool:
@@ -301,11 +301,14 @@ class Pool:
 
     def _serve(self) -> None:
         while self.waiting():
-            session = self._take(max(self._holders.values(), default=0))
+            # Not for those who were cancelled in line: their tasks are still to withdraw.
+            waiting = (held for future, held in self._holders.items() if not future.done())
+            session = self._take(max(waiting, default=0))
             if session is None:
                 return
             if not self._hand_over(session):
                 self._put(session)
+                return
 
     def _hand_over(self, session: Session) -> bool:
         if not self._queue and not self._holders:

@@ -44,8 +44,8 @@ class Admission:
         """Wait until nothing else of the scope uses the connection; `give_back` ends that.
 
         With `keep` also where the code is the block's own, which tasks inside could otherwise come
-        before while it waits for something else than them. Raises TransactionManagementError where
-        its block was broken meanwhile.
+        before while it waits for something other than them. Raises TransactionManagementError
+        where its block was broken meanwhile.
         """
         if self._wrapper is not None and self._scope is not None:
             self._call = take_turn(self._wrapper, self._scope, keep=keep)
@@ -61,7 +61,7 @@ class Admission:
         return self._scope is not None and self._scope.seals != self._seals
 
     def look_again(self) -> None:
-        """After a wait: raise `ScopeEnded` where the caller's block has ended."""
+        """Raise `ScopeEnded` where the caller's block has ended (after a wait)."""
         wrapper, scope = self._wrapper, self._scope
         if self._connection is not None and self._connection.wrapper is not wrapper:
             raise ScopeEnded(task=caller_label())

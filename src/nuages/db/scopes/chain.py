@@ -169,7 +169,7 @@ def task_behind() -> asyncio.Task[Any] | None:
 
 @contextmanager
 def thread_chain(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """In a thread: borrow connections from the pools of `loop` until the end of the block."""
+    """Borrow connections from the pools of `loop` until the end of the block (in a thread)."""
     outer, _thread.chain = _thread.chain, ThreadChain(loop)
     try:
         yield
@@ -179,7 +179,7 @@ def thread_chain(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def forget_thread_chain() -> None:
-    """In a forked child: no connections are to be had from loops of the parent."""
+    """Forget the thread's chain: no connections are to be had from the parent's loops."""
     found, _thread.chain = _thread.chain, None
     if found is not None:
         # Where its code ends in the child nothing is left to be given back.

@@ -67,7 +67,7 @@ class Detachment:
             step = step._outer
 
     def is_around(self, other: Detachment | None) -> bool:
-        """Whether it is `other`, or a block that `other` is in."""
+        """Tell whether it is `other`, or a block that `other` is in."""
         while other is not None and other is not self:
             other = other._outer
         return other is self
@@ -77,7 +77,7 @@ class Detachment:
         self.abandoned = True
 
     def is_left_by_caller(self) -> bool:
-        """Whether the block is over for the calling code, though nobody has left it.
+        """Tell whether the block is over for the calling code, though nobody has left it.
 
         Where it is not, the caller is noted: it stays outside when the generator is dropped.
         """

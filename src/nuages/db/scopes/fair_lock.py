@@ -49,7 +49,7 @@ class _Waiter:
         self._event = threading.Event() if bridge is None else None
 
     def is_gone(self) -> bool:
-        """Whether its loop was closed, so that nobody waits any more."""
+        """Tell whether its loop was closed, so that nobody waits any more."""
         return self._bridge is not None and self._bridge.loop.is_closed()
 
     def wake(self) -> None:
@@ -165,11 +165,11 @@ class FairLock:
                 waiter.wake()
 
     def is_waited_for(self) -> bool:
-        """Whether somebody waits for the turn."""
+        """Tell whether somebody waits for the turn."""
         return bool(self._queue)
 
     def locked(self) -> bool:
-        """Whether somebody holds the turn."""
+        """Tell whether somebody holds the turn."""
         return self.holder is not None
 
     # The face of threading.Lock, for psycopg's `with connection.lock`.

@@ -69,7 +69,7 @@ class Family:
                 vars(member).pop(name, None)
 
     def begin_in_child(self) -> list[Lease]:
-        """After a fork: return the members. What is set on them stays."""
+        """Return the members (after a fork). What is set on them stays."""
         # Another thread, which is not here any more, may have held it.
         self._lock = threading.RLock()
         return self._living()
@@ -117,13 +117,13 @@ def families_in_context() -> list[Family]:
 
 
 def has_families() -> bool:
-    """Whether the calling context has used a connection."""
+    """Tell whether the calling context has used a connection."""
     return bool(_families.get())
 
 
 @contextmanager
 def own_families() -> Iterator[None]:
-    """For the length of the block: no wrapper and no state of the context around it."""
+    """Have no wrapper and no state of the context around the block, while it lasts."""
     outer = _families.get()
     _families.set({})
     try:

@@ -52,12 +52,12 @@ install_hook()
 
 
 def is_collecting() -> bool:
-    """Whether the calling code was called by the garbage collector, as a finaliser."""
+    """Tell whether the calling code was called by the garbage collector, as a finaliser."""
     return _collecting is not None and _collecting == threading.get_ident()
 
 
 def may_do_io_here() -> bool:
-    """Whether the calling code, which may be a finaliser, may wait for a database."""
+    """Tell whether the calling code, which may be a finaliser, may wait for a database."""
     if is_collecting():
         return False
     bridge = current_bridge()
@@ -67,7 +67,7 @@ def may_do_io_here() -> bool:
 
 
 def may_close(wrapper: LoopWrapper | None, *, busy: bool) -> bool:
-    """Whether the calling code may do I/O to close a cursor of `wrapper`'s, now.
+    """Tell whether the calling code may do I/O to close a cursor of `wrapper`'s, now.
 
     Only where nobody has to be waited for: the connection is that of the calling code, not `busy`
     with a statement, and its turn in the scope is free.
@@ -95,7 +95,7 @@ def _has_turn_at_once(scope: Scope) -> bool:
 
 
 def leave_to_others(scope: Scope, end: Callable[[], None]) -> None:
-    """From a finaliser: have `end` called by the next code in the scope, or by the pool's loop."""
+    """Have `end` called, from a finaliser, by the next code in the scope or by the pool's loop."""
     scope.unended.append(end)
     pool = scope.pool
     if pool is not None and not pool.loop.is_closed():
@@ -103,7 +103,7 @@ def leave_to_others(scope: Scope, end: Callable[[], None]) -> None:
 
 
 def end_later(pool: Pool, end: Callable[[], None]) -> None:
-    """From a finaliser: have `end` called by a task of the pool's loop, which is not closed."""
+    """Have `end` called by a task of the pool's loop, which is not closed (from a finaliser)."""
     # In a context of its own: the one here is of whomever the finaliser has interrupted.
     pool.loop.call_soon_threadsafe(
         pool.run_in_background, lambda: run_on_loop(end, (), {}), context=contextvars.Context()

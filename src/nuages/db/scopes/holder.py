@@ -37,17 +37,17 @@ class Holder:
 
     @property
     def is_alone(self) -> bool:
-        """Whether the scope ends with it; False where that has ended."""
+        """Tell whether the scope ends with it; False where that has ended."""
         return self.scope.holders == [self]
 
     @property
     def has_others(self) -> bool:
-        """Whether the connection is kept for others as well."""
+        """Tell whether the connection is kept for others as well."""
         return self in self.scope.holders and not self.is_alone
 
     @property
     def is_within_others(self) -> bool:
-        """Whether it has begun in another one, which goes on."""
+        """Tell whether it has begun in another one, which goes on."""
         return self in self.scope.holders and self.scope.holders[0] is not self
 
     def leave(self) -> None:
@@ -66,7 +66,7 @@ class Holder:
             self.scope.leave()
 
     def _drop(self) -> None:
-        """From a finaliser, anywhere."""
+        """Note that it was dropped: from a finaliser, anywhere."""
         self.dropped = True
         if all([holder.dropped for holder in tuple(self.scope.holders)]):
             self.scope.root.abandon()
@@ -78,6 +78,9 @@ class Holder:
         root.generators = [holder._generators for holder in holders if holder._generators]
         if all(holder.dropped for holder in holders):
             root.abandon()
+        elif root.abandoned:
+            # Dropped between the caller's look-up and now.
+            root.abandoned = False
 
 
 def keep(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
@@ -86,9 +89,14 @@ def keep(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
     Where it is opened in async `generators`, it is dropped with the first of them. Returns None
     where something else keeps the connection: a block that the caller is in, another task's hold.
     """
-    scope = wrapper.scope
-    if scope is None:
+    if wrapper.scope is None:
         return Holder(open_scope(wrapper, kind), kind, generators)
-    if scope.holders and scope.root.owned_by_caller and scope.own_block() is None:
-        return Holder(scope, kind, generators)
-    return None
+    return keep_shared(wrapper, kind, generators)
+
+
+def keep_shared(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
+    """Keep a connection as `keep` does if others of the calling task's keep it already."""
+    scope = wrapper.scope
+    if scope is None or not (scope.holders and scope.root.owned_by_caller):
+        return None
+    return Holder(scope, kind, generators) if scope.own_block() is None else None

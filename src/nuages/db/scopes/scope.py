@@ -75,7 +75,7 @@ class Scope:
 
     @property
     def is_ended_by_caller(self) -> bool:
-        """Whether the calling code is ending one of its blocks."""
+        """Tell whether the calling code is ending one of its blocks."""
         return self.ending is not None and self.ending is chain_or_thread()
 
     # Blocks
@@ -96,14 +96,14 @@ class Scope:
         return inner[-1] if inner else None
 
     def has_dropped_block(self, node: Node) -> bool:
-        """Whether a block in `node` is in a generator that was dropped, and is still to end."""
+        """Tell whether a block in `node`, still open, is in a generator that was dropped."""
         return node in self.blocks and any(
             block.abandoned for block in self.blocks[self.blocks.index(node) + 1 :]
         )
 
     @contextmanager
     def ended_by_caller(self) -> Iterator[None]:
-        """Inside, the calling code ends a block."""
+        """Note that the calling code ends a block inside."""
         caller = chain_or_thread()
         outer, self.ending = self.ending, caller
         try:
@@ -208,7 +208,7 @@ class Scope:
         finally:
             if wrapper.in_atomic_block or not wrapper.autocommit:
                 wrapper.drop_connection()
-            if goes_on and wrapper.connection is not None:
+            if goes_on:
                 self.root.open_again()
             else:
                 self.leave()
@@ -281,7 +281,7 @@ def manual_mode(wrapper: Lease, *, on: bool) -> None:
 
 
 def _end_with_task(scope: Scope, task: asyncio.Task[Any] | None) -> None:
-    """On the loop's thread: have `scope` end with `task`, if nobody ends it before."""
+    """Have `scope` end with `task`, if nobody ends it before (on the loop's thread)."""
 
     def end(_: object) -> None:
         if scope.wrapper.scope is scope:

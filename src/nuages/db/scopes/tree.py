@@ -41,7 +41,7 @@ _nodes: ContextVar[Mapping[str, Node]] = ContextVar("nuages.db.nodes", default=_
 
 
 class RequestNodes(dict[str, "Node"]):
-    """With CONNECTION_PER = "request": the connections that one request holds, by alias."""
+    """The connections that one request holds, by alias, with CONNECTION_PER = "request"."""
 
     ended = False
     """Tasks that outlive the request find it so, and use connections like any other code."""
@@ -97,7 +97,7 @@ class Kind(Enum):
 
 
 class State(Enum):
-    """Where a node is in its life."""
+    """A node's place in its life."""
 
     LIVE = "live"
     """It has its parent's turn."""
@@ -179,33 +179,33 @@ class Node:
 
     @property
     def ended(self) -> bool:
-        """Whether it is over."""
+        """Tell whether it is over."""
         return self.state is ENDED or self.state is KILLED
 
     @property
     def has_turn(self) -> bool:
-        """Whether it goes on: not one that was given a turn and has not woken up yet."""
+        """Tell whether it goes on: not one that was given a turn and has not woken up yet."""
         return self.state is LIVE or self.state is ENDING
 
     @property
     def owned_by_caller(self) -> bool:
-        """Whether the running task (or thread) is the one that opened this node."""
+        """Tell whether the running task (or thread) is the one that opened this node."""
         return self._owner() is running_caller()
 
     @property
     def has_no_task(self) -> bool:
-        """Whether the task that entered it is done, so that its body runs in another, outside."""
+        """Tell whether the task that entered it is done: its body runs in another, outside."""
         owner = self._owner()
         return owner is None or (isinstance(owner, asyncio.Future) and owner.done())
 
     @property
     def is_closed_to_caller(self) -> bool:
-        """Whether it is over, or somebody else is ending it."""
+        """Tell whether it is over, or somebody else is ending it."""
         return self.ended or (self.ender is not None and self.ender is not running_caller())
 
     @property
     def is_dropped_hold(self) -> bool:
-        """Whether it holds a connection for a generator that was dropped, and has not ended."""
+        """Tell whether it holds a connection, still, for a generator that was dropped."""
         return self.abandoned and self.kind not in _BLOCKS and not self.is_closed_to_caller
 
     def abandon(self) -> None:
@@ -216,7 +216,7 @@ class Node:
         self.abandoned = self.was_dropped = True
 
     def has_insider(self) -> bool:
-        """Whether the calling task was started in it; else its consumer may have started that."""
+        """Tell whether the calling task was started in it; else its consumer may have."""
         return self.insiders is not None and running_caller() in self.insiders
 
     def seal(self) -> None:
@@ -228,7 +228,7 @@ class Node:
         self.turns.refuse_waiting(ScopeEnded(task="a task"))
 
     def open_again(self) -> None:
-        """After `seal`: only what was in it is over, its code goes on."""
+        """Undo `seal`: only what was in it is over, its code goes on."""
         self.state, self.ender = LIVE, None
 
     def kill(self) -> None:
@@ -336,7 +336,7 @@ def _climb(node: Node | None) -> Node | None:
 
 
 def _is_passable(barrier: Node) -> bool:
-    """Whether the calling code goes on outside of what is over, and is not refused."""
+    """Tell whether the calling code goes on outside of what is over, and is not refused."""
     return (
         barrier.kind in (Kind.CALL, Kind.PIN, Kind.REQUEST, Kind.TEST)
         or barrier.abandoned
@@ -574,7 +574,7 @@ def nodes_in_context() -> list[Node]:
 
 
 def forget_context() -> None:
-    """In a forked child: no scope of the parent, but for blocks that are open around the code."""
+    """Forget the parent's scopes, but for blocks open around the code (in a forked child)."""
     forked = {alias: node for alias, node in _nodes.get().items() if node.wrapper.forked}
     _nodes.set(forked)
     request_nodes.set(None)

@@ -25,7 +25,7 @@ class TestDatabases(_Base):
     __test__ = False
 
     def _create_test_db(self, *args: Any, **kwargs: Any) -> Any:
-        """As in Django.
+        """Do as Django does.
 
         Not `create_test_db`, which calls it: that one's warnings name the line it is called from.
         """
@@ -33,16 +33,16 @@ class TestDatabases(_Base):
         return super()._create_test_db(*args, **kwargs)  # type: ignore[misc]
 
     def setup_worker_connection(self, _worker_id: Any) -> None:
-        """As in Django."""
+        """Do as Django does."""
         testing.begin_run()
         super().setup_worker_connection(_worker_id)
 
     def clone_test_db(self, *args: Any, **kwargs: Any) -> None:
-        """As in Django."""
+        """Do as Django does."""
         testing.close_pools(self.connection.alias)
         super().clone_test_db(*args, **kwargs)
 
     def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
-        """As in Django."""
+        """Do as Django does."""
         testing.close_pools(self.connection.alias)
         super().destroy_test_db(*args, **kwargs)

@@ -24,7 +24,7 @@ _loops: list[ClassLoop] = []
 
 
 def is_async_class(cls: type[Any]) -> bool:
-    """Whether a test class has async tests, or says that it wants a loop."""
+    """Tell whether a test class has async tests, or says that it wants a loop."""
     if getattr(cls, "class_loop", False):
         return True
     return any(

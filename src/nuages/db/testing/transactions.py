@@ -108,7 +108,7 @@ def leave(atomic: Atomic, django_exit: Callable[..., None], exc_info: tuple[Any,
 
 
 def is_ground(wrapper: LoopWrapper) -> bool:
-    """Whether the calling code is the test's own thread, outside loops and blocks of others."""
+    """Tell whether this is the test's own thread, outside loops and blocks of others."""
     root = None if wrapper.scope is None else wrapper.scope.root
     return (
         root is not None

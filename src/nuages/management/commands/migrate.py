@@ -61,7 +61,7 @@ class Command(LoopProgram, DjangoCommand):
 
     @staticmethod
     def describe_operation(operation: Any, backwards: bool) -> tuple[str, bool]:
-        """As Django's; a Backfill without a way back is told as irreversible."""
+        """Do as Django does; a Backfill without a way back is told as irreversible."""
         if backwards and isinstance(operation, Backfill) and not operation.reversible:
             return f"{operation.describe()} -> IRREVERSIBLE", True
         found: tuple[str, bool] = DjangoCommand.describe_operation(operation, backwards)

@@ -198,7 +198,7 @@ class LoopWrapper(
             reconnect.sleep(pause)
 
     def is_away(self, error: Exception) -> bool:
-        """Whether connecting failed since the server is not up, so that trying again may help."""
+        """Tell whether connecting failed since the server is not up: trying again may help."""
         return False
 
     def take_statement_timeout(self, params: dict[str, Any]) -> float | None:
@@ -240,7 +240,7 @@ class LoopWrapper(
     # Giving back
 
     def is_idle(self) -> bool:
-        """Whether the connection could serve somebody else right now."""
+        """Tell whether the connection could serve somebody else right now."""
         return (
             self.scope is None
             and not self.in_atomic_block
@@ -250,7 +250,7 @@ class LoopWrapper(
         )
 
     def is_kept(self) -> bool:
-        """Whether the code that has this lease keeps it while it waits for something else.
+        """Tell whether the code that has this lease keeps it while it waits for something else.
 
         Asked by others, for whom it changes nothing: in another thread, perhaps.
         """
@@ -263,13 +263,13 @@ class LoopWrapper(
         )
 
     def is_single(self) -> bool:
-        """Whether the whole database is one connection."""
+        """Tell whether the whole database is one connection."""
         return False
 
     # A thread's lease between two statements
 
     def lend(self) -> None:
-        """In its thread, where a statement or a block ended: let others have the connection.
+        """Let others have the connection (in its thread, where a statement or a block ended).
 
         Until it is used again, that is until somebody reads `connection`: that attribute is not
         there meanwhile (`__getattr__`), so nothing can use what has become somebody else's. State
@@ -400,14 +400,14 @@ class LoopWrapper(
             self._drop_session()
 
     def close_if_unusable_or_obsolete(self) -> None:
-        """As in Django; a lease's age is the pool's business."""
+        """Do as Django does; a lease's age is the pool's business."""
         if self.role == "lease":
             self.close_at = None
         super().close_if_unusable_or_obsolete()
 
     @contextmanager
     def temporary_connection(self) -> Iterator[Any]:
-        """As in Django; a lease goes back to the pool instead of being closed."""
+        """Do as Django does; a lease goes back to the pool instead of being closed."""
         opened = self.connection is None
         try:
             with self.cursor() as cursor:
@@ -505,7 +505,7 @@ class LoopWrapper(
     def set_autocommit(
         self, autocommit: bool, force_begin_transaction_with_broken_autocommit: bool = False
     ) -> None:
-        """As in Django; off, it makes a scope of a lease."""
+        """Do as Django does; off, it makes a scope of a lease."""
         if not may_do_io():
             raise SyncInCoroutine()
         if self.role != "lease":
@@ -527,14 +527,14 @@ class LoopWrapper(
             manual_mode(self, on=not autocommit)
 
     def _is_ending(self) -> bool:
-        """Whether a block of it ends: one of its scope, or the caller's whose scope is over."""
+        """Tell whether a block of it ends: one of its scope, or the caller's, which is over."""
         scope = self.scope
         if scope is None:
             return self.left_by is not None and self.left_by is chain_or_thread()
         return scope.ending is not None
 
     def _has_ended(self) -> bool:
-        """Whether the transaction is over, and no thread is about to send a statement of it."""
+        """Tell whether the transaction is over, and no thread is about to go on with it."""
         ended: bool = self.connection.is_outside_transaction()
         return ended and (self.transaction_over or not self.connection.is_working())
 
@@ -571,15 +571,15 @@ class LoopWrapper(
         return self.connection is None or not self.connection.is_alive()
 
     def is_lost(self, error: Exception) -> bool:
-        """Whether a statement failed with the connection, which may not have noticed yet."""
+        """Tell whether a statement failed with the connection, which may not have noticed yet."""
         return self._is_dead() or self.ends_session(error)
 
     def ends_session(self, error: Exception) -> bool:
-        """Whether the server says with this error that it ends the session."""
+        """Tell whether the server says with this error that it ends the session."""
         return False
 
     def run_and_clear_commit_hooks(self) -> None:
-        """As in Django; the hooks run after the scope, in autocommit."""
+        """Do as Django does; the hooks run after the scope, in autocommit."""
         scope = self.scope
         if scope is not None and not self.in_atomic_block:
             if scope.root.kind is Kind.TRANSACTION:
@@ -599,7 +599,7 @@ class LoopWrapper(
 
     @of_caller
     def get_autocommit(self) -> bool:
-        """As in Django; in coroutine code outside a transaction, without connecting."""
+        """Do as Django does; in coroutine code outside a transaction, without connecting."""
         if self.role == "facade" and not may_do_io():
             return True
         return super().get_autocommit()
@@ -607,7 +607,7 @@ class LoopWrapper(
     # Who may use it
 
     def validate_thread_sharing(self) -> None:
-        """As in Django; code in the scope of this connection may use it in any thread."""
+        """Do as Django does; code in the scope of this connection may use it in any thread."""
         if self._thread_ident != _thread.get_ident():
             node = current_node(self.alias)
             if node is None or node.wrapper is not self:

@@ -32,7 +32,7 @@ class BlockState(_Base):
 
     @property
     def run_commit_hooks_on_set_autocommit_on(self) -> bool:
-        """Whether the calling code has committed, and switches autocommit on next.
+        """Tell whether the calling code has committed, and switches autocommit on next.
 
         While it runs its hooks after that, others go on: one may have committed, too.
         """
@@ -47,7 +47,7 @@ class BlockState(_Base):
 
     @property
     def needs_rollback(self) -> bool:
-        """Whether the calling code's innermost block must be rolled back."""
+        """Tell whether the calling code's innermost block must be rolled back."""
         scope = self.scope
         if scope is None:
             return self._needs_rollback
@@ -72,7 +72,7 @@ class BlockState(_Base):
 
     @of_caller
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
-        """As in Django; a hook belongs to the caller's block, not to one of another task."""
+        """Do as Django does; a hook belongs to the caller's block, not to one of another task."""
         scope = self.scope
         if scope is not None and scope.is_beside_transaction():
             call_hook(func, robust)

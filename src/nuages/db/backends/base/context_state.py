@@ -189,7 +189,7 @@ class ContextState(_Base):
         return value
 
     def _is_its_own(self, name: str) -> bool:
-        """Whether a property of the class takes it, or the wrapper's own class is at work."""
+        """Tell whether a property of the class takes it, or the wrapper's own class is at work."""
         if hasattr(getattr(type(self), name, None), "__set__"):
             return True
         return bool(self._at_work) and chain_or_thread() in self._at_work
@@ -230,47 +230,47 @@ class ContextState(_Base):
 
     @of_caller
     def cursor(self) -> Any:
-        """As in Django."""
+        """Do as Django does."""
         return super().cursor()
 
     @of_caller
     def commit(self) -> None:
-        """As in Django."""
+        """Do as Django does."""
         super().commit()
 
     @of_caller
     def rollback(self) -> None:
-        """As in Django."""
+        """Do as Django does."""
         super().rollback()
 
     @of_caller
     def savepoint(self) -> Any:
-        """As in Django."""
+        """Do as Django does."""
         return super().savepoint()
 
     @of_caller
     def savepoint_commit(self, sid: Any) -> None:
-        """As in Django."""
+        """Do as Django does."""
         super().savepoint_commit(sid)
 
     @of_caller
     def savepoint_rollback(self, sid: Any) -> None:
-        """As in Django."""
+        """Do as Django does."""
         super().savepoint_rollback(sid)
 
     @of_caller
     def clean_savepoints(self) -> None:
-        """As in Django."""
+        """Do as Django does."""
         super().clean_savepoints()
 
     @of_caller
     def get_rollback(self) -> bool:
-        """As in Django."""
+        """Do as Django does."""
         return super().get_rollback()
 
     @of_caller
     def set_rollback(self, rollback: bool) -> None:
-        """As in Django."""
+        """Do as Django does."""
         super().set_rollback(rollback)
 
 

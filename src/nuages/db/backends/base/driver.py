@@ -26,13 +26,13 @@ class RawConnection(Protocol):
         """Tell, without a round trip, whether it may be used."""
 
     def is_idle(self) -> bool:
-        """Whether nothing is under way on it: no statement, transaction or open cursor."""
+        """Tell whether nothing is under way on it: no statement, transaction or open cursor."""
 
     def is_working(self) -> bool:
-        """Whether a statement is in flight."""
+        """Tell whether a statement is in flight."""
 
     def is_outside_transaction(self) -> bool:
-        """Whether it is in no transaction."""
+        """Tell whether it is in no transaction."""
 
     def inspect(self) -> GiveBack:
         """What must be done before another user gets it."""
@@ -47,7 +47,7 @@ class RawConnection(Protocol):
         """Wait until the statement in flight, if there is one, has ended."""
 
     def quiesce(self) -> bool:
-        """From the test's own thread, all others being stopped: wait for the statement in flight.
+        """Wait for the statement in flight (from the test's own thread, all others being stopped).
 
         False where it cannot end any more.
         """
@@ -63,7 +63,7 @@ class RawConnection(Protocol):
 
 
 def may_do_io() -> bool:
-    """Whether sync database code may run here: in a bridge, or with no loop in this thread."""
+    """Tell whether sync database code may run here: in a bridge, or without a loop."""
     return (
         asyncio._get_running_loop() is None
         or current_bridge() is not None

@@ -30,11 +30,11 @@ class Forked(_Base):
     _forget_transaction: Callable[[], None]
 
     def is_copied(self) -> bool:
-        """Whether a forked child has a database of its own, a copy of its parent's."""
+        """Tell whether a forked child has a database of its own, a copy of its parent's."""
         return False
 
     def leave_to_parent(self) -> Any:
-        """In a forked child: forget the connection without I/O; return what must not be collected.
+        """Forget the connection without I/O, in a forked child; return what must be kept.
 
         Where a block is open on it, or autocommit was switched off, the child cannot go on.
         """

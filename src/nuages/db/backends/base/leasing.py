@@ -62,7 +62,7 @@ async def _acquire_for_thread(wrapper: LoopWrapper, held: int) -> Session:
 
 
 def lend(session: Session, wrapper_class: type[Any], settings_dict: dict[str, Any]) -> None:
-    """In a thread: let others have a session that needs no reset, until it is used again."""
+    """Let others have a session that needs no reset, until it is used again (in a thread)."""
     session.pool.lend(
         session, functools.partial(_take_back_lent, session, wrapper_class, settings_dict)
     )

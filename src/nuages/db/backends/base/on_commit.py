@@ -142,7 +142,7 @@ class CommittedHooks:
 
     @contextmanager
     def run(self) -> Iterator[None]:
-        """Inside, Django runs the `entries`; a cancellation meanwhile is raised afterwards."""
+        """Have Django run the `entries` inside; a cancellation meanwhile is raised afterwards."""
         bridge = current_bridge()
         try:
             if not self._is_outermost:
@@ -157,7 +157,7 @@ class CommittedHooks:
             raise
 
     def _in_thread(self) -> Iterator[None]:
-        """In a thread only what it awaits on the loop can be cancelled."""
+        """Run a hook in a thread: only what it awaits on the loop can be cancelled."""
         try:
             yield
         except Exception as error:

@@ -87,7 +87,7 @@ class OpenCursors(_Base):
 
     @of_caller
     def chunked_cursor(self) -> Any:
-        """As in Django; the rows that are left do not keep a lease, but on the server."""
+        """Do as Django does; the rows that are left do not keep a lease, but on the server."""
         made = super().chunked_cursor()
         if self._cursors and self._cursors[-1]() is made.cursor:
             vars(made)["opened"] = self._cursors.pop()  # it executes once
@@ -117,7 +117,7 @@ class OpenCursors(_Base):
         return None
 
     def _end_iterations(self) -> None:
-        """At give-back: whoever goes on with an `iterator()` is told why it cannot."""
+        """Tell whoever goes on with an `iterator()` why it cannot (at give-back)."""
         for made in tuple(self._iterations):
             if self.has_rows_left(made.cursor):
                 made.fetchmany = _refuse_rows
@@ -125,11 +125,11 @@ class OpenCursors(_Base):
         self._iterations.clear()
 
     def has_rows_left(self, cursor: Any) -> bool:
-        """Whether an open cursor has rows that only the connection can give."""
+        """Tell whether an open cursor has rows that only the connection can give."""
         return False
 
     def _has_cursor(self) -> bool:
-        """Whether somebody has a cursor that may execute yet, and would on this connection."""
+        """Tell whether somebody has a cursor that may execute yet, on this connection."""
         if self._cursors:
             self._cursors = [
                 one
@@ -139,7 +139,7 @@ class OpenCursors(_Base):
         return bool(self._cursors)
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Whether what `create_cursor()` has made was not closed."""
+        """Tell whether what `create_cursor()` has made was not closed."""
         raise NotImplementedError
 
     def close_cursor(self, cursor: Any) -> None:

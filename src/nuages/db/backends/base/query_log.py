@@ -101,7 +101,7 @@ class QueryCapture:
 
     @property
     def force_debug_cursor(self) -> bool:
-        """Whether queries are logged in this context."""
+        """Tell whether queries are logged in this context."""
         record = self._record()
         return self._force_debug_cursor if record is None else record.force_debug_cursor
 

@@ -1,4 +1,4 @@
-"""In development: what was left in a session though no statement told, found by asking the server.
+"""What was left in a session though no statement told, found in development by asking the server.
 
 A function of the project's own, a trigger, or a call past the driver's cursors may set what
 neither command tags nor texts show. With NUAGES["CHECK_SESSIONS"] (by default where DEBUG is on)
@@ -32,7 +32,7 @@ _RECENT = 5
 
 
 def is_on() -> bool:
-    """Whether sessions are to be checked."""
+    """Tell whether sessions are to be checked."""
     value = setting("CHECK_SESSIONS")
     return settings.DEBUG if value is None else bool(value)
 

@@ -60,7 +60,7 @@ class WatchedSocket:
 
     @property
     def is_of_parent(self) -> bool:
-        """Whether this process was forked since, so that it is its parent's."""
+        """Tell whether this process was forked since, so that it is its parent's."""
         return self._process != os.getpid()
 
     def _may_leave(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -68,7 +68,7 @@ class WatchedSocket:
         return not (loop.is_closed() or self.is_of_parent)
 
     def is_in_error(self) -> bool:
-        """Whether the loop may call no more, though something is left to be read."""
+        """Tell whether the loop may call no more, though something is left to be read."""
         return self._errors is not None and bool(self._errors.poll(0))
 
     def leave(self) -> None:

@@ -92,11 +92,11 @@ class CursorWrapper(django_base.CursorWrapper):
     """Django's, for PyMySQL's errors."""
 
     def execute(self, query: Any, args: Any = None) -> Any:
-        """As Django's."""
+        """Do as Django does."""
         return self._mapped(self.cursor.execute, query, args)
 
     def executemany(self, query: Any, args: Any) -> Any:
-        """As Django's."""
+        """Do as Django does."""
         return self._mapped(self.cursor.executemany, query, args)
 
     def _mapped(self, method: Any, *args: Any) -> Any:
@@ -124,7 +124,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     # Connecting
 
     def get_connection_params(self) -> dict[str, Any]:
-        """As in Django, without our options; raises ImproperlyConfigured for wrong ones."""
+        """Do as Django does, without our options; raises ImproperlyConfigured for wrong ones."""
         params: dict[str, Any] = super().get_connection_params()
         options = self.settings_dict["OPTIONS"]
         params.pop("pool", None)
@@ -154,7 +154,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return connection
 
     def init_connection_state(self) -> None:
-        """As in Django, each assignment by itself: PyMySQL sends one statement at a time."""
+        """Do as Django does, each assignment by itself: PyMySQL sends one statement at a time."""
         super(_DjangoWrapper, self).init_connection_state()
         assignments = []
         if self.isolation_level:
@@ -190,7 +190,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return super()._reuse(session)
 
     def is_away(self, error: Exception) -> bool:
-        """Whether the server is unreachable, shutting down, or has no room."""
+        """Tell whether the server is unreachable, shutting down, or has no room."""
         if error.args[:1] and error.args[0] in _AWAY:
             return True
         cause = getattr(error, "original_exception", None)
@@ -201,11 +201,11 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         )
 
     def ends_session(self, error: Exception) -> bool:
-        """Whether the server shuts down, or the session was killed."""
+        """Tell whether the server shuts down, or the session was killed."""
         return bool(error.args) and error.args[0] in _ENDS_SESSION
 
     def is_usable(self) -> bool:
-        """As in Django."""
+        """Do as Django does."""
         try:
             self.connection.ping()
         except err.Error:
@@ -249,18 +249,18 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     @contextmanager
     def _quietly_connected(self) -> Iterator[Any]:
-        """As `temporary_connection()`, with such a cursor."""
+        """Do as `temporary_connection()` does, with such a cursor."""
         with self.temporary_connection(), self._quiet_cursor() as cursor:
             yield cursor
 
     # Using
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """As in Django."""
+        """Do as Django does."""
         return CursorWrapper(self.connection.cursor())
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Whether what `create_cursor()` has made was not closed."""
+        """Tell whether what `create_cursor()` has made was not closed."""
         return cursor.cursor.connection is not None
 
     def close_cursor(self, cursor: Any) -> None:

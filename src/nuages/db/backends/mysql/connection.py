@@ -150,7 +150,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         return found
 
     def _create_ssl_ctx(self, sslp: Any) -> Any:
-        """As PyMySQL's, made once: reading the system's authorities takes a tenth of a second."""
+        """Do as PyMySQL does, once: reading the system's authorities takes a tenth of a second."""
         return context_for(sslp, super()._create_ssl_ctx)
 
     def beside(self, deadline: float) -> Connection:
@@ -255,7 +255,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     # PyMySQL's commands: each with its answer is one exchange
 
     def query(self, sql: Any, unbuffered: bool = False) -> Any:
-        """As PyMySQL's; notes what the statement leaves in the session."""
+        """Do as PyMySQL does; notes what the statement leaves in the session."""
         if isinstance(sql, str):
             sql = sql.encode(self.encoding, "surrogateescape")
         text = sql
@@ -314,53 +314,53 @@ class Connection(connections.Connection):  # type: ignore[misc]
         return result.affected_rows
 
     def next_result(self, unbuffered: bool = False) -> Any:
-        """As PyMySQL's."""
+        """Do as PyMySQL does."""
         with self.exchange:
             return super().next_result(unbuffered)
 
     def begin(self) -> None:
-        """As PyMySQL's."""
+        """Do as PyMySQL does."""
         with self.exchange:
             super().begin()
 
     def commit(self) -> None:
-        """As PyMySQL's."""
+        """Do as PyMySQL does."""
         with self.exchange:
             super().commit()
 
     def rollback(self) -> None:
-        """As PyMySQL's."""
+        """Do as PyMySQL does."""
         with self.exchange:
             super().rollback()
 
     def autocommit(self, value: bool) -> None:
-        """As PyMySQL's: nothing is sent where the session is in that mode."""
+        """Do as PyMySQL does: nothing is sent where the session is in that mode."""
         with self.exchange:
             super().autocommit(value)
 
     def select_db(self, db: Any) -> None:
-        """As PyMySQL's; the session is reset before its next user, who expects another one."""
+        """Do as PyMySQL does; the session is reset before its next user, who expects another."""
         self._note("use", b"USE")
         with self.exchange:
             super().select_db(db)
 
     def set_character_set(self, charset: str, collation: str | None = None) -> None:
-        """As PyMySQL's."""
+        """Do as PyMySQL does."""
         with self.exchange:
             super().set_character_set(charset, collation)
 
     def show_warnings(self) -> Any:
-        """As PyMySQL's."""
+        """Do as PyMySQL does."""
         with self.exchange:
             return super().show_warnings()
 
     def ping(self, reconnect: bool = False) -> None:
-        """As PyMySQL's; it does not reconnect unless it is asked to."""
+        """Do as PyMySQL does; it does not reconnect unless it is asked to."""
         with self.exchange:
             super().ping(reconnect)
 
     def kill(self, thread_id: int) -> None:
-        """As PyMySQL's: KILL, by a statement (the command is gone from MySQL 8.4)."""
+        """Do as PyMySQL does: KILL, by a statement (the command is gone from MySQL 8.4)."""
         self.query(f"KILL {thread_id:d}")
 
     def reset(self) -> None:
@@ -391,7 +391,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self.note_baseline()
 
     def cursor(self, cursor: Any = None) -> Any:
-        """As PyMySQL's; it takes its own results, and leaves none unread."""
+        """Do as PyMySQL does; it takes its own results, and leaves none unread."""
         return tracked(cursor or self.cursorclass)(self)
 
     def thread_id(self) -> int:
@@ -471,16 +471,16 @@ class Connection(connections.Connection):  # type: ignore[misc]
             pass
 
     def is_open(self) -> bool:
-        """Whether it was not closed here."""
+        """Tell whether it was not closed here."""
         return self._sock is not None
 
     def has_more(self) -> bool:
-        """Whether something of the last result is left to be read."""
+        """Tell whether something of the last result is left to be read."""
         result = self._result
         return result is not None and bool(result.unbuffered_active or result.has_next)
 
     def is_alive(self) -> bool:
-        """Whether the connection is open, as far as can be told without a round trip."""
+        """Tell whether the connection is open, as far as can be told without a round trip."""
         transport = self._sock
         if transport is None:
             return False
@@ -494,26 +494,26 @@ class Connection(connections.Connection):  # type: ignore[misc]
             self.lock.release()
 
     def in_transaction(self) -> bool:
-        """Whether the server has said that a transaction is open."""
+        """Tell whether the server has said that a transaction is open."""
         return bool(self.server_status & SERVER_STATUS.SERVER_STATUS_IN_TRANS)
 
     def is_idle(self) -> bool:
-        """Whether nothing is under way: no statement, transaction or unbuffered result."""
+        """Tell whether nothing is under way: no statement, transaction or unbuffered result."""
         if self.in_transaction() or self.lock.locked():
             return False
         # What a finaliser has left keeps nobody waiting: the connection is closed then.
         return not self.has_more() or self.abandoned is self._result
 
     def is_working(self) -> bool:
-        """Whether a statement is in flight."""
+        """Tell whether a statement is in flight."""
         return self.lock.locked()
 
     def is_outside_transaction(self) -> bool:
-        """Whether it is in no transaction."""
+        """Tell whether it is in no transaction."""
         return not self.in_transaction()
 
     def quiesce(self) -> bool:
-        """Whether no statement is in flight: only its own loop could end it."""
+        """Tell whether no statement is in flight: only its own loop could end it."""
         return self._sock is not None and not self.lock.locked()
 
     def note_identity(self) -> None:

@@ -58,7 +58,7 @@ class Exchange:
 
     @property
     def open(self) -> bool:
-        """Whether one is going on."""
+        """Tell whether one is going on."""
         return self._depth > 0
 
     def __enter__(self) -> None:
@@ -160,7 +160,7 @@ class Exchange:
     def _end_interrupted(
         self, interruption: BaseException, error: BaseException | None
     ) -> BaseException:
-        """At the end of an interrupted exchange: make sure of the session, return what to raise.
+        """Make sure of the session, return what to raise (at the end of an interrupted exchange).
 
         A KILL QUERY that came when the statement had ended by itself may be kept by the server
         for the next one. So it gets one that may be killed.

@@ -231,7 +231,7 @@ class Transport:
     # The end
 
     def seems_quiet(self) -> bool:
-        """Whether it is open and has nothing to be read; a look that disturbs nobody."""
+        """Tell whether it is open and has nothing to be read; a look that disturbs nobody."""
         if self.sock is None or self.eof or self.available():
             return False
         poll = select.poll()
@@ -239,7 +239,7 @@ class Transport:
         return not poll.poll(0)
 
     def is_quiet(self) -> bool:
-        """Whether it is open and nothing has arrived that was not asked for.
+        """Tell whether it is open and nothing has arrived that was not asked for.
 
         It reads, so no other thread may be using the connection.
         """

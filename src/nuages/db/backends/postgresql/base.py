@@ -132,7 +132,7 @@ class _Tracked(Noting, _NamedCursor):
         self._closed = True
 
     def close(self) -> None:
-        """As psycopg's, with Django's errors: it is what iterating ends with."""
+        """Do as psycopg does, with Django's errors: it is what iterating ends with."""
         connection = self._conn
         wrapper: Any = connection.wrapper
         if self.closed:
@@ -201,7 +201,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
                     pool.clear()
 
     def get_connection_params(self) -> dict[str, Any]:
-        """As in Django, without our options."""
+        """Do as Django does, without our options."""
         params: dict[str, Any] = super().get_connection_params()
         timeout = self.take_statement_timeout(params)
         if timeout is not None:
@@ -210,7 +210,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return params
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """As in Django."""
+        """Do as Django does."""
         connection = super().get_new_connection(conn_params)
         connection.wrapper = self
         connection.server_cursor_factory = ServerBindingServerSideCursor
@@ -274,12 +274,12 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             connection.orphaned_cursors &= connection.held_cursors
 
     def is_away(self, error: Exception) -> bool:
-        """Whether the server is unreachable, starting up, shutting down, or has no room."""
+        """Tell whether the server is unreachable, starting up, shutting down, or has no room."""
         text = str(error)
         return any(sign in text for sign in _AWAY)
 
     def ends_session(self, error: Exception) -> bool:
-        """Whether it is of class 08 (connection exception), or the session was terminated.
+        """Tell whether it is of class 08 (connection exception), or the session was terminated.
 
         A COMMIT that waits for a standby is committed already when its session is terminated.
         """
@@ -287,7 +287,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return state.startswith("08") or state in _ENDS_SESSION
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """As in Django; a named cursor is known to its connection until it is closed."""
+        """Do as Django does; a named cursor is known to its connection until it is closed."""
         if not name:
             return super().create_cursor(name)
         connection = self.connection
@@ -308,11 +308,11 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return cursor
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Whether what `create_cursor()` has made was not closed."""
+        """Tell whether what `create_cursor()` has made was not closed."""
         return not cursor.closed
 
     def has_rows_left(self, cursor: Any) -> bool:
-        """Whether it is open on the server."""
+        """Tell whether it is open on the server."""
         return isinstance(cursor, _Tracked) and not cursor.closed
 
     def close_cursor(self, cursor: Any) -> None:

@@ -91,7 +91,7 @@ async def _attempts(params: Any, timeout: float) -> list[Any]:
 
 
 def _libpq_resolves(attempt: Any) -> bool:
-    """Whether libpq itself would look a host name up, which blocks: it comes from a service."""
+    """Tell whether libpq itself would look a host name up, which blocks: a service's."""
     return (
         not attempt.get("host")
         and not attempt.get("hostaddr")

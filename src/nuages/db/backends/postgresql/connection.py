@@ -92,7 +92,7 @@ class Connection(psycopg.Connection[Any]):
 
     @classmethod
     def connect(cls, conninfo: str = "", **kwargs: Any) -> Self:
-        """As psycopg's; inside a bridge nothing blocks, name resolution included."""
+        """Do as psycopg does; inside a bridge nothing blocks, name resolution included."""
         bridge = current_bridge()
         if bridge is None:
             if not may_do_io():
@@ -321,7 +321,7 @@ class Connection(psycopg.Connection[Any]):
             raise e.CancellationTimeout("cancellation timeout expired") from None
 
     def cancel_safe(self, *, timeout: float = 30.0) -> None:
-        """As psycopg's; awaited in a bridge."""
+        """Do as psycopg does; awaited in a bridge."""
         bridge = current_bridge()
         if bridge is None:
             super().cancel_safe(timeout=timeout)
@@ -329,7 +329,7 @@ class Connection(psycopg.Connection[Any]):
             bridge.wait(self._cancel_on_loop(timeout))
 
     def cancel(self) -> None:
-        """As psycopg's; awaited in a bridge."""
+        """Do as psycopg does; awaited in a bridge."""
         if current_bridge() is None:
             super().cancel()
         else:
@@ -343,7 +343,7 @@ class Connection(psycopg.Connection[Any]):
             self.terminate()
 
     def cursor(self, name: str = "", **kwargs: Any) -> Any:
-        """As psycopg's; the cursor notes what its statements leave in the session."""
+        """Do as psycopg does; the cursor notes what its statements leave in the session."""
         if name:
             return super().cursor(name, **kwargs)
         self._check_connection_ok()
@@ -414,7 +414,7 @@ class Connection(psycopg.Connection[Any]):
 
     @property
     def closed(self) -> bool:
-        """As psycopg's; also of one that is freed as soon as a thread has left it."""
+        """Do as psycopg does; also of one that is freed as soon as a thread has left it."""
         return self._closed or super().closed
 
     def keep_descriptor(self) -> None:
@@ -463,7 +463,7 @@ class Connection(psycopg.Connection[Any]):
             watched.close()
 
     def is_alive(self) -> bool:
-        """Whether the connection is open, as far as can be told without a round trip."""
+        """Tell whether the connection is open, as far as can be told without a round trip."""
         if self._closed or self.pgconn.status != OK:
             return False
         poll = select.poll()
@@ -498,7 +498,7 @@ class Connection(psycopg.Connection[Any]):
         return True
 
     def is_idle(self) -> bool:
-        """Whether nothing is under way: no statement, transaction or open cursor."""
+        """Tell whether nothing is under way: no statement, transaction or open cursor."""
         return (
             self.pgconn.transaction_status == IDLE
             and not self.lock.locked()
@@ -507,19 +507,19 @@ class Connection(psycopg.Connection[Any]):
         )
 
     def is_working(self) -> bool:
-        """Whether a statement is in flight."""
+        """Tell whether a statement is in flight."""
         return self.lock.locked()
 
     def is_outside_transaction(self) -> bool:
-        """Whether it is in no transaction."""
+        """Tell whether it is in no transaction."""
         return self.pgconn.transaction_status == IDLE
 
     def is_failed(self) -> bool:
-        """Whether it is in a transaction that can only be rolled back."""
+        """Tell whether it is in a transaction that can only be rolled back."""
         return self.pgconn.transaction_status == pq.TransactionStatus.INERROR
 
     def quiesce(self) -> bool:
-        """Whether no statement is in flight: only its own loop could end it."""
+        """Tell whether no statement is in flight: only its own loop could end it."""
         return self.pgconn.transaction_status != ACTIVE and not self.lock.locked()
 
     def note_baseline(self) -> None:

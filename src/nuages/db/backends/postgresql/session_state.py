@@ -36,12 +36,12 @@ class Adapters(AdaptersMap):
         self.changes = 0
 
     def register_dumper(self, *args: Any) -> None:
-        """As psycopg's."""
+        """Do as psycopg does."""
         self.changes += 1
         super().register_dumper(*args)
 
     def register_loader(self, *args: Any) -> None:
-        """As psycopg's."""
+        """Do as psycopg does."""
         self.changes += 1
         super().register_loader(*args)
 
@@ -76,7 +76,7 @@ class Noting(_CursorBase):
         self._conn.note(trace_of_text(text), text)
 
     def execute(self, query: Any, *args: Any, **kwargs: Any) -> Any:
-        """As psycopg's."""
+        """Do as psycopg does."""
         connection = self._conn
         self._by_tags = by_tags = self._has_tags and connection._pipeline is None
         try:

@@ -46,14 +46,14 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     """The connection that has a worker for the length of a test."""
 
     def pool_options(self) -> PoolOptions:
-        """As given; an in-memory database has one connection, which is never closed."""
+        """Return them; an in-memory database has one connection, which is never closed."""
         options = super().pool_options()
         if self.is_in_memory_db():
             options = dataclasses.replace(options, min_size=1, max_size=1, max_lifetime=None)
         return options
 
     def get_connection_params(self) -> dict[str, Any]:
-        """As in Django, with our connection class and without our options."""
+        """Do as Django does, with our connection class and without our options."""
         params: dict[str, Any] = super().get_connection_params()
         params.pop("pool", None)
         self._statement_timeout = self.take_statement_timeout(params)
@@ -73,7 +73,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return given.upper() if given else None
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """As in Django; a lease's is opened by its worker."""
+        """Do as Django does; a lease's is opened by its worker."""
         key = (self.alias, str(conn_params["database"]))
         in_memory = self.is_in_memory_db()
         serves_loop = self.role == "lease" and self._chain_to_serve() is not None
@@ -127,7 +127,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return True
 
     def is_copied(self) -> bool:
-        """Whether it is in memory, and this wrapper's own."""
+        """Tell whether it is in memory, and this wrapper's own."""
         return self.role == "plain" and bool(self.is_in_memory_db())
 
     def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Connection:
@@ -151,7 +151,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         self.connection.note_baseline()
 
     def is_single(self) -> bool:
-        """Whether it is in memory."""
+        """Tell whether it is in memory."""
         return bool(self.is_in_memory_db())
 
     def _reuse(self, session: Any) -> bool:
@@ -160,15 +160,15 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return super()._reuse(session)
 
     def create_cursor(self, name: str | None = None) -> Any:
-        """As in Django, with our cursor."""
+        """Do as Django does, with our cursor."""
         return self.connection.cursor(factory=Cursor)
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Whether what `create_cursor()` has made was not closed."""
+        """Tell whether what `create_cursor()` has made was not closed."""
         return bool(cursor.is_open())
 
     def has_rows_left(self, cursor: Any) -> bool:
-        """Whether rows are left that the worker has not read yet."""
+        """Tell whether rows are left that the worker has not read yet."""
         return bool(cursor.has_rows_left())
 
     def close_cursor(self, cursor: Any) -> None:
@@ -198,7 +198,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             raw.worker.join()
 
     def close(self) -> None:
-        """As in Django: an in-memory database stays open."""
+        """Do as Django does: an in-memory database stays open."""
         if not self.is_in_memory_db():
             super().close()
         else:

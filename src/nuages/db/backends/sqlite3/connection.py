@@ -131,7 +131,7 @@ class Connection(NotesState):
         self.forget_state()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: close the copy, or note that the file was in use.
+        """Close the copy, or note that the file was in use (in a forked child).
 
         SQLite counts the locks that it has on a file process by process, and a fork copies the
         counts but not the locks. Closing what is at rest puts them right; what is under way
@@ -159,22 +159,22 @@ class Connection(NotesState):
         _in_use_by_parent.setdefault(self.database or ":memory:", []).append(self)
 
     def runs_here(self) -> bool:
-        """Whether calls run in the calling thread as they are."""
+        """Tell whether calls run in the calling thread as they are."""
         worker = self.worker
         return worker is None or worker.is_current()
 
     def busy(self) -> bool:
-        """Whether the worker has something to do."""
+        """Tell whether the worker has something to do."""
         return self.worker is not None and self.worker.busy
 
     def serve_loop(self, worker: Worker) -> None:
-        """From now on use `worker`; waiting for locks is ours, not SQLite's."""
+        """Use `worker` from now on; waiting for locks is ours, not SQLite's."""
         self.worker = worker
         self._file = _file_at(self.database)
         super().execute("PRAGMA busy_timeout = 0")
 
     def _verify(self) -> None:
-        """In the worker: see that the file's name is still its own.
+        """See that the file's name is still its own (in the worker).
 
         SQLite would go on with a file that was replaced (a backup, put back) or removed, and what
         is committed there is lost.
@@ -206,7 +206,7 @@ class Connection(NotesState):
         worker.stop()
 
     def switch_to_wal(self) -> None:
-        """In the worker: put the file in WAL mode, unless others keep it from that for `timeout`.
+        """Put the file in WAL mode, unless others keep it from that for `timeout` (in the worker).
 
         The mode is the file's: only the first connection changes it. SQLite refuses the change at
         once while anybody else reads, so connections of this process that open at the same time
@@ -274,7 +274,7 @@ class Connection(NotesState):
         return self._call_worker(work)
 
     def _in_scope(self, work: Callable[[], Any], use: Admission) -> Any:
-        """In the worker: call `work`, unless a block has begun to end since it was told to."""
+        """Call `work`, unless a block has begun to end since it was told to (in the worker)."""
         if use.block_began_to_end():
             raise _BlockEnded
         return work()
@@ -299,7 +299,7 @@ class Connection(NotesState):
             raise
 
     def patiently(self, function: Callable[[], Any]) -> Any:
-        """In the worker: call what runs several statements, SQLite waiting for its locks itself.
+        """Call what runs several statements, SQLite waiting for its locks itself (in the worker).
 
         Begun anew after a busy error, it would repeat the statements that had succeeded.
         """
@@ -344,7 +344,7 @@ class Connection(NotesState):
             self.leave_gate_after_transaction()
 
     def timed(self, function: Callable[[], Any]) -> Any:
-        """In the thread that may: call `function`, interrupted at the statement's timeout."""
+        """Call `function`, interrupted at the statement's timeout (in the thread that may)."""
         if self.unverified:
             self._verify()
         if not self.statement_timeout or self._deadline is not None:
@@ -460,7 +460,7 @@ class Connection(NotesState):
         return super().cursor(factory)
 
     def execute(self, *args: Any) -> Any:
-        """As sqlite3's."""
+        """Do as sqlite3 does."""
         if self.runs_here():
             return super().execute(*args)
         run = super().execute
@@ -469,12 +469,12 @@ class Connection(NotesState):
         return result[0]
 
     def executemany(self, *args: Any) -> Any:
-        """As sqlite3's."""
+        """Do as sqlite3 does."""
         run = super().executemany
         return run(*args) if self.runs_here() else self._several(args[0], run, *args)
 
     def executescript(self, *args: Any) -> Any:
-        """As sqlite3's."""
+        """Do as sqlite3 does."""
         run = super().executescript
         if self.runs_here():
             return run(*args)
@@ -487,7 +487,7 @@ class Connection(NotesState):
         return result[0]
 
     def commit(self) -> None:
-        """As sqlite3's; waits for readers where the journal mode makes it."""
+        """Do as sqlite3 does; waits for readers where the journal mode makes it."""
         run = super().commit
         if self.runs_here():
             run()
@@ -498,7 +498,7 @@ class Connection(NotesState):
                 self.leave_gate_after_transaction()
 
     def rollback(self) -> None:
-        """As sqlite3's."""
+        """Do as sqlite3 does."""
         run = super().rollback
         if self.runs_here():
             run()
@@ -509,7 +509,7 @@ class Connection(NotesState):
                 self.leave_gate_after_transaction()
 
     def backup(self, target: sqlite3.Connection, **kwargs: Any) -> None:
-        """As sqlite3's."""
+        """Do as sqlite3 does."""
         run = super().backup
         if self.runs_here():
             run(target, **kwargs)
@@ -520,7 +520,7 @@ class Connection(NotesState):
         return function() if self.runs_here() else self.in_worker(function)
 
     def close(self) -> None:
-        """As sqlite3's; the worker ends too. A database in memory ends with its last user."""
+        """Do as sqlite3 does, and end the worker. A database in memory ends with its last user."""
         if self.shared > 0:
             self.shared -= 1
             return
@@ -540,19 +540,19 @@ class Connection(NotesState):
     # What the pool asks
 
     def is_alive(self) -> bool:
-        """Whether it is open."""
+        """Tell whether it is open."""
         return not self._broken
 
     def is_idle(self) -> bool:
-        """Whether nothing is under way; true of one that was closed, which the pool must hear."""
+        """Tell whether nothing is under way, as on one that was closed: the pool must hear."""
         return self._broken or not (self.in_transaction or self.busy() or self.open_cursors)
 
     def is_working(self) -> bool:
-        """Whether a statement is in flight."""
+        """Tell whether a statement is in flight."""
         return self.busy()
 
     def is_outside_transaction(self) -> bool:
-        """Whether it is in no transaction; a closed one is in none."""
+        """Tell whether it is in no transaction; a closed one is in none."""
         return self._broken or not self.in_transaction
 
     def inspect(self) -> GiveBack:

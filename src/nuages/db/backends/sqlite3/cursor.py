@@ -36,11 +36,11 @@ class _WorkerCursor(_CursorBase):
         self._closed = False
 
     def is_open(self) -> bool:
-        """Whether it was not closed."""
+        """Tell whether it was not closed."""
         return not self._closed
 
     def has_rows_left(self) -> bool:
-        """Whether rows are left that the worker has not read yet."""
+        """Tell whether rows are left that the worker has not read yet."""
         return not (self._closed or self._exhausted)
 
     def forget(self) -> None:

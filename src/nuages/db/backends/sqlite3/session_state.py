@@ -73,7 +73,7 @@ class NotesState(sqlite3.Connection):
         return (self.row_factory, self.text_factory, getattr(self, "autocommit", None))
 
     def has_settings_of_its_own(self) -> bool:
-        """Whether attributes were set that the next user would find."""
+        """Tell whether attributes were set that the next user would find."""
         return self._settings() != getattr(self, "_baseline", self._settings())
 
     def what_was_left(self) -> str:

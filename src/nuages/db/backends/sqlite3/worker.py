@@ -47,7 +47,7 @@ class Job:
         self.error: BaseException | None = None
 
     def run(self, ended: Callable[[Job], None]) -> None:
-        """In the worker: call the function, then `ended`, then tell the waiter."""
+        """Call the function, then `ended`, then tell the waiter (in the worker)."""
         try:
             if self.abandoned:
                 raise sqlite3.OperationalError("interrupted")
@@ -129,11 +129,11 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether a job is queued or running."""
+        """Tell whether a job is queued or running."""
         return bool(self._jobs)
 
     def is_current(self) -> bool:
-        """Whether the calling thread is this worker."""
+        """Tell whether the calling thread is this worker."""
         return threading.get_ident() == self._thread.ident
 
     def submit(self, job: Job, *, awaited: bool = True) -> None:
