@@ -540,3 +540,29 @@ def test_a_hold_that_ends_while_a_task_commits_in_it(
 
     run(main)
     assert judge.authors() == ["committed"]
+
+
+def test_a_hold_in_a_hold_ends_nothing_of_the_tasks_of_the_outer_one(
+    database: str, run: Run
+) -> None:
+    async def main() -> None:
+        entered, go_on = asyncio.Event(), asyncio.Event()
+
+        async def transaction() -> None:
+            async with aatomic():
+                await Author.objects.acreate(name="by a task")
+                entered.set()
+                await go_on.wait()
+                await Author.objects.acreate(name="by it, later")
+
+        async with hold_connection():
+            task = asyncio.create_task(transaction())
+            await entered.wait()
+            async with hold_connection():
+                pass
+            go_on.set()
+            await task
+        await given_back()
+
+    run(main)
+    assert judge.authors() == ["by a task", "by it, later"]

@@ -334,7 +334,8 @@ class _Hold(AsyncOnly):
         if holder is None:
             return
         by_hand = _is_closed_by_hand(exc_info[0], self._task)
-        if holder.has_others and (by_hand or holder.dropped or exc_info[0] is GeneratorExit):
+        is_dropped = by_hand or holder.dropped or exc_info[0] is GeneratorExit
+        if holder.is_within_hold or (holder.has_others and is_dropped):
             # What it is in, or the consumer of the generator, goes on with the connection.
             self._holder = None
             holder.leave()
@@ -353,6 +354,9 @@ class _Hold(AsyncOnly):
     def _exit(self, *, failed: bool, elsewhere: bool) -> None:
         holder, self._holder = self._holder, None
         if holder is None:
+            return
+        if holder.is_within_hold:
+            holder.leave()
             return
         scope = holder.scope
         left_open = None

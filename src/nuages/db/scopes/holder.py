@@ -50,6 +50,14 @@ class Holder:
         """Tell whether it has begun in another one, which goes on."""
         return self in self.scope.holders and self.scope.holders[0] is not self
 
+    @property
+    def is_within_hold(self) -> bool:
+        """Tell whether it has begun in a hold, whose tasks may use the connection."""
+        holders = self.scope.holders
+        return self in holders and any(
+            holder.kind is Kind.HOLD for holder in holders[: holders.index(self)]
+        )
+
     def leave(self) -> None:
         """End it, and with the last one the scope; the connection goes on as the chain's lease."""
         self._generators = ()
