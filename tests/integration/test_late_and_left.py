@@ -9,7 +9,7 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import aclosing, suppress
+from contextlib import AsyncExitStack, aclosing, suppress
 from typing import Any
 
 import pytest
@@ -19,7 +19,7 @@ from django.db import DatabaseError, IntegrityError, connection, transaction
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 from nuages.db.scopes.holder import keep_shared
-from nuages.exceptions import BlockInterrupted, ScopeEnded
+from nuages.exceptions import BlockInterrupted, OpenBlock, ScopeEnded
 from tests import judge
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import options
@@ -628,3 +628,24 @@ def test_a_hold_whose_connection_is_lost_in_one_within_it_says_so(database: str,
 
     run(main)
     assert judge.authors() == ["after", "before"]
+
+
+def test_a_cursor_goes_on_when_a_hold_in_it_ended_before_its_block(
+    database: str, run: Run
+) -> None:
+    """The block is rolled back, and the code around the hold is told."""
+
+    async def main() -> None:
+        async with acursor():
+            with pytest.raises(OpenBlock):
+                async with AsyncExitStack() as hold:
+                    await hold.enter_async_context(hold_connection())
+                    async with aatomic():
+                        await Author.objects.acreate(name="rolled back")
+                        await hold.aclose()
+            async with aatomic():
+                await Author.objects.acreate(name="after")
+        await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)
+    assert judge.authors() == ["after"]

@@ -89,8 +89,7 @@ class AsyncCursor(AsyncOnly):
         if not scope.blocks:
             scope.root.adopt()
             try:
-                # Tasks of a hold that was dropped in it.
-                scope.root.wait_for_children()
+                scope.wait_for_calls()
                 self._cursor.close()
             finally:
                 holder.leave()

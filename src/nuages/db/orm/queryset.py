@@ -260,8 +260,7 @@ class _Pin:
             return
         try:
             if holder is not None and holder.is_alone:
-                # Tasks of a hold that was dropped in it.
-                holder.scope.root.wait_for_children()
+                holder.scope.wait_for_calls()
             self.run(function)
         finally:
             self._holder = None

@@ -151,6 +151,12 @@ class Scope:
 
     # Its end
 
+    def wait_for_calls(self) -> None:
+        """Wait for calls of tasks that began in a hold which the scope has outlived."""
+        holder = self.root.turns.holder
+        if isinstance(holder, Node) and holder.kind is Kind.CALL:
+            self.root.wait_for_children()
+
     def leave(self) -> None:
         """End it; its connection goes on as a lease of the calling chain."""
         wrapper = self.wrapper

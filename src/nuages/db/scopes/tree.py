@@ -230,6 +230,9 @@ class Node:
     def open_again(self) -> None:
         """Undo `seal`: only what was in it is over, its code goes on."""
         self.state, self.ender = LIVE, None
+        holder = self.turns.holder
+        if isinstance(holder, Node) and holder.ended:
+            self.turns.release()
 
     def kill(self) -> None:
         """Note that a block around it has ended, and with it all that it did."""
