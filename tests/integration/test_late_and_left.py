@@ -649,3 +649,37 @@ def test_a_cursor_goes_on_when_a_hold_in_it_ended_before_its_block(
 
     run(main)
     assert judge.authors() == ["after"]
+
+
+@pytest.mark.parametrize("around", [with_cursor, with_iteration])
+def test_a_hold_in_an_iteration_is_cancelled_as_it_ends(
+    database: str, run: Run, around: Callable[[], AsyncIterator[None]]
+) -> None:
+    """It waits for a task's statement; what it is in goes on, and gives the connection back."""
+
+    async def slow() -> None:
+        async with acursor() as cursor:
+            await cursor.execute(SLOW[database])
+
+    async def work(ending: asyncio.Event) -> None:
+        async with aclosing(around()) as opened:
+            await anext(opened)
+            async with hold_connection() as wrapper:
+                late = asyncio.create_task(slow())
+                await until(lambda: wrapper.connection.is_working())
+                ending.set()
+            pytest.fail("not cancelled")
+        await late
+
+    async def main() -> None:
+        await seed()
+        ending = asyncio.Event()
+        task = asyncio.create_task(work(ending))
+        await ending.wait()
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)

@@ -149,12 +149,13 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
             return True
     if isinstance(error, NuagesError):
         return False
-    # A generator that is not collected yet keeps its consumer on the connection that it holds.
+    # A generator that is not collected yet keeps its consumer on the connection that it holds; and
+    # what is called in one bridge has one connection as long as nothing else is awaited.
     shares = (
         frame.run.tainted
         or bool(frame.around)
         or node.kind in (*HOLDERS, "atomic")
-        or any(each.kind == "iterate" for each in program.walk())
+        or any(each.kind in ("iterate", "bridged", "back") for each in program.walk())
     )
     if isinstance(error, (OperationalError, TransactionManagementError)) and shares:
         return cancels_twice(program)

@@ -249,7 +249,8 @@ def _why_not(node: Node, left_open: Node | None) -> Exception | None:
 def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None) -> None:
     scope = node.scope
     wrapper: Any = scope.wrapper
-    outer, wrapper.left_by = wrapper.left_by, chain_or_thread()
+    state = vars(wrapper)
+    outer, state["left_by"] = wrapper.left_by, chain_or_thread()
     try:
         with scope.ended_by_caller():
             django_exit(atomic, *exc_info)
@@ -262,10 +263,10 @@ def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None
             node.interrupted = wrapper._needs_rollback = True
         raise
     finally:
-        wrapper.left_by = outer
+        state["left_by"] = outer
         if not wrapper._needs_rollback:
             # Its frames may hold what keeps this very connection, in a generator that was left.
-            wrapper.rollback_exc = None
+            state["rollback_exc"] = None
         if len(scope.blocks) > 1 and scope.blocks[-1] is node:
             around = scope.blocks[-2]
             around.interrupted |= node.interrupted and wrapper._needs_rollback

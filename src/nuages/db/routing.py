@@ -52,8 +52,10 @@ def has_none() -> bool:
     bridge = current_bridge()
     if bridge is None or foreign_aliases():
         return False
+    if has_families():
+        return False
     chain = chain_of(bridge)
-    if has_families() or (chain is not None and chain.wrappers):
+    if chain is not None and chain.wrappers:
         return False
     for alias in connections.settings:  # noqa: SIM110 - a generator would cost more than this
         if current_node(alias) is not None:
@@ -126,10 +128,11 @@ class Storage(RoutedStorage):
 
     def _give(self, alias: str, wrapper: Any, chain: Chain) -> None:
         """Let `wrapper` serve a chain, or the request that holds its connections."""
-        held = _scope.held_by_request(alias)
-        if held is not None and wrapper.role == "lease":
-            held[alias] = hold_for_request(wrapper)
-            return
+        if wrapper.role == "lease" and _scope.request_nodes.get() is not None:
+            held = _scope.held_by_request(alias)
+            if held is not None:
+                held[alias] = hold_for_request(wrapper)
+                return
         chain.wrappers[alias] = wrapper
         if wrapper.family is not None:
             serve(wrapper, chain)

@@ -361,8 +361,10 @@ class _Hold(AsyncOnly):
         scope = holder.scope
         left_open = None
         if scope.wrapper.scope is scope:
-            left_open = scope.end_hold(goes_on=holder.is_within_others)
-            holder.leave()
+            try:
+                left_open = scope.end_hold(goes_on=holder.is_within_others)
+            finally:
+                holder.leave()
         if failed:
             return
         if left_open is not None:

@@ -10,6 +10,7 @@ from typing import Any
 from django.db import connections
 from django.db.backends.dummy.base import DatabaseWrapper as DummyWrapper
 
+from nuages.bridge import current_bridge
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.backends.base.driver import may_do_io
 from nuages.exceptions import SyncInCoroutine
@@ -49,7 +50,7 @@ def _guard(original: Any) -> Any:
             return inner(self, *args, **kwargs)
         if not isinstance(self, LoopWrapper):
             return original(self, *args, **kwargs)
-        if not may_do_io():
+        if current_bridge() is None and not may_do_io():
             if ensures and (self.role == "facade" or self.connection is not None):
                 # Nothing to do: query capture asks for it before it begins, for instance.
                 return None

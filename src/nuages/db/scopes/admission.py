@@ -31,14 +31,14 @@ class Used(Protocol):
 class Admission:
     """One use of a connection, from before its turn to the end of its statement."""
 
-    __slots__ = ("_call", "_connection", "_scope", "_seals", "_wrapper")
+    __slots__ = ("_connection", "_scope", "_seals", "_wrapper", "call")
 
     def __init__(self, wrapper: Lease | None, connection: Used | None = None) -> None:
         self._connection = connection
         self._wrapper = wrapper
         self._scope = scope = None if wrapper is None else wrapper.scope
         self._seals = 0 if scope is None else scope.seals
-        self._call: Node | None = None
+        self.call: Node | None = None
 
     def take_turn(self, *, keep: bool = False) -> None:
         """Wait until nothing else of the scope uses the connection; `give_back` ends that.
@@ -47,12 +47,15 @@ class Admission:
         before while it waits for something other than them. Raises TransactionManagementError
         where its block was broken meanwhile.
         """
-        if self._wrapper is not None and self._scope is not None:
-            self._call = take_turn(self._wrapper, self._scope, keep=keep)
+        wrapper, scope = self._wrapper, self._scope
+        if wrapper is None or scope is None:
+            return
+        if scope.ending is None or not scope.is_ended_by_caller:
+            self.call = take_turn(wrapper, scope, keep=keep)
 
     def give_back(self) -> None:
         """Let the next one of the scope go on."""
-        call, self._call = self._call, None
+        call, self.call = self.call, None
         if call is not None:
             call.end()
 
@@ -90,7 +93,7 @@ def take_turn(wrapper: Lease, scope: Scope, *, keep: bool = False) -> Node | Non
     no chain to keep it (a thread of the user's own that carries the scope in its context), or is
     to `keep` it; see `Admission.take_turn`, and for what it raises.
     """
-    if scope.is_ended_by_caller:
+    if scope.ending is not None and scope.is_ended_by_caller:
         return None
     was_sound = not wrapper.needs_rollback
     call = _take_turn(wrapper, scope, keep)

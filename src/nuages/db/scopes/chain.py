@@ -80,7 +80,7 @@ class Chain:
             call.end()
         self.calls.clear()
         self.ended = True
-        served = [*self.active, *self.wrappers.values()]
+        served = dict.fromkeys((*self.active, *self.wrappers.values()))
         for wrapper in self.active:
             if wrapper.scope is None:
                 wrapper.release()

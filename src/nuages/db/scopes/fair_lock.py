@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import Any
 
 from nuages.bridge import Bridge, current_bridge
@@ -85,13 +86,17 @@ class _Waiter:
 class FairLock:
     """A FIFO lock whose holder is known by name; safe across loops and threads."""
 
-    __slots__ = ("_mutex", "_queue", "holder")
+    __slots__ = ("_mutex", "_queue", "holder", "on_release")
+
+    on_release: Callable[[], object] | None
+    """Called after each release, whoever has the turn then."""
 
     def __init__(self) -> None:
         # Reentrant, since the garbage collector may unwind an abandoned bridge in between.
         self._mutex = threading.RLock()
         self._queue: deque[_Waiter] = deque()
         self.holder: Any = None
+        self.on_release = None
 
     def acquire(self, holder: Any, timeout: float | None = None) -> bool:
         """Take the turn for `holder`; False when `timeout` seconds went by first."""
@@ -147,11 +152,14 @@ class FairLock:
                 if not waiter.is_gone():
                     break
             else:
-                self.holder = None
-                return
-            self.holder = waiter.holder
-            waiter.granted = True
-        waiter.wake()
+                self.holder = waiter = None
+            if waiter is not None:
+                self.holder = waiter.holder
+                waiter.granted = True
+        if waiter is not None:
+            waiter.wake()
+        if self.on_release is not None:
+            self.on_release()
 
     def refuse_waiting(self, error: BaseException) -> None:
         """Raise `error` in everyone who waits."""

@@ -153,7 +153,7 @@ def dismiss(wrapper: Lease, chain: Chain | None) -> None:
     family = wrapper.family
     if family is None or wrapper.serves is not chain or wrapper.role != "lease":
         return
-    wrapper.serves = None
+    vars(wrapper)["serves"] = None
     if wrapper.seen_by_threads:
         return
     if wrapper.scope is None and wrapper.connection is None and wrapper.session is None:

@@ -68,7 +68,7 @@ class Scope:
         self.forget: Callable[[], object] | None = None
         """For manual mode: takes it back that its task would end it. On the loop's thread."""
         self.root = Node(kind, self, None, chain)
-        wrapper.scope = self
+        vars(wrapper)["scope"] = self
 
     def __repr__(self) -> str:
         return f"<Scope of {self.root!r}, {len(self.blocks)} blocks>"
@@ -162,7 +162,7 @@ class Scope:
         wrapper = self.wrapper
         if wrapper.scope is not self:
             return
-        wrapper.scope = None
+        vars(wrapper)["scope"] = None
         self.holders.clear()
         if self.pool is not None:
             self.pool.scope_ended(self)
@@ -172,7 +172,7 @@ class Scope:
         chain = current_chain()
         if wrapper.role == "lease":
             # First: where somebody keeps it, it tells of the session of whoever it does not serve.
-            wrapper.serves = chain
+            vars(wrapper)["serves"] = chain
         wrapper.forget_closed()
         if wrapper.connection is None or wrapper.role != "lease":
             return
@@ -237,7 +237,7 @@ def open_scope(wrapper: Lease, kind: Kind) -> Scope:
     """Make `wrapper`'s connection belong to a scope whose root is the calling code's."""
     chain = current_chain()
     scope = Scope(wrapper, kind, chain)
-    wrapper.serves = None
+    vars(wrapper)["serves"] = None
     if wrapper.session is not None:
         scope.pool = wrapper.session.pool
         scope.pool.scopes.add(scope)

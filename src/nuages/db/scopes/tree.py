@@ -109,6 +109,11 @@ class State(Enum):
     KILLED = "killed"
     """Ended, and rolled back, by the end of a block around it."""
 
+    def __init__(self, value: str) -> None:
+        self.is_over = value in ("ended", "killed")
+        self.has_turn = value in ("live", "ending")
+        """Whether it goes on: not one that was given a turn and has not woken up yet."""
+
 
 LIVE, SUSPENDED, ENDING, ENDED, KILLED = State
 _BLOCKS = (Kind.TRANSACTION, Kind.SAVEPOINT)
@@ -138,12 +143,15 @@ class Node:
         "state",
         "turns",
         "was_dropped",
+        "wrapper",
     )
 
     def __init__(self, kind: Kind, scope: Scope, parent: Node | None, chain: object) -> None:
         self.kind = kind
         self.scope = scope
-        self.alias: str = scope.wrapper.alias
+        self.wrapper: Lease = scope.wrapper
+        """The one whose connection the scope owns."""
+        self.alias: str = self.wrapper.alias
         self.parent = parent
         self.chain = chain
         """The chain of calls that opened it: whose own code needs no turn."""
@@ -173,19 +181,14 @@ class Node:
         return f"<Node {self.kind.value} of {self.alias!r}, {self.state.value}, {self.label}>"
 
     @property
-    def wrapper(self) -> Lease:
-        """The wrapper whose connection the scope owns."""
-        return self.scope.wrapper
-
-    @property
     def ended(self) -> bool:
         """Tell whether it is over."""
-        return self.state is ENDED or self.state is KILLED
+        return self.state.is_over
 
     @property
     def has_turn(self) -> bool:
-        """Tell whether it goes on: not one that was given a turn and has not woken up yet."""
-        return self.state is LIVE or self.state is ENDING
+        """Tell whether it goes on."""
+        return self.state.has_turn
 
     @property
     def owned_by_caller(self) -> bool:
@@ -201,7 +204,9 @@ class Node:
     @property
     def is_closed_to_caller(self) -> bool:
         """Tell whether it is over, or somebody else is ending it."""
-        return self.ended or (self.ender is not None and self.ender is not running_caller())
+        if self.ender is None:
+            return self.state.is_over
+        return self.state.is_over or self.ender is not running_caller()
 
     @property
     def is_dropped_hold(self) -> bool:
@@ -258,16 +263,16 @@ class Node:
 
     def end(self) -> None:
         """End this node. What waits for its turn goes on at the next live node above."""
-        if self.ended:
+        if self.state.is_over:
             return
-        had_turn = self.has_turn
+        had_turn = self.state.has_turn
         self.state, self.ender, self.generators = ENDED, None, None
         heir = self.turns.holder
         if (
             had_turn
             and self.parent is not None
             and isinstance(heir, Node)
-            and heir.has_turn
+            and heir.state.has_turn
             and (self.kind is Kind.CALL or heir.owned_by_caller)
         ):
             # A block opened in a call outlives it (`async with aatomic()`): it takes the call's
@@ -306,7 +311,7 @@ def current_node(alias: str) -> Node | None:
             return current_node(alias)
         if test_nodes and (root := test_nodes.get(alias)) is not None:
             return _in_test(root)
-        if (held := held_by_request(alias)) is not None:
+        if request_nodes.get() is not None and (held := held_by_request(alias)) is not None:
             return held.get(alias)
     return node
 
@@ -416,7 +421,7 @@ def _acquire(node: Node, child: Node) -> Node:
             # Its block began to end between the turn's arrival and now.
             live.turns.release()
             raise ScopeEnded(task=caller_label())
-        if live.has_turn:
+        if live.state.has_turn:
             return live
         live.turns.release()
 
@@ -434,9 +439,9 @@ def is_over(node: Node | None) -> bool:
 
 def ancestor_with_turn(node: Node) -> Node:
     """Return `node`, or the nearest node above it that has its turn."""
-    while not node.has_turn and node.parent is not None:
+    while not node.state.has_turn and node.parent is not None:
         node = node.parent
-    if node.ended:
+    if node.state.is_over:
         raise ScopeEnded(task=caller_label())
     return node
 

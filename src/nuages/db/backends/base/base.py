@@ -147,12 +147,16 @@ class LoopWrapper(
         if self.scope is None and self.serves is not chain and self.family is not None:
             # Found in a block that has ended meanwhile, in another thread.
             raise ScopeEnded(task=caller_label())
-        self._drop_session()
-        self.lends = False
-        # However the last session went.
-        self.forget_session()
+        if self.session is not None:
+            self._drop_session()
+        if self.lends:
+            self.lends = False
+        if self.is_subclassed:
+            # However the last session went.
+            self.forget_session()
         while True:
-            session = self.session = acquire(self, chain.loop)
+            session = acquire(self, chain.loop)
+            vars(self)["session"] = session
             try:
                 if session.raw is None:
                     self._open(session)
@@ -167,7 +171,8 @@ class LoopWrapper(
             break
         if self.scope is None and self not in chain.active:
             chain.has_lease(self)
-        self.lends = chain.in_thread
+        if chain.in_thread:
+            self.lends = True
 
     def _open(self, session: Session) -> None:
         self._connect_patiently(session.pool)
@@ -211,15 +216,18 @@ class LoopWrapper(
 
     def _reuse(self, session: Session) -> bool:
         self._forget_transaction()
-        self.closed_in_transaction = False
-        self.errors_occurred = False
-        self.close_at = None
-        self.connection = session.raw
-        self.autocommit = True
+        is_checked = self.settings_dict["CONN_HEALTH_CHECKS"]
+        vars(self).update(
+            closed_in_transaction=False,
+            errors_occurred=False,
+            close_at=None,
+            connection=session.raw,
+            autocommit=True,
+            health_check_enabled=is_checked,
+            health_check_done=True,
+        )
         self._bound()
-        self.health_check_enabled = self.settings_dict["CONN_HEALTH_CHECKS"]
-        self.health_check_done = True
-        if self.health_check_enabled and not self.is_usable():
+        if is_checked and not self.is_usable():
             self.connection = None
             self._drop_session()
             return False
@@ -229,13 +237,16 @@ class LoopWrapper(
         self.connection.wrapper = self
 
     def _forget_transaction(self) -> None:
-        self.in_atomic_block = False
-        self.savepoint_ids = []
-        self.atomic_blocks = []
-        self.needs_rollback = False
-        # Django keeps it, and with it every frame of a request that is over: contexts outlive it.
-        self.rollback_exc = None
-        self.run_on_commit = []
+        # Past `__setattr__`, which every assignment would call. Django keeps `rollback_exc`, and
+        # with it every frame of a request that is over: contexts outlive it.
+        vars(self).update(
+            in_atomic_block=False,
+            savepoint_ids=[],
+            atomic_blocks=[],
+            _needs_rollback=False,
+            rollback_exc=None,
+            run_on_commit=[],
+        )
 
     # Giving back
 
@@ -316,12 +327,12 @@ class LoopWrapper(
         """Give the lease's connection back to the pool, reset or closed where need be."""
         raw = self.connection  # first: it may have been lent
         session = self.session
-        forgot = self._forget_session()
+        forgot = not self.is_subclassed or self._forget_session()
         if self._iterations:
             self._end_iterations()
-        self.session = self.connection = None
+        cursors = self._cursors
+        vars(self).update(session=None, connection=None, _cursors=[])
         self._forget_transaction()
-        cursors, self._cursors = self._cursors, []
         for one in cursors:
             if (cursor := one()) is not None:
                 self.close_cursor(cursor)
@@ -441,9 +452,9 @@ class LoopWrapper(
         if self.connection is None and self.role == "lease":
             # Django would do nothing, and the block would end as if it had been committed.
             raise NotCommitted()
-        self.transaction_over = False
+        vars(self)["transaction_over"] = False
         self._send_commit()
-        self.transaction_over = True
+        vars(self)["transaction_over"] = True
 
     def _send_commit(self) -> None:
         bridge = current_bridge()
@@ -540,12 +551,13 @@ class LoopWrapper(
 
     def _switch_autocommit(self, autocommit: bool, force_begin: bool) -> None:
         if not autocommit:
-            self.transaction_over = False
-        committed = self.run_commit_hooks_on_set_autocommit_on
+            vars(self)["transaction_over"] = False
+        committed_by = self._committed_by
         ending = self._is_ending()
         try:
             super().set_autocommit(autocommit, force_begin)
         except (Error, ScopeEnded) as error:
+            committed = committed_by is not None and committed_by is chain_or_thread()
             ended = autocommit and (committed or ending)
             if not ended or self.autocommit:
                 raise

@@ -15,11 +15,14 @@ from nuages.db.backends.base.context_state import of_caller
 from nuages.db.backends.base.on_commit import call_hook
 from nuages.db.scopes.chain import Chain, chain_or_thread
 from nuages.db.scopes.scope import Scope
+from nuages.db.scopes.tree import Kind
 
 if TYPE_CHECKING:
     from django.db.backends.base.base import BaseDatabaseWrapper as _Base
 else:
     _Base = object
+
+TRANSACTION = Kind.TRANSACTION
 
 
 class BlockState(_Base):
@@ -41,15 +44,15 @@ class BlockState(_Base):
     @run_commit_hooks_on_set_autocommit_on.setter
     def run_commit_hooks_on_set_autocommit_on(self, value: bool) -> None:
         if value:
-            self._committed_by = chain_or_thread()
+            vars(self)["_committed_by"] = chain_or_thread()
         elif self.run_commit_hooks_on_set_autocommit_on:
-            self._committed_by = None
+            vars(self)["_committed_by"] = None
 
     @property
     def needs_rollback(self) -> bool:
         """Tell whether the calling code's innermost block must be rolled back."""
         scope = self.scope
-        if scope is None:
+        if scope is None or (len(scope.blocks) < 2 and scope.root.kind is TRANSACTION):
             return self._needs_rollback
         if scope.is_beside_transaction():
             return False
@@ -59,8 +62,8 @@ class BlockState(_Base):
     @needs_rollback.setter
     def needs_rollback(self, value: bool) -> None:
         scope = self.scope
-        if scope is None:
-            self._needs_rollback = value
+        if scope is None or (len(scope.blocks) < 2 and scope.root.kind is TRANSACTION):
+            vars(self)["_needs_rollback"] = value
             return
         if scope.is_beside_transaction():
             return

@@ -36,17 +36,17 @@ class ConnectionLock(FairLock):
         wrapper = self._connection.wrapper
         scope = None if wrapper is None else wrapper.scope
         if scope is None:
-            return super().__enter__()
+            return self.acquire(Caller())
         if scope.unended:
             end_left(scope)
         admission = Admission(wrapper, self._connection)
         admission.take_turn()
         try:
-            taken = super().__enter__()
+            taken = self.acquire(Caller())
             try:
                 admission.look_again()
             except BaseException:
-                super().__exit__()
+                self.release()
                 raise
         except BaseException:
             admission.give_back()
@@ -56,15 +56,9 @@ class ConnectionLock(FairLock):
 
     def __exit__(self, *exc_info: object) -> None:
         admission, self._admission = self._admission, None
-        super().__exit__(*exc_info)
-        if admission is not None:
+        self.release()
+        if admission is not None and admission.call is not None:
             admission.give_back()
-
-    def release(self) -> None:
-        """Hand the lock to the next in the queue, or free a connection that is to be freed."""
-        super().release()
-        if self._end is not None:
-            self._end_if_free()
 
     def end_when_free(self, end: Callable[[], None]) -> bool:
         """Call `end`, which frees the connection, while no other thread is inside the driver.
@@ -73,6 +67,7 @@ class ConnectionLock(FairLock):
         where it is still to come. `end` may be called twice.
         """
         self._end = end
+        self.on_release = self._end_if_free
         return self._end_if_free()
 
     def _end_if_free(self) -> bool:

@@ -134,6 +134,21 @@ class _Guarded:
         return getattr(self.replaced, name)
 
 
+def _without_setattr(cls: type[Any]) -> type[Any]:
+    """Return a class as `cls`, but for `ContextState.__setattr__`: a call for each attribute."""
+    name = "_nuages_without_setattr"
+    found: type[Any] | None = vars(cls).get(name)
+    if found is None:
+        body = {
+            "_nuages_is_made": True,
+            "__module__": cls.__module__,
+            "__setattr__": object.__setattr__,
+        }
+        found = type(cls.__name__, (cls,), body)
+        setattr(cls, name, found)
+    return found
+
+
 class ContextState(_Base):
     """Mixin: attributes of the context and of the session, told apart."""
 
@@ -152,12 +167,18 @@ class ContextState(_Base):
     _at_work: list[object]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._at_work = []
-        super().__init__(*args, **kwargs)
+        cls = type(self)
+        # All that Django sets there is the wrapper's own.
+        object.__setattr__(self, "__class__", _without_setattr(cls))
+        try:
+            self._at_work = []
+            super().__init__(*args, **kwargs)
+        finally:
+            object.__setattr__(self, "__class__", cls)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(PREFIX):
+        if cls.__module__.startswith(PREFIX) or "_nuages_is_made" in vars(cls):
             return
         cls.is_subclassed = True
         for name in AT_WORK:

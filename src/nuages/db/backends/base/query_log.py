@@ -37,11 +37,6 @@ class Record:
         self.execute_wrappers = list(execute_wrappers)
 
 
-def record(alias: str) -> Record | None:
-    """Return the record of `alias` in the calling context, if one was begun there."""
-    return records.get().get(alias)
-
-
 def begin(alias: str, limit: int | None, execute_wrappers: Iterable[Any]) -> Record:
     """Return the record of `alias` in the calling context; begin one if there is none.
 
@@ -79,7 +74,7 @@ class QueryCapture:
         if self.role == "plain" and (self.scope is None or self.scope.root.kind is not Kind.TEST):
             # A thread's own, which the coroutines that it waits for have as it is.
             return None
-        return record(self.alias)
+        return records.get().get(self.alias)
 
     def _begin_record(self) -> Record | None:
         if self.role == "plain":
