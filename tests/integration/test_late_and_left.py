@@ -683,3 +683,27 @@ def test_a_hold_in_an_iteration_is_cancelled_as_it_ends(
         await until(lambda: pool_stats()["used"] == 0)
 
     run(main)
+
+
+@pytest.mark.parametrize("generate", [with_hold, with_cursor, with_iteration])
+def test_hooks_run_where_a_block_goes_on_with_what_was_dropped(
+    database: str, run: Run, generate: Callable[[], AsyncIterator[None]]
+) -> None:
+    async def main() -> None:
+        await seed()
+        ran: list[str] = []
+        holder: list[Any] = [generate()]
+        await anext(holder[0])
+        async with aatomic():
+            await Author.objects.acreate(name="committed")
+            await aon_commit(lambda: ran.append("first"))
+            await asyncio.create_task(aon_commit(lambda: ran.append("of a task")))
+            holder.clear()
+            for _ in range(10):
+                await asyncio.sleep(0)
+            await aon_commit(lambda: ran.append("last"))
+        assert ran == ["first", "of a task", "last"]
+        await until(lambda: pool_stats()["used"] == 0)
+
+    run(main)
+    assert "committed" in judge.authors()

@@ -593,6 +593,8 @@ class LoopWrapper(
     def run_and_clear_commit_hooks(self) -> None:
         """Do as Django does; the hooks run after the scope, in autocommit."""
         scope = self.scope
+        # Where the scope goes with the block, so does the connection, and all that is noted of it.
+        hooks = self.run_on_commit
         if scope is not None and not self.in_atomic_block:
             if scope.root.kind is Kind.TRANSACTION:
                 scope.leave()
@@ -600,11 +602,11 @@ class LoopWrapper(
                 # In a hold, which goes on.
                 scope.ending = None
                 scope.block_ended(scope.blocks[-1])
-        if not self.run_on_commit:
+        if not hooks:
             super().run_and_clear_commit_hooks()
             return
         self.validate_no_atomic_block()
-        committed = CommittedHooks(self.run_on_commit)
+        committed = CommittedHooks(hooks)
         self.run_on_commit = committed.entries
         with committed.run():
             super().run_and_clear_commit_hooks()
