@@ -2,7 +2,7 @@
 
 At run time Django's own classes have them (`nuages.seams`), and the classes here are empty.
 `nuages.mypy` makes each a base of its class of Django's, for which mypy must know this module
-before any of Django's: so it imports nothing of Django, and has protocols for what it takes.
+before any of Django's: so it imports nothing of Django, and has protocols for arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from types import TracebackType
 
-    # Any: a storage's file is of bytes or of text, which its name does not tell.
+    # Any: a storage's file is of bytes or of text; its name does not tell which.
     from typing import IO, Any, Protocol, Self
 
     class Prefetch(Protocol):
@@ -48,7 +48,7 @@ class AsyncManager(Generic[T_co]):
     if TYPE_CHECKING:
 
         async def alist(self) -> list[T_co]: ...
-        # nuages.mypy finds what they return: what select_related() and prefetch_related() do.
+        # nuages.mypy finds what these return: what select_related() and prefetch_related() do.
         def aselect_related(self, *fields: str | None) -> Any: ...
         def aprefetch_related(self, *lookups: str | Prefetch | None) -> Any: ...
 
@@ -115,7 +115,7 @@ class AsyncStorage:
     """A storage of files."""
 
     if TYPE_CHECKING:
-        # nuages.mypy finds what it returns: what open() does.
+        # nuages.mypy finds what this returns: what open() does.
         async def aopen(self, name: str, mode: str = "rb") -> Any: ...
         async def asave(
             self, name: str | None, content: IO[Any], max_length: int | None = None
@@ -170,7 +170,7 @@ class AsyncEmailMessage:
 
 
 class AsyncEmailBackend:
-    """A connection to what sends messages."""
+    """A connection to a service that sends messages."""
 
     if TYPE_CHECKING:
 

@@ -5,10 +5,10 @@
 In a cell `await` and sync code that queries may stand side by side, in IPython on a terminal
 (`manage.py shell` loads it by itself) and in Jupyter. IPython runs only cells with an `await` on
 its loop, and in Jupyter, where the kernel's loop always runs, sync queries would be refused: this
-takes the place of DJANGO_ALLOW_ASYNC_UNSAFE, which would let them block the loop on connections
-of another kind.
+extension takes the place of DJANGO_ALLOW_ASYNC_UNSAFE, which would let them block the loop on
+connections of another kind.
 
-It sets what IPython has for it, `loop_runner`, and two methods of the one shell it is loaded into.
+It sets IPython's own option, `loop_runner`, and two methods of the one shell it is loaded into.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Undo it: `%unload_ext nuages.ipython`."""
+    """Undo `load_ipython_extension`: `%unload_ext nuages.ipython`."""
     runner, _, _ = getattr(shell, _LOADED)
     delattr(shell, _LOADED)
     del shell.should_run_async, shell.run_cell_async
@@ -71,7 +71,7 @@ def unload_ipython_extension(shell: Any) -> None:
 def _interruptible() -> Iterator[None]:
     """Let SIGINT raise KeyboardInterrupt in a cell that computes.
 
-    A kernel takes a cell that runs on its loop for one that waits, and only cancels it.
+    A kernel takes a cell that runs on its loop for a cell that waits, and only cancels it.
     """
     before = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(before):

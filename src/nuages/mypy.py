@@ -4,15 +4,15 @@ It stands before that of django-stubs, which sets Django up with the project's s
 
     plugins = ["nuages.mypy", "mypy_django_plugin.main"]
 
-mypy asks the first plugin that has an answer for a class; the one that comes first must be the one
-that asks for less. Two things are added, while mypy analyses a class:
+mypy takes the answer of the first plugin that has one for a class; the plugin that comes first
+must be the one that answers for less. Two things are added, while mypy analyses a class:
 
 * a base class of `nuages.additions` to each of Django's classes that have methods of ours;
-* an attribute `a<relation>` to each model that has one at run time, which the project's own
-  models are asked for. Its type is found where it is used: that of `<relation>` there, whatever
-  the other plugin, or an annotation, makes of that.
+* an attribute `a<relation>` to each model that has one at run time, for which the project's own
+  models are asked. Its type is found where it is used: that of `<relation>` there, whatever the
+  other plugin, or an annotation, makes of that.
 
-And two methods of Django's may be coroutine functions in subclasses that are ours too, and only
+And two methods of Django's may be coroutine functions in subclasses that are also ours, and only
 there.
 """
 
@@ -80,8 +80,8 @@ ADDED: dict[str, tuple[str, tuple[int, ...]]] = {
     "django.test.utils.CaptureQueriesContext": ("AsyncQueriesContext", ()),
     "django.db.transaction.Atomic": ("AsyncAtomic", ()),
 }
-"""Django's class: the class of `nuages.additions` it gets, and which of its own type variables
-that one takes."""
+"""By Django's class: the class of `nuages.additions` it gets, and which of the type variables of
+Django's class that class takes."""
 
 _MAY_BE_ASYNC = {
     "django.core.management.base.BaseCommand": (
@@ -90,19 +90,19 @@ _MAY_BE_ASYNC = {
     ),
     "django.test.testcases.TestCase": ("setUpTestData", "nuages.test.cases._AsyncSteps"),
 }
-"""Django's class: a method that is a coroutine function in subclasses that are one of ours too."""
+"""By Django's class: a method that may be a coroutine function in subclasses also ours."""
 _MODULES = {name.rpartition(".")[0] for name in ADDED}
 _AS_DJANGO = {
     "aselect_related": ("select_related", ("AsyncQuerySet", "AsyncManager")),
     "aprefetch_related": ("prefetch_related", ("AsyncQuerySet", "AsyncManager")),
     "aopen": ("open", ("AsyncStorage",)),
 }
-"""Methods whose calls mean what those of Django's do: its name, and the classes it is so of. What
-Django's accepts and returns is for django-stubs to say, with its plugin."""
+"""Methods whose calls mean what those of a method of Django's do: its name, and the classes that
+have ours. What Django's accepts and returns is for django-stubs to say, with its plugin."""
 
 
 class NuagesPlugin(Plugin):
-    """Knows what is added to Django's classes and to the project's models."""
+    """The plugin that knows what is added to Django's classes and to the project's models."""
 
     def __init__(self, options: Options) -> None:
         super().__init__(options)
@@ -117,7 +117,7 @@ class NuagesPlugin(Plugin):
     def relations(self) -> dict[str, dict[str, str]]:
         """The attributes of every model, by its full name: `aauthor` gives `author`.
 
-        The plugin of django-stubs has set Django up when this is asked for.
+        The plugin of django-stubs has set up Django by the time this is asked for.
         """
         from django.apps import apps
 
@@ -161,7 +161,7 @@ class NuagesPlugin(Plugin):
     def get_customize_class_mro_hook(
         self, fullname: str
     ) -> Callable[[ClassDefContext], None] | None:
-        """Return what adds to a class of Django's, or to a model."""
+        """Return the function that adds to a class of Django's, or to a model."""
         if fullname in ADDED:
             return partial(_add_base, *ADDED[fullname])
         if fullname in _MAY_BE_ASYNC:
@@ -171,7 +171,7 @@ class NuagesPlugin(Plugin):
         return None
 
     def get_base_class_hook(self, fullname: str) -> Callable[[ClassDefContext], None] | None:
-        """Return what looks at subclasses of classes with methods that may be async in ours."""
+        """Return the check of subclasses of classes whose methods may be async in ours."""
         found = self.lookup_fully_qualified(fullname)
         if found is not None and isinstance(found.node, TypeInfo):
             for theirs, (name, ours) in _MAY_BE_ASYNC.items():
@@ -180,13 +180,13 @@ class NuagesPlugin(Plugin):
         return None
 
     def get_attribute_hook(self, fullname: str) -> Callable[[AttributeContext], Type] | None:
-        """Return what finds the type of `a<relation>`."""
+        """Return the function that finds the type of `a<relation>`."""
         model, _, name = fullname.rpartition(".")
         relation = self.relations.get(model, {}).get(name)
         return None if relation is None else partial(_type_of_relation, relation)
 
     def get_method_hook(self, fullname: str) -> Callable[[MethodContext], Type] | None:
-        """Return what finds the type that a method returns as Django's does."""
+        """Return the function that gives a method the type that Django's own returns."""
         owner, _, name = fullname.rpartition(".")
         if name not in _AS_DJANGO:
             return None
@@ -217,8 +217,8 @@ def _add_base(name: str, type_variables: tuple[int, ...], ctx: ClassDefContext) 
 def _let_be_async(name: str, ctx: ClassDefContext) -> None:
     """Let overrides of one of Django's methods return a coroutine.
 
-    mypy compares an override with the methods of all bases, so that of our class is no help. Which
-    classes may have a coroutine function is seen to by `_refuse_async`.
+    mypy compares an override with the methods of all bases, so our class's method is no help.
+    `_refuse_async` sees to which classes may have a coroutine function.
     """
     unknown = AnyType(TypeOfAny.special_form)
     for method in _methods(name, ctx.cls.defs):
@@ -329,5 +329,5 @@ def _returned_by(name: str, ctx: MethodContext) -> Type:
 
 
 def plugin(version: str) -> type[NuagesPlugin]:
-    """Return the plugin, whatever the version of mypy: what is used of it is its plugin API."""
+    """Return the plugin, whatever the version of mypy: only mypy's plugin API is used."""
     return NuagesPlugin

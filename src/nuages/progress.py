@@ -1,7 +1,7 @@
 """How far a long loop is: a bar on a terminal, a plain line now and then elsewhere.
 
-A thin layer on tqdm, for management commands and for what runs long inside them. tqdm draws the
-bar; where it is not installed, or the output is no terminal, plain lines say the same.
+A thin layer on tqdm, for management commands and for long work inside them. tqdm draws the bar;
+where it is not installed, or the output is no terminal, plain lines say the same.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class _Shown(Protocol):
 
 
 class Progress(Generic[T]):
-    """Shows how far a loop is, its rate and the time left.
+    """A display of how far a loop is, its rate and the time left.
 
     Around a loop, sync or async, or as a context manager with `advance()`::
 
@@ -47,9 +47,9 @@ class Progress(Generic[T]):
         with Progress(total=1_000_000, unit="rows", start=done) as progress:
             progress.advance(500)
 
-    `iterable` is what to loop over; `total` how many steps there are, by default the length of a
-    list, tuple, set, dict or the like (a queryset is not counted); without one no time is told.
-    `start` is what an earlier run had done: it counts as done, and not for the rate. `output` is a
+    `iterable` is what to loop over; `total` is the number of steps, by default the length of a
+    list, tuple, set, dict or the like (a queryset is not counted); without it no time is shown.
+    `start` is what an earlier run had done: it counts as done, but not for the rate. `output` is a
     command's `self.stderr` or `self.stdout`, or a text stream; by default the process's stderr.
     On a terminal it is a bar (where tqdm is installed), elsewhere a line every `interval` seconds
     and one at the end; with `verbosity` 0 nothing. `done` is how many steps are done.
@@ -247,7 +247,7 @@ def _bar(stream: Any, total: float | None, description: str, unit: str, start: f
     from tqdm import tqdm  # type: ignore[import-untyped]
 
     class Bar(tqdm):  # type: ignore[misc]
-        # A thread of its own would redraw a bar that does not advance; nothing here needs it.
+        # No monitor thread, which would redraw a bar that does not advance: not needed here.
         monitor_interval = 0
 
         def advance(self, count: float) -> None:
@@ -258,7 +258,7 @@ def _bar(stream: Any, total: float | None, description: str, unit: str, start: f
             self.fp.write(f"{text}\n")
             self.refresh()
 
-    # The default one is a lock between processes as well, which no other process here shares.
+    # The default lock is also one between processes, which no other process shares here.
     Bar.set_lock(threading.RLock())
     return cast(
         _Shown,

@@ -1,7 +1,7 @@
-"""That the server begins to stop: known to what would otherwise keep it from stopping.
+"""News that the server begins to stop, for whatever would otherwise keep it from stopping.
 
 A server waits for open streams when it is told to end, and tells its application last (the
-lifespan's shutdown event). So streams must know before: the process's SIGTERM and SIGINT are
+lifespan's shutdown event). So streams must know earlier: the process's SIGTERM and SIGINT are
 noticed on their way to the server's own handlers, which get them as ever.
 """
 
@@ -69,22 +69,22 @@ def announce_stop(loop: asyncio.AbstractEventLoop) -> None:
 def expect_signals(loop: asyncio.AbstractEventLoop) -> None:
     """Announce the stop of `loop`'s server at SIGTERM and SIGINT, before its own handlers act.
 
-    Only in the main thread, where Python runs signal handlers, and only for a signal that
-    somebody handles in Python: one that kills the process leaves nothing to announce.
+    This works only in the main thread, where Python runs signal handlers, and only for a signal
+    that somebody handles in Python: one that kills the process leaves nothing to announce.
     """
     if threading.current_thread() is not threading.main_thread():
         return
     for number in (signal.SIGTERM, signal.SIGINT):
         before: Any = signal.getsignal(number)
         if isinstance(before, _Announcing):
-            # Of an earlier loop of this process.
+            # The handler is an earlier loop's in this process.
             before = before.before
         if callable(before):
             signal.signal(number, _Announcing(before, loop))
 
 
 class _Announcing:
-    """A signal handler that announces the stop and then is the handler it found."""
+    """A signal handler that announces the stop and then calls the handler it found."""
 
     def __init__(self, before: Any, loop: asyncio.AbstractEventLoop) -> None:
         self.before = before

@@ -1,7 +1,7 @@
-"""Frames that hold a password leave the traceback.
+"""The removal of frames that hold a password from tracebacks.
 
 Error reports show the variables of every frame: Django's page with DEBUG all of them, its mails
-to admins those that no decorator hides. Connecting is where drivers have passwords at hand.
+to admins those that no decorator hides. Drivers have passwords at hand while they connect.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from types import TracebackType
 
 
 def hide_frames(error: BaseException, packages: tuple[str, ...]) -> None:
-    """Take the frames of `packages` out of the traceback of `error` and of all that caused it.
+    """Take the frames of `packages` out of the tracebacks of `error` and of all that caused it.
 
-    To be called in an `except` block that raises `error` anew; frames further out come back then.
+    Call it in an `except` block that raises `error` anew; frames further out come back then.
     """
     for each in _chain(error):
         each.__traceback__ = _without(each.__traceback__, packages)
@@ -47,11 +47,11 @@ def _without(traceback: TracebackType | None, packages: tuple[str, ...]) -> Trac
 
 PASSWORD_FRAMES = (
     "django.db.backends",
-    "django.utils.asyncio",  # whose wrapper has the arguments of what it guards
+    "django.utils.asyncio",  # its wrapper has the arguments of the function it guards
     "nuages.db.backends",
     "nuages.seams.backends",
     "psycopg",
     "psycopg_binary",
     "pymysql",
 )
-"""Whose frames hold a password while they connect."""
+"""Packages whose frames hold a password while they connect."""

@@ -1,7 +1,7 @@
 """Types for projects: what a checker without plugins is told by hand.
 
-mypy knows by its plugin, `nuages.mypy`, what Nuages adds to Django's classes. Another checker,
-pyright say, knows where a project's class has a base of this module, behind Django's, or where
+mypy knows by its plugin, `nuages.mypy`, what Nuages adds to Django's classes. Another checker
+(pyright, say) knows where a project's class has a base of this module, behind Django's, or where
 `QuerySet` and `Manager` stand in place of Django's, which at run time they are (docs/typing.md).
 """
 

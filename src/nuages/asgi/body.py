@@ -1,7 +1,7 @@
 """Reading a request's body (ASGI HTTP specification, "Request - receive event").
 
-A body is kept in memory up to FILE_UPLOAD_MAX_MEMORY_SIZE; what is larger goes to a temporary
-file, written by a thread so that a slow disk does not stop the loop.
+A body is kept in memory up to FILE_UPLOAD_MAX_MEMORY_SIZE; a larger one goes to a temporary file,
+written by a thread so that a slow disk does not stop the loop.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from nuages.asgi.types import Receive
 from nuages.bridge.threads import in_thread
 
 _SPILL = 2**20
-"""Bytes that are gathered for one write to the file."""
+"""How many bytes are gathered for one write to the file."""
 
 
 async def read_body(receive: Receive) -> IO[bytes]:
@@ -54,7 +54,7 @@ async def read_body(receive: Receive) -> IO[bytes]:
 
 
 async def close_body(body: IO[bytes]) -> None:
-    """Close what `read_body()` returned: where it is a file, that removes it."""
+    """Close what `read_body()` returned, which removes a temporary file."""
     if isinstance(body, BytesIO):
         body.close()
     else:
@@ -65,7 +65,7 @@ class _Spilled:
     """A body's temporary file; its methods block."""
 
     file: Any = None
-    """Kept here, since the result of a thread whose caller is cancelled is dropped."""
+    """The file; kept here because the result of a thread whose caller is cancelled is dropped."""
 
     def write(self, data: bytes) -> None:
         if self.file is None:

@@ -11,14 +11,14 @@ from nuages.asgi.types import Message, Receive, Send
 from nuages.bridge.tasks import ended
 
 PATIENCE = 0.02
-"""Seconds a request may take before a task is started that listens."""
+"""Seconds a request may take before a task that listens is started."""
 
 
 class DisconnectWatch:
-    """Cancels the request's task when the client disconnects.
+    """A listener that cancels the request's task when the client disconnects.
 
     `receive()` is begun at once, so that what the server already knows is seen before any work
-    is done; only for a request that takes longer does a task go on with it.
+    is done; a task goes on with the call only for a request that takes longer.
     """
 
     __slots__ = (
@@ -35,10 +35,10 @@ class DisconnectWatch:
         self._listener: asyncio.Task[Any] | None = None
         self._begun: Any = None
         self._before = 0
-        """How many cancellations the task had when this one came."""
+        """How many cancellations the task had before the watch's."""
         self.disconnected = False
         self.failure: BaseException | None = None
-        """What `receive()` raised, or said that it must not say."""
+        """The error that `receive()` raised, or an error for a message that it must not give."""
         awaitable: Any = receive()
         if isinstance(awaitable, types.CoroutineType):
             try:
@@ -75,7 +75,7 @@ class DisconnectWatch:
     def guard(self, send: Send) -> Send:
         """Return `send`, after whose OSError nothing is cancelled any more.
 
-        That is how some servers tell of the disconnect (ASGI HTTP specification 2.4). The
+        By that error some servers tell of the disconnect (ASGI HTTP specification 2.4). The
         cleanup that follows must not be interrupted by the same news from `receive()`.
         """
 
@@ -102,8 +102,8 @@ class DisconnectWatch:
     def cancelled(self) -> bool:
         """Tell whether the cancellation at hand is the watch's alone; if so, it is withdrawn.
 
-        It is counted from those there were before: until Python 3.13 a `TaskGroup` whose task
-        failed leaves one behind (https://github.com/python/cpython/issues/116720).
+        Earlier cancellations do not count: until Python 3.13 a `TaskGroup` whose task failed
+        leaves one behind (https://github.com/python/cpython/issues/116720).
 
         Raises what the server's `receive()` raised.
         """
@@ -114,7 +114,7 @@ class DisconnectWatch:
         return True
 
     def stop(self) -> asyncio.Task[Any] | None:
-        """Listen no more; return the task that has yet to end, if one listened."""
+        """Stop listening; return the task that has yet to end, if one listened."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

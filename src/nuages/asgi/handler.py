@@ -1,6 +1,6 @@
 """The ASGI application: one request, from its scope to the end of its response.
 
-The request runs in the task that the server made for it. Until the response is there all of it
+The request runs in the task that the server made for it. Until the response is there all its work
 is one bridge; a stream is sent outside of it. Follows `django.core.handlers.asgi.ASGIHandler`.
 """
 
@@ -79,7 +79,7 @@ class ASGIHandler(DjangoASGIHandler):
         if not self.lifespan.begun:
             await self.lifespan.begin_late()
         if self.lifespan.state and not scope.get("state"):
-            # Without the protocol; uvicorn gives an empty one then.
+            # A server without the lifespan protocol gives no state; uvicorn gives an empty one.
             scope["state"] = self.lifespan.state.copy()
         in_flight = self.in_flight
         if in_flight.is_full():
@@ -90,7 +90,7 @@ class ASGIHandler(DjangoASGIHandler):
         in_flight.add(task)
         try:
             # For the project's sync code: one thread a request, as in stock Django.
-            # And wrappers of its own, with what is set on them.
+            # And each request has wrappers of its own, with what is set on them.
             with own_families():
                 async with ThreadSensitiveContext():
                     await self._handle_connected(scope, receive, send)
@@ -98,7 +98,7 @@ class ASGIHandler(DjangoASGIHandler):
             in_flight.remove(task)
 
     async def _handle_connected(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle it with connections that are the code's, or with CONNECTION_PER its own."""
+        """Handle the request; with CONNECTION_PER = "request" it has connections of its own."""
         if setting("CONNECTION_PER") == "request":
             async with request_connections():
                 await self.handle(scope, receive, send)
@@ -180,7 +180,7 @@ class ASGIHandler(DjangoASGIHandler):
             send_it = send_head if scope["method"] == "HEAD" else send_whole
             await_(send_it(response, send))
         finally:
-            # A server tells of a disconnect too once the response is complete.
+            # A server reports a disconnect also once the response is complete.
             _end(watch, left)
             self._close(response, left)
         return None
@@ -195,10 +195,10 @@ class ASGIHandler(DjangoASGIHandler):
 
 
 async def _threads_ended(left: list[asyncio.Future[None]]) -> None:
-    """Wait until nothing of the request runs in its thread, whatever is cancelled meanwhile.
+    """Wait until nothing of the request runs in its thread, despite cancellations.
 
-    It may still read the body. And asgiref, which ends the thread with the request, waits for it
-    on the loop.
+    Code in the thread may still read the body. And asgiref, which ends the thread with the
+    request, waits for it on the loop.
     """
     while left:
         await ended(left.pop())
@@ -206,7 +206,7 @@ async def _threads_ended(left: list[asyncio.Future[None]]) -> None:
 
 
 def _end(watch: DisconnectWatch, left: list[asyncio.Future[None]]) -> None:
-    """Listen no more; what still listens is waited for with the request's threads."""
+    """Stop listening; a task that still listens is waited for with the request's threads."""
     listener = watch.stop()
     if listener is not None:
         left.append(listener)

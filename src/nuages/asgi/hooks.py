@@ -55,8 +55,8 @@ def on_startup(function: S) -> S:
 def on_shutdown(function: F) -> F:
     """Run `function()`, sync or async, when the server has stopped taking requests.
 
-    Those in flight have ended by then. Returns the function, so it is a decorator. The last one
-    registered runs first; one that fails is reported and does not stop the others.
+    Requests in flight have ended by then. Returns the function, so it is a decorator. The last
+    function registered runs first; one that fails is reported and does not stop the others.
     """
     _require_function(function, "on_shutdown")
     shutdown.append(function)
@@ -86,13 +86,13 @@ class Entered:
                     "may give None or a dict, which becomes part of request.state."
                 )
             state.update(given)
-        # Before what the start-up hooks opened is left, so that it is still there.
+        # They run before what the start-up hooks opened is left, so that it is still there.
         self._exits += [functools.partial(_call, function) for function in shutdown]
 
     async def leave(self) -> list[Exception]:
-        """Run the shutdown hooks and leave the start-up ones; return, and log, what failed.
+        """Run the shutdown hooks and leave the start-up hooks; return, and log, what failed.
 
-        Each is left as if all were well: one that fails is no reason for another to give up
+        Each hook is left as if all were well: one that fails is no reason for another to give up
         what it has.
         """
         failures: list[Exception] = []

@@ -1,8 +1,8 @@
 """The lifespan protocol (ASGI specification, "Lifespan Protocol" 2.0).
 
 Start-up warms the pools and runs the project's hooks; shutdown lets the requests in flight end,
-leaves the hooks and closes the pools. A server without the protocol gets the same with its first
-request, and at the signal that stops it.
+leaves the hooks and closes the pools. On a server without the protocol the same happens with the
+first request, and at the signal that stops the server.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _frozen = False
 
 
 def freeze() -> None:
-    """Take what is there now out of the garbage collector's way: once a process.
+    """Take the objects there are now out of the garbage collector's way, once a process.
 
     The modules, models and settings of a project are some 100,000 objects that stay, and the
     collector looks at each of them in every full collection (`gc.freeze`).
@@ -52,7 +52,7 @@ class Lifespan:
         self._late: asyncio.Future[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the scope until the server shuts down; a failing start-up is told to it."""
+        """Serve the scope until the server shuts down; report a failing start-up to the server."""
         self.begun = True
         self.state = scope.get("state", self.state)
         await receive()
@@ -94,7 +94,7 @@ class Lifespan:
     async def begin_late(self) -> None:
         """Start up for a server that does not speak the protocol: before its first request.
 
-        Every request that comes meanwhile waits for it, and all get its exception.
+        Every request that comes meanwhile waits for the start-up, and all get its exception.
         """
         if self._late is None:
             loop = asyncio.get_running_loop()
@@ -117,7 +117,7 @@ class Lifespan:
         self.begun = True
         late.set_result(None)
         if not hooks.shutdown and not hooks.startup:
-            # Nothing to leave; the pools end with their loop.
+            # There is nothing to leave; the pools end with their loop.
             return
         try:
             await wait_for_stop()

@@ -1,4 +1,4 @@
-"""How many requests a process works on: past the bound it says so at once."""
+"""How many requests a process works on: past the bound it refuses at once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ logger = logging.getLogger("nuages.asgi")
 class InFlight:
     """The requests that are being served, by their tasks.
 
-    `working` counts those whose response has not begun, or is no stream: the bound is theirs.
+    `working` counts those whose response has not begun, or is no stream: only these are bounded.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class InFlight:
         self._empty: asyncio.Event | None = None
 
     def is_full(self) -> bool:
-        """Tell whether one more request would be too many; says so in the log, once a while."""
+        """Tell whether one more request would be too many; log that once in a while."""
         reason = self._reason()
         if reason is None:
             if self._refused:
@@ -65,7 +65,7 @@ class InFlight:
             self._empty.set()
 
     async def drain(self, timeout: float) -> None:
-        """Wait until no request is left; cancel those that take longer than `timeout` seconds."""
+        """Wait until no request is left; cancel any that takes longer than `timeout` seconds."""
         if not self.tasks:
             return
         self._empty = asyncio.Event()

@@ -1,4 +1,4 @@
-"""The request of ASGI: Django's, whose large bodies are parsed by a thread."""
+"""The ASGI request: Django's, but large bodies are parsed by a thread."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from django.core.handlers.asgi import ASGIRequest as DjangoASGIRequest
 from nuages.bridge.offloading import off_loop
 
 PARSED_INLINE = 64 * 1024
-"""Bytes of a body that are parsed on the loop; a larger one takes longer than a thread does."""
+"""Largest body that is parsed on the loop, in bytes; past it parsing costs more than a thread."""
 
 _MEMORY = "django.core.files.uploadhandler.MemoryFileUploadHandler"
-"""What comes first by default, and takes files up to FILE_UPLOAD_MAX_MEMORY_SIZE."""
+"""The handler that is first by default, and takes files up to FILE_UPLOAD_MAX_MEMORY_SIZE."""
 
 
 class ASGIRequest(DjangoASGIRequest):
@@ -41,7 +41,7 @@ class ASGIRequest(DjangoASGIRequest):
             off_loop(load)()
 
     def parses_in_thread(self) -> bool:
-        """Tell whether the first look at POST or FILES is to come, and too long for the loop."""
+        """Tell whether the first look at POST or FILES is to come, and too slow for the loop."""
         return (
             self.method == "POST"
             and not hasattr(self, "_post")
@@ -65,7 +65,7 @@ class ASGIRequest(DjangoASGIRequest):
             return False
         if self.content_type != "multipart/form-data":
             return True
-        # Any other handler may write what it gets to a file, or send it anywhere.
+        # Any other handler may write its input to a file, or send it anywhere.
         handlers: Any = getattr(self, "_upload_handlers", None)
         if handlers:  # the view's
             in_memory = type(handlers[0]) is MemoryFileUploadHandler

@@ -2,7 +2,7 @@
 
 A stream is iterated in the request's own task and holds no connection between its chunks. Each
 `send` is awaited, so a slow client slows its stream down. Where neither the stream nor `send` ever
-waits, the loop gets a turn now and then all the same: others go on, and a disconnect is noticed.
+waits, the loop still gets a turn now and then: other tasks go on, and a disconnect is noticed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from nuages.bridge import await_, on_loop
 from nuages.handling import placement
 
 chunks = ASGIHandler.chunk_bytes
-"""Splits content into messages of 64 KiB, as Django does."""
+"""Split content into messages of 64 KiB, as Django does."""
 TURN = 0.01
 """Seconds for which a stream may keep the loop to itself."""
 _PATHSEND = "http.response.pathsend"
@@ -31,7 +31,7 @@ _PATHSEND = "http.response.pathsend"
 
 def start_message(response: Any) -> dict[str, Any]:
     """Return the message that begins `response`; header names are as Django has them."""
-    # What items() gives, without a look-up by lower case for each of them.
+    # The same as items(), without a look-up by lower case for each of them.
     pairs = response.headers._store.values()
     headers = [(name.encode("ascii"), value.encode("latin1")) for name, value in pairs]
     for cookie in response.cookies.values():
@@ -44,14 +44,14 @@ def start_message(response: Any) -> dict[str, Any]:
 
 
 async def send_whole(response: Any, send: Send) -> None:
-    """Send a response whose content is there."""
+    """Send a response whose whole content is there."""
     await send(start_message(response))
     for chunk, last in chunks(response.content):
         await send({"type": "http.response.body", "body": chunk, "more_body": not last})
 
 
 async def send_head(response: Any, send: Send) -> None:
-    """Send what answers HEAD: no content (RFC 9110, 9.3.2), which not every server leaves out."""
+    """Answer HEAD: without content (RFC 9110, 9.3.2), which not every server leaves out."""
     await send(start_message(response))
     await send({"type": "http.response.body"})
 
@@ -95,7 +95,7 @@ async def _sources_closed(response: Any) -> AsyncIterator[None]:
 
 @contextlib.contextmanager
 def _iterators_closed(response: Any) -> Iterator[None]:
-    """Close every sync source where it is iterated: its transaction or cursor is there."""
+    """Close every sync source where it is iterated, because its transaction or cursor is there."""
     with contextlib.ExitStack() as stack:
         for source in getattr(response, "_nuages_iterators", ()):
             stack.callback(source.close)
@@ -103,7 +103,7 @@ def _iterators_closed(response: Any) -> Iterator[None]:
 
 
 def _may_block(response: Any) -> bool:
-    """Tell whether a sync source is iterated in a thread: its view was, or it is Django's file."""
+    """Tell whether a sync source is iterated in a thread: its view ran there, or it is a file."""
     file = getattr(response, "file_to_stream", None)
     in_memory = file is None or isinstance(file, BytesIO)
     return getattr(response, "_nuages_threaded", False) or not in_memory
@@ -158,7 +158,7 @@ def _send_sync(response: Any, send: Send) -> None:
 
 
 class _SenderFromThread:
-    """`send` for a thread: when the request was cancelled, it ends what the thread does."""
+    """`send` for a thread: once the request is cancelled, it ends the thread's work."""
 
     def __init__(self, send: Send) -> None:
         self._send = send
@@ -175,7 +175,7 @@ class _SenderFromThread:
             self._task = None
 
     def stop(self) -> None:
-        """Let the chunk that is being sent be the last one."""
+        """Make the chunk that is being sent the last one."""
         self._stopped = True
         if self._task is not None:
             self._task.cancel()

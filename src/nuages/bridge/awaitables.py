@@ -1,4 +1,4 @@
-"""What any awaitable is taken apart by: its steps, and its end where nobody awaits it."""
+"""Tools that take an awaitable apart: its steps, and its end where nobody awaits it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def steps_of(awaitable: Any) -> Any:
     """Return the iterator that awaits `awaitable`, for `yield from`."""
     if hasattr(type(awaitable), "__await__"):
         return awaitable.__await__()
-    # A generator-based coroutine; or no awaitable at all, of which Python then complains.
+    # A generator-based coroutine, or not an awaitable at all: Python complains of that then.
     return _await(awaitable).__await__()
 
 
@@ -20,7 +20,7 @@ async def _await(awaitable: Any) -> Any:
 
 
 def discard(awaitable: Awaitable[Any]) -> None:
-    """Close what will never be awaited, so that nothing complains about that."""
+    """Close an awaitable that will never be awaited, so that Python does not complain."""
     if isinstance(awaitable, Coroutine):
         awaitable.close()
     elif isinstance(awaitable, asyncio.Future):

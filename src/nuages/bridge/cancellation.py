@@ -21,15 +21,16 @@ class Cancellable:
         self.closing = False
         self.shields = 0
         self.deferred_cancel: asyncio.CancelledError | None = None
-        """What a driver caught inside a shield."""
+        """The cancellation that a driver caught inside a shield."""
         self.grace: GracePeriod | None = None
-        """In which what is awaited goes on."""
+        """The period in which what is awaited goes on."""
 
     @contextmanager
     def shield(self) -> Iterator[None]:
         """Keep a cancellation (in `deferred_cancel`) until what must end inside has ended.
 
-        The driver's wait catches it; it is raised at the next wait outside, or at the end.
+        The driver's wait catches the cancellation; it is raised at the next wait outside, or at
+        the end.
         """
         self.shields += 1
         try:
@@ -41,7 +42,7 @@ class Cancellable:
     def graced(self, period: GracePeriod) -> Iterator[None]:
         """Let what is awaited inside go on for `period`, although the task is cancelled.
 
-        What is caught meanwhile, and what a shield caught before, is due afterwards.
+        A cancellation that is caught meanwhile, or that a shield caught before, is due afterwards.
         """
         caught, self.deferred_cancel = self.deferred_cancel, None
         if caught is not None and self.task.cancelling():

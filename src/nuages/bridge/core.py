@@ -1,4 +1,4 @@
-"""The place where sync code awaits, the only one that knows about greenlets.
+"""The place where sync code awaits, the only module that knows about greenlets.
 
 Sync code called through `on_loop` runs in a greenlet on the event loop's own thread, in the
 task's own context. Where it would block it calls `await_`, which switches to the greenlet's
@@ -13,11 +13,11 @@ Rules that keep it sound, each with a test in tests/unit/test_bridge.py or test_
   started eagerly (Python 3.12) inside a greenlet is not in that greenlet's bridge.
 * The greenlet's parent is set before every resume: a task may be resumed from elsewhere.
 * A bridge that is suspended is not active: coroutines its driver awaits start bridges of their
-  own, which share the outer one's `locals` since one task is one chain of calls.
+  own, which share the outer one's `locals` because one task is one chain of calls.
 * `GeneratorExit` (the driver was closed, maybe by the garbage collector in another task) unwinds
   the greenlet, in its own thread; nothing can be awaited then.
-* A greenlet is used again after a call that returned: a new one maps and unmaps memory, which
-  costs more than all the rest. An idle one keeps nothing of its last call alive.
+* A greenlet is used again after its call has returned: a new one maps and unmaps memory, which
+  costs more than all the rest. An idle greenlet keeps nothing of its last call alive.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _bridges: dict[asyncio.Task[Any], Bridge] = {}
 """The innermost bridge of every task that has one."""
 
 _unwinding: dict[int, Bridge] = {}
-"""The bridge whose greenlet unwinds, by thread, whichever task runs there."""
+"""By thread: the bridge whose greenlet unwinds, whichever task runs there."""
 
 suspend_hooks: list[Callable[[Bridge], None]] = []
 """Called before a bridge waits for anything but a driver's own I/O (leases go back there)."""
@@ -103,7 +103,7 @@ class Bridge(Cancellable):
             raise
 
     def _admitted(self, awaitable: Awaitable[T]) -> Awaitable[T]:
-        """Return what to await for `awaitable`, or raise what forbids to await."""
+        """Return what to await in place of `awaitable`, or raise what forbids awaiting."""
         try:
             if self.closing:
                 raise BridgeClosed()
@@ -116,12 +116,12 @@ class Bridge(Cancellable):
         return self.grace.outlast(awaitable)
 
     def suspend(self) -> None:
-        """Tell who wants to know that the code is about to wait for something other than I/O."""
+        """Call the hooks: the code is about to wait for something other than a driver's I/O."""
         for hook in suspend_hooks:
             hook(self)
 
     def resume(self, switch: Callable[..., Any], *args: Any) -> Any:
-        """Switch into the greenlet; return what it asks to await, if it asks."""
+        """Switch into the greenlet; return what it asks the driver to await, if anything."""
         if self.greenlet.parent is not getcurrent():
             self.greenlet.parent = getcurrent()
         self.running = True
@@ -132,7 +132,7 @@ class Bridge(Cancellable):
             del switch  # a traceback that somebody keeps must not keep the greenlet
 
     def unwind(self, target: greenlet, closed: GeneratorExit) -> Any:
-        """Raise `closed` in the greenlet; what runs there now finds this bridge, closing."""
+        """Raise `closed` in the greenlet; code that runs there now finds this bridge closing."""
         self.closing = True
         thread = threading.get_ident()
         before = _unwinding.get(thread)
@@ -143,7 +143,7 @@ class Bridge(Cancellable):
             _unwinding.pop(thread) if before is None else _unwinding.update({thread: before})
 
     def is_elsewhere(self) -> bool:
-        """Tell whether its greenlet belongs to another thread than the calling one."""
+        """Tell whether the greenlet belongs to a thread other than the calling one."""
         try:
             self.greenlet.parent = getcurrent()
         except ValueError:
@@ -197,8 +197,8 @@ def await_(awaitable: Awaitable[T]) -> T:
     """Await from sync code that runs on the loop through `on_loop`.
 
     Takes any awaitable and returns its result; its exceptions, cancellation included, are
-    raised here. Outside a bridge a coroutine is closed (it will never run) and `NotInBridge`
-    raised; while the bridge is being closed, `BridgeClosed`.
+    raised here. Outside a bridge a coroutine is closed (it will never run) and `NotInBridge` is
+    raised; while the bridge is being closed, `BridgeClosed` is.
     """
     bridge = current_bridge()
     if bridge is None:
@@ -210,9 +210,9 @@ def await_(awaitable: Awaitable[T]) -> T:
 
 
 def _work() -> None:
-    """What a greenlet does: one call after another. An exception ends it."""
+    """Make one call after another, in a greenlet. An exception ends the greenlet."""
     while True:
-        # It must not be in a variable: a greenlet that its own frame refers to is never freed.
+        # No variable for the greenlet: one that its own frame refers to is never freed.
         bridge: Bridge = getcurrent().parent.switch()
         function, args, kwargs = bridge.call  # type: ignore[misc]
         bridge.result = function(*args, **kwargs)
@@ -223,14 +223,14 @@ def _work() -> None:
 def _unwind_on_loop(bridge: Bridge, target: Any) -> None:
     """Have the loop unwind the greenlet `target` and end `bridge` (from another thread).
 
-    The garbage collector runs in any thread, but only a greenlet's own can switch to it. What
-    fails meanwhile is reported to the loop's exception handler. A loop that is closed unwinds
+    The garbage collector runs in any thread, but only a greenlet's own thread can switch to it. A
+    failure meanwhile is reported to the loop's exception handler. A loop that is closed unwinds
     nothing any more.
     """
 
     def unwind() -> None:
         try:
-            with suppress(GeneratorExit):  # raised for it, and now at the end of its way
+            with suppress(GeneratorExit):  # raised for the greenlet, and now at the end of its way
                 bridge.unwind(target, GeneratorExit())
         finally:
             bridge.end()
@@ -255,7 +255,7 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
     idle = _idle.greenlets
     child = bridge.greenlet = idle.pop() if idle else greenlet(_work)
     if not child:
-        child.switch()  # to its wait for a call
+        child.switch()  # up to its wait for a call
     child.gr_context = getcurrent().gr_context
     _bridges[task] = bridge
     elsewhere = False
@@ -294,7 +294,7 @@ async def run_on_loop(function: Callable[..., T], args: Any, kwargs: Any) -> T:
     bridge = current_bridge()
     if bridge is None:
         return await _drive(function, args, kwargs)
-    # Code in the bridge awaits it: no new greenlet.
+    # Code in a bridge awaits this call: no new greenlet.
     try:
         result = function(*args, **kwargs)
     except Exception as error:

@@ -1,13 +1,14 @@
 """Which async generators the calling code runs in, and a call when one of them is dropped.
 
 An async generator that is left early (`break`, an exception in the body of `async for`) is closed
-by a task of its loop, some time later. What it holds, a transaction say, is over at once, though:
-its consumer goes on as if it were outside. A weak reference's callback is called at the moment it
-is dropped, before its finaliser (in CPython, for a cycle that the garbage collector finds, too).
+by a task of its loop, some time later. What it holds (a transaction, say) is over at once, though:
+its consumer goes on as if outside. A weak reference's callback is called at the moment the
+generator is dropped, before its finaliser (in CPython, also for a cycle that the garbage collector
+finds).
 
 A frame does not tell which generator it belongs to. So generators are noted as they are first
-iterated (`sys.set_asyncgen_hooks`), from the first time on that somebody asks in the running loop;
-what was iterated before is searched among all objects.
+iterated (`sys.set_asyncgen_hooks`), from the first time that somebody asks in the running loop;
+generators that were iterated before are searched for among all objects.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 from nuages.bridge.core import current_bridge
 
 Generators = Sequence[weakref.ref[Any]]
-"""Async generators, innermost first; weakly."""
+"""Async generators, innermost first; referred to weakly."""
 
 _by_frame: dict[int, weakref.ref[Any]] = {}
 """Generators by the identity of their frames."""
@@ -41,7 +42,7 @@ def note(generator: Any) -> None:
 
 
 class _Hook:
-    """The hook for first iterations: notes the generator, and calls the hook there was."""
+    """The hook for first iterations: it notes the generator, and calls the previous hook."""
 
     def __init__(self, before: Callable[[Any], Any] | None) -> None:
         self._before = before
@@ -64,7 +65,7 @@ def _generator_of(frame: types.FrameType) -> Any:
     if generator is not None and generator.ag_frame is frame:
         return generator
     if not is_noting():
-        # For as long as the loop runs: it puts back what was there before.
+        # For as long as the loop runs: the loop puts back the hooks that were there before.
         sys.set_asyncgen_hooks(firstiter=_Hook(sys.get_asyncgen_hooks().firstiter))
     for found in gc.get_referrers(frame):
         if isinstance(found, types.AsyncGeneratorType) and found.ag_frame is frame:
@@ -74,7 +75,7 @@ def _generator_of(frame: types.FrameType) -> Any:
 
 
 def _frames() -> Iterator[types.FrameType]:
-    """Yield the frames of the calling code, those that wait for its bridge included."""
+    """Yield the frames of the calling code, frames that wait for its bridge included."""
     frame: types.FrameType | None = sys._getframe(2)
     bridge = current_bridge()
     parent = None if bridge is None else bridge.greenlet.parent
@@ -90,7 +91,7 @@ def _frames() -> Iterator[types.FrameType]:
 def generators_around() -> Generators:
     """Return the async generators in whose code the calling code runs, innermost first.
 
-    Weakly: whoever keeps them must not keep them from being dropped.
+    They are weak references: whoever keeps these must not keep a generator from being dropped.
     """
     return [
         weakref.ref(generator)
@@ -101,9 +102,9 @@ def generators_around() -> Generators:
 
 
 def when_dropped(generators: Generators, function: Callable[[], object]) -> Generators:
-    """Return what has `function` called, anywhere, as soon as one of `generators` is dropped.
+    """Return references that have `function` called, anywhere, once a generator is dropped.
 
-    It must do no more than to note that. Let go of what is returned to take it back.
+    `function` must do no more than note the drop. Let go of the references to undo this.
     """
     return [
         weakref.ref(generator, lambda _: function())

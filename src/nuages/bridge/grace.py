@@ -1,10 +1,10 @@
 """Code that goes on for a while although its task was cancelled: the hooks of a commit.
 
 A COMMIT is one statement, and its driver knows how to wait for its end (`Cancellable.shield`).
-Hooks are anybody's code. Who is cancelled in asyncio is the task, and a timeout or a group inside
-that code cancels it by the same call as somebody outside. So what such code awaits gets a task of
-its own, in the same context: there the code's own timeouts cancel it, as ever, and the task
-around sees what comes from outside.
+Hooks are anybody's code. In asyncio it is the task that is cancelled, and a timeout or a group
+inside that code cancels it by the same call as somebody outside. So what such code awaits gets a
+task of its own, in the same context: the code's own timeouts cancel that task, as ever, and the
+task around it sees what comes from outside.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 
 class GracePeriod:
-    """The time that code has from the first cancellation of its task on."""
+    """The time that code has left from the first cancellation of its task on."""
 
     __slots__ = ("_deadline", "_seconds", "cancelled")
 
@@ -42,7 +42,7 @@ class GracePeriod:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
     async def outlast(self, awaitable: Awaitable[T]) -> T:
-        """Await `awaitable`, whatever is cancelled meanwhile; past the deadline cancel it too."""
+        """Await `awaitable`, despite cancellations; past the deadline cancel it too."""
         running = asyncio.isfuture(awaitable)
         future: asyncio.Future[Any] = awaitable if running else _started(awaitable)  # type: ignore[assignment]
         try:
@@ -53,7 +53,8 @@ class GracePeriod:
                     raise self.cancelled
         except GeneratorExit:
             if not running:
-                # Nobody waits for it any more. This may be the garbage collector, in any thread.
+                # Nobody waits for the task any more. The caller may be the garbage collector, in
+                # any thread.
                 loop = future.get_loop()
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(future.cancel)
@@ -66,7 +67,7 @@ class GracePeriod:
         return result  # type: ignore[no-any-return]
 
     async def _ended(self, future: asyncio.Future[Any]) -> None:
-        """Wait until `future` is done, or the period over."""
+        """Wait until `future` is done, or the period is over."""
         while not future.done() and not self.is_over:
             left = None if self._deadline is None else self._deadline - time.monotonic()
             try:
@@ -86,7 +87,7 @@ async def _cancelled(future: asyncio.Future[Any]) -> None:
 
 
 class _Leaving:
-    """What ends the program, on its way to who awaits: a task would raise it in the loop."""
+    """An exit of the program, on its way to the awaiter: a task would raise it in the loop."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -99,6 +100,6 @@ def _started(awaitable: Awaitable[Any]) -> asyncio.Task[Any]:
         except (KeyboardInterrupt, SystemExit) as error:
             return _Leaving(error)
 
-    # Not by the loop's factory: an eager task would enter the context that its caller is in.
+    # Not by the loop's factory: an eager task would enter the context that the caller is in.
     loop = asyncio.get_running_loop()
     return asyncio.Task(outcome(), loop=loop, context=current_context())

@@ -13,8 +13,8 @@ def call_handling(
 ) -> T:
     """Call `function` where `handled` is being handled, as it is in the task.
 
-    A greenlet starts with a state of its own, and `__context__` and `logger.exception()` go by
-    it.
+    A greenlet starts with an exception state of its own, and `__context__` and
+    `logger.exception()` go by that state.
     """
     traceback = handled.__traceback__
     try:
@@ -37,7 +37,7 @@ async def await_handling(handled: BaseException, awaitable: Awaitable[T]) -> T:
 def add_context(error: BaseException, handled: BaseException) -> None:
     """Put `handled` at the end of the `__context__` chain of `error`, which was raised during it.
 
-    Python does so where an exception passes from frame to frame; `greenlet.throw()` does not.
+    Python does this where an exception passes from frame to frame; `greenlet.throw()` does not.
     """
     known = set()
     above: BaseException | None = handled

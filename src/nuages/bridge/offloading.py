@@ -1,4 +1,4 @@
-"""The way from the bridge into a thread: `off_loop`, for what would block the loop."""
+"""The way from the bridge into a thread: `off_loop`, for calls that would block the loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def off_loop(function: Callable[P, T]) -> Callable[P, T]:
 
     Inside a bridge `function` runs in a thread, is awaited there and shares the caller's
     context and transaction; elsewhere it is just called. The result stays a sync callable.
-    A cancellation is raised when the thread is done, since nothing can stop it.
+    A cancellation is raised when the thread is done, because nothing can stop a thread.
     """
     require_sync(function, "off_loop()")
 

@@ -1,7 +1,7 @@
 """The portal: the steps of a coroutine, or of an async generator, driven inside a bridge.
 
-What the code awaits is forwarded to the task, so it notices nothing, but between two awaits it
-is sync code in a bridge: `post.author.name` may query.
+What the code awaits is forwarded to the task, so the code notices nothing, but between two awaits
+it is sync code in a bridge: `post.author.name` may query.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ def run_steps(bridge: Bridge, awaitable: Awaitable[T]) -> T:
         except StopIteration as stop:
             return cast(T, stop.value)
         finally:
-            value = None  # an error would refer to itself by this frame
+            value = None  # an error in it would refer to itself by this frame
         if not bridge.closing:
             bridge.suspend()
             if (cancelled := bridge.take_cancel()) is not None:
-                # What is awaited has begun and must be cancelled with it: the task does that.
+                # The awaited work has begun and must be cancelled, too: the task does that.
                 bridge.task.cancel(*cancelled.args)
                 bridge.task.uncancel()
         try:
@@ -61,10 +61,10 @@ RunStep = Callable[[Awaitable[Any]], Coroutine[Any, Any, Any]]
 
 
 class SteppedGenerator(AsyncGenerator[Any, Any]):
-    """An async generator of which `run` runs every step.
+    """An async generator every step of which is run by `run`.
 
     It takes the place of the generator it drives in the loop's asyncgen hooks, so that a loop
-    that shuts down closes it by a step too, and so does the garbage collector: dropped
+    that shuts down closes it by a step too, and so does the garbage collector: if dropped
     unfinished, it is closed by a task of its loop, in the context it was first iterated in.
     """
 
@@ -92,15 +92,15 @@ class SteppedGenerator(AsyncGenerator[Any, Any]):
         return self._step(self._generator.__anext__)
 
     def asend(self, value: Any) -> Any:
-        """Send a value into it, as into the generator."""
+        """Send a value into the generator."""
         return self._step(self._generator.asend, value)
 
     def athrow(self, *args: Any) -> Any:
-        """Raise an exception in it, as in the generator."""
+        """Raise an exception in the generator."""
         return self._step(self._generator.athrow, *args)
 
     def aclose(self) -> Any:
-        """Close it, as the generator."""
+        """Close the generator."""
         return self._step(self._generator.aclose)
 
     def __getattr__(self, name: str) -> Any:
@@ -113,7 +113,7 @@ def _closer(run: RunStep) -> Callable[[AsyncGenerator[Any, Any]], None]:
 
     def close(generator: AsyncGenerator[Any, Any]) -> None:
         if not loop.is_closed():
-            # A callback, so that nothing runs here, with eager tasks neither.
+            # A callback, so that nothing runs here, not even with eager tasks.
             closing = SteppedGenerator(generator, run).aclose
             loop.call_soon_threadsafe(spawn, loop, closing, context)
 

@@ -19,7 +19,7 @@ else:
 
 
 _spawned: set[asyncio.Task[Any]] = set()
-"""A loop references its tasks weakly."""
+"""Tasks that are kept here because a loop refers to its tasks weakly."""
 
 
 def spawn(
@@ -29,8 +29,8 @@ def spawn(
 ) -> None:
     """Run `function()` in a task of `loop`, from any thread.
 
-    It runs in a copy of `context`; without one in an empty context, since it works for nobody
-    in particular: not in the transaction, say, of whoever happens to call. Its failure is
+    It runs in a copy of `context`; without one in an empty context, because it works for nobody
+    in particular: not in the transaction, say, of the code that happens to call. Its failure is
     reported to the loop's exception handler. A closed loop is left alone.
     """
     context = contextvars.Context() if context is None else context
@@ -61,12 +61,12 @@ async def wait_for_spawned(timeout: float) -> None:
 
 
 async def uncaught(awaitable: Awaitable[T]) -> T:
-    """Await what may swallow a cancellation of its task, and raise that in the end.
+    """Await code that may swallow a cancellation of its task, and raise that in the end.
 
-    asgiref gives one that meets a thread to the coroutine which the thread awaits by
+    asgiref passes a cancellation that meets a thread to the coroutine that the thread awaits by
     `async_to_sync`, if there is one, and the code there may catch it. Before Python 3.12
-    `asyncio.wait_for()`, which libraries use, drops one that comes as late as the result
-    (https://github.com/python/cpython/issues/86296).
+    `asyncio.wait_for()`, which libraries use, drops a cancellation that comes as late as the
+    result (https://github.com/python/cpython/issues/86296).
     """
     task = asyncio.current_task()
     before = 0 if task is None else task.cancelling()
@@ -77,7 +77,7 @@ async def uncaught(awaitable: Awaitable[T]) -> T:
 
 
 async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait until `future` is done, whatever is cancelled meanwhile; return the last of that."""
+    """Wait until `future` is done, despite cancellations; return the last of these, if any."""
     cancelled = None
     while not future.done():
         try:
@@ -88,7 +88,7 @@ async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
 
 
 async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
-    """Await what must not be cancelled, in a task of its own; a cancellation is raised after."""
+    """Await what must not be cancelled, in a task of its own; raise a cancellation afterwards."""
     task = asyncio.ensure_future(coroutine)
     cancelled = await ended(task)
     if cancelled is not None:

@@ -1,4 +1,4 @@
-"""Work beside the code that runs: tasks nobody awaits, and threads that are awaited."""
+"""Work in threads, which the calling code awaits."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 sensitive_calls: ContextVar[set[concurrent.futures.Future[None]] | None] = ContextVar(
     "nuages.sensitive_calls", default=None
 )
-"""The calls that run in the thread-sensitive thread, of whoever set it; done when they end."""
+"""The calls that run in the thread-sensitive thread of whoever set this; done when they end."""
 
 _MISSING = object()
 
@@ -37,7 +37,7 @@ async def in_thread(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 async def in_thread_of(executor: ThreadPoolExecutor, function: Callable[[], T]) -> T:
-    """Call `function` in a thread of `executor`; all else as `in_thread`."""
+    """Call `function` in a thread of `executor`; all else is as in `in_thread`."""
     return await _in_thread(function, sensitive=False, executor=executor)
 
 
@@ -48,8 +48,8 @@ async def in_sensitive_thread(
 ) -> T:
     """Call `function` in asgiref's thread-sensitive thread, in the caller's context.
 
-    With `left` a cancellation is raised at once, and what then still runs is put there as a
-    future that is done when the call has ended; `dropped` gets a result that nobody else will.
+    With `left` a cancellation is raised at once, and a call that still runs then is put there, as
+    a future that is done when the call has ended; `dropped` gets a result that nobody else will.
     """
     return await _in_thread(function, True, left, dropped)
 
@@ -68,7 +68,7 @@ async def _in_thread(
     except asyncio.CancelledError:
         task = asyncio.current_task()
         if call.returned and task is not None and not task.cancelling():
-            # Code that the thread awaited took the cancellation and withdrew it, and asgiref
+            # Code that the thread awaited took the cancellation and withdrew it, but asgiref
             # raises it all the same where the thread was quick to end.
             return cast(T, call.result)
         if not call.drop():
@@ -86,8 +86,8 @@ def call_apart(function: Callable[[], T]) -> T:
     """Call `function` in a copy of the context; what it sets arrives when it has ended.
 
     asgiref copies the context of a thread back at once when its caller is cancelled. What the
-    thread has set for a while must not be in it: the caller would be in a transaction that the
-    thread has open, and its next call in a thread would go to an executor that is gone by then.
+    thread has set for a while must not be in that context: the caller would be in a transaction
+    that the thread has open, and its next call in a thread would go to an executor already gone.
     """
     context = contextvars.copy_context()
     try:
@@ -115,7 +115,7 @@ def noted_call() -> Iterator[None]:
 
 
 async def calls_ended() -> None:
-    """Wait until none of the `sensitive_calls` runs any more, whatever is cancelled meanwhile."""
+    """Wait until none of the `sensitive_calls` runs any more, despite cancellations."""
     while calls := sensitive_calls.get():
         await ended(asyncio.wrap_future(next(iter(calls))))
 
@@ -126,7 +126,7 @@ class _ThreadCall:
     def __init__(self, function: Callable[[], Any]) -> None:
         self._function = function
         self._loop = asyncio.get_running_loop()
-        self._claim = [None]  # taken once: by the thread that begins, or by who gives up
+        self._claim = [None]  # taken once: by the thread that begins, or by the code that gives up
         self.returned = False
         self.result: Any = None
         self.ended: asyncio.Future[None] = self._loop.create_future()
@@ -139,7 +139,7 @@ class _ThreadCall:
             self.returned = True
             return self.result
         except StopIteration as error:
-            # As in a coroutine; in a future it would never arrive (before Python 3.13).
+            # As in a coroutine; in a future StopIteration would never arrive (before Python 3.13).
             raise RuntimeError("the function raised StopIteration") from error
         finally:
             if not self._loop.is_closed():
@@ -150,7 +150,7 @@ class _ThreadCall:
             self.ended.set_result(None)
 
     def drop(self) -> bool:
-        """Give the call up; return whether it had not begun, so that it never will."""
+        """Give up the call; return whether it had not begun, so that it never will."""
         return _take(self._claim)
 
 

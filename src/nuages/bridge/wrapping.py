@@ -1,4 +1,4 @@
-"""What kind of callable a decorator was given, and how to dress what it returns as that."""
+"""What kind of callable a decorator was given, and how to make its result look like that."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ Run = Callable[[Callable[..., Any], Any, Any], Coroutine[Any, Any, Any]]
 
 
 def wrap(function: Any, run_sync: Run, run_async: Run) -> Any:
-    """Return `function` as one that is awaited: through `run_sync`, or `run_async` if it is async.
+    """Return `function` made awaitable: through `run_sync`, or `run_async` if it is async.
 
     An async generator function gives generators whose every step goes through `run_async`.
-    Raises TypeError for what cannot be awaited.
+    Raises TypeError for a callable that cannot be awaited.
     """
     if isinstance(function, (staticmethod, classmethod)):
         return type(function)(wrap(function.__func__, run_sync, run_async))
@@ -63,17 +63,17 @@ def wrap(function: Any, run_sync: Run, run_async: Run) -> Any:
 
 
 def on_loop_target(function: Any) -> Any:
-    """Return what `on_loop` was given to make `function`; None where it did not make it.
+    """Return what `on_loop` made `function` from; None where `on_loop` did not make it.
 
-    A decorator on top copies the attributes of what it wraps, but `function` is then not the
-    wrapper itself.
+    A decorator on top copies the attributes of what it wraps, but `function` is not `on_loop`'s
+    wrapper itself then.
     """
     target = getattr(function, "_nuages_target", None)
     return target if target is not None and function.__wrapped__ is target else None
 
 
 def require_sync(function: Any, name: str) -> None:
-    """Raise TypeError unless `function` is a sync callable; `name` is who asks."""
+    """Raise TypeError unless `function` is a sync callable; `name` is the function that asks."""
     if not callable(function):
         raise TypeError(f"{name} takes a callable, not {type(function).__name__}.")
     if is_async(function) or _is(inspect.isasyncgenfunction, function):

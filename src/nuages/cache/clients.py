@@ -4,8 +4,8 @@ The commands and their meaning are those of `django.core.cache.backends.redis`; 
 their counterpart for code that runs in no bridge. Keys are made and values serialized by the
 caller.
 
-A command whose connection was lost after it was sent may have been carried out. Those that may as
-well be carried out twice are sent again; `add` and `incr` are not.
+A command whose connection was lost after it was sent may have been carried out. Commands that may
+safely be carried out twice are sent again; `add` and `incr` are not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ return 0
 
 
 class LoopClient:
-    """The servers of LOCATION: the first is written to, a random other one is read from."""
+    """The servers of LOCATION: writes go to the first, reads to a random other one."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -121,7 +121,7 @@ class LoopClient:
         await self._again(send)
 
     async def add(self, key: str, data: Any, timeout: int | None) -> bool:
-        """Store `data` unless something is stored; return whether it was. Atomic."""
+        """Store `data` unless something is stored; return whether `data` was. Atomic."""
         node = self.node(write=True)
         if timeout != 0:
             return bool(await self._once(lambda: node.set(key, data, ex=timeout, nx=True)))
@@ -131,7 +131,7 @@ class LoopClient:
         return added
 
     async def touch(self, key: str, timeout: int | None) -> bool:
-        """Give a key another timeout; return whether there is one."""
+        """Give a key another timeout; return whether there is such a key."""
         node = self.node(write=True)
         if timeout is None:
             return bool(await self._again(lambda: node.persist(key)))
@@ -152,12 +152,12 @@ class LoopClient:
         return bool(await self._again(lambda: self.node(write=True).flushdb()))
 
     async def lock(self, key: str, token: str, seconds: float) -> bool:
-        """Take the lock `key` for `seconds` unless somebody has it; return whether it was."""
+        """Take the lock `key` for `seconds` unless somebody has it; return whether that worked."""
         node, limit = self.node(write=True), max(1, int(seconds * 1000))
         return bool(await self._once(lambda: node.set(key, token, px=limit, nx=True)))
 
     async def unlock(self, key: str, token: str) -> None:
-        """Give the lock back, if it is still the one that was taken with `token`."""
+        """Give back the lock, if it is still the one that was taken with `token`."""
         await self._once(lambda: self.node(write=True).eval(UNLOCK, 1, key, token))
 
     async def aclose(self) -> None:
@@ -239,7 +239,7 @@ class ClusterClient(LoopClient):
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
-        # A node refuses what is more than its limit, so the waiting is done here.
+        # A node refuses connections past its limit, so the waiting is done here.
         self._places = asyncio.Semaphore(config.max_connections)
 
     def _count(self) -> int:
@@ -247,7 +247,7 @@ class ClusterClient(LoopClient):
 
     def _make(self, index: int) -> Any:
         place, options = self.config.location, _pool_options(self.config)
-        # redis-py asks the nodes for the topology by connections of their own.
+        # redis-py asks the nodes for the topology over separate connections.
         options["max_connections"] = 2 * self.config.max_connections + 8
         options.pop("retry")
         options |= _without_pool(place.options)

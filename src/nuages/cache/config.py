@@ -38,7 +38,7 @@ class Config:
 
     location: Location
     connection: dict[str, Any] = field(repr=False)
-    """Options that go to connections and their pool, those of a URL not among them."""
+    """Options for connections and their pool, without those of a URL."""
     sync_only: dict[str, Any] = field(repr=False)
     """`pool_class` and `parser_class`, which are about redis-py's sync client."""
     serializer: serializing.Serializer

@@ -1,7 +1,7 @@
 """One client for each event loop and configuration, closed when the loop ends.
 
 A socket belongs to a loop, and Django makes a cache object for each context, so each request has
-one of its own. So clients are kept here, by loop, and cache objects come and go.
+a cache object of its own. Therefore clients are kept here, by loop; cache objects come and go.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _guards: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncGenerator[Non
     weakref.WeakKeyDictionary()
 )
 _of_the_parent: list[Any] = []
-"""After a fork: objects whose sockets the parent uses. Collecting them would close those."""
+"""After a fork: objects whose sockets the parent uses. Collecting one would close its socket."""
 
 
 def client_for(config: Config) -> LoopClient:
-    """Return the client of `config` on the running loop; made where there is none."""
+    """Return the client of `config` on the running loop; make it where there is none."""
     loop = asyncio.get_running_loop()
     try:
         return _clients[loop][config.key]
@@ -69,7 +69,7 @@ async def _closing(loop: weakref.ref[asyncio.AbstractEventLoop]) -> AsyncGenerat
 def _forget_closed_loops() -> None:
     """Let go of the connections of loops that were closed without a shutdown.
 
-    They refer to their loop, so the weak keys do not.
+    Connections refer to their loop, so weak keys do not free them.
     """
     for loop in [known for known in _clients if known.is_closed()]:
         del _clients[loop]

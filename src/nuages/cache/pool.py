@@ -1,8 +1,9 @@
 """The connections of one server on one event loop: redis-py's, checked out and given back here.
 
 redis-py's own pools await locks when a connection is given back: a cancellation there loses the
-connection for good, and before Python 3.13 one that overtakes a `Condition.notify()` loses the
-turn of whoever waits next. Here giving back never waits, and waiting is first come, first served.
+connection for good, and before Python 3.13 a cancellation that overtakes a `Condition.notify()`
+loses the next waiter's turn. Here giving back never waits, and waiting is first come, first
+served.
 
 A connection that was interrupted between its command and the answer is closed by redis-py's
 `Connection` itself (CVE-2023-28858, CVE-2023-28859 were about versions that did not).
@@ -27,7 +28,7 @@ from nuages.exceptions import CachePoolTimeout
 from nuages.tracebacks import hide_frames
 
 LOST: tuple[type[Exception], ...] = (RedisConnectionError,)
-"""What says that a connection is gone; the next one may be well."""
+"""Errors that mean that a connection is gone; the next one may be sound."""
 _NOT_SENT = "_nuages_not_sent"
 PAUSES = (0.01, 0.1, 0.5)
 """Seconds before the second, third and fourth try: a restarted server is back within these."""
@@ -44,8 +45,8 @@ def was_sent(error: Exception) -> bool:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Tell whether another try would end the same: a wrong password, or certificate."""
-    # redis-py wraps the one on a Unix socket, and the other.
+    """Tell whether another try would fail the same way: for a wrong password, or certificate."""
+    # redis-py wraps the first on a Unix socket, and wraps the second.
     return any(
         isinstance(each, (AuthenticationError, ssl.SSLCertVerificationError))
         for each in (error, error.__cause__, error.__context__)
@@ -53,7 +54,7 @@ def _is_refusal(error: Exception) -> bool:
 
 
 async def _in_empty_context(coroutine: Coroutine[Any, Any, None]) -> None:
-    """Await it where a connection keeps nothing of the request that happens to open it.
+    """Await `coroutine` so that a connection keeps nothing of the request that opens it.
 
     A transport and its callbacks hold the context they were made in for as long as they live.
     """
@@ -62,7 +63,7 @@ async def _in_empty_context(coroutine: Coroutine[Any, Any, None]) -> None:
 
 
 class LoopPool(ConnectionPool):
-    """Holds `max_connections` at most; who comes later waits, `pool_timeout` seconds at most."""
+    """A pool of at most `max_connections`; further callers wait up to `pool_timeout` seconds."""
 
     def __init__(self, *args: Any, pool_timeout: float, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -72,13 +73,13 @@ class LoopPool(ConnectionPool):
     async def get_connection(
         self, command_name: Any = None, *keys: Any, **options: Any
     ) -> AbstractConnection:
-        """Check a connection out, connected; waits in line where all are in use."""
+        """Check out a connection, connected; wait in line where all are in use."""
         connection = self._take()
         if connection is None:
             connection = await self._wait()
         try:
             if not connection.is_connected or await connection.can_read():
-                # Fresh; or the server has closed it, or it has an answer that nobody read.
+                # New, closed by the server, or with an answer that nobody has read.
                 await self._connect(connection)
         except BaseException:
             self._give(connection)
@@ -100,7 +101,7 @@ class LoopPool(ConnectionPool):
     async def release(self, connection: AbstractConnection) -> None:
         """Take a connection back."""
         try:
-            # For credentials that are renewed while a connection is in use.
+            # This is for credentials that are renewed while a connection is in use.
             given: Any = connection  # without types in redis-py
             await given.re_auth()
             if given.should_reconnect():
@@ -148,7 +149,7 @@ class LoopPool(ConnectionPool):
 
     def _withdraw(self, future: asyncio.Future[AbstractConnection]) -> None:
         if future.done() and not future.cancelled():
-            self._give(future.result())  # it came at the same moment as the end of the wait
+            self._give(future.result())  # the connection came just as the wait ended
         elif future in self._queue:
             self._queue.remove(future)
 
@@ -162,7 +163,7 @@ class LoopPool(ConnectionPool):
         self._available_connections.append(connection)
 
     async def _connect(self, connection: Any) -> None:
-        """Connect (anew). Nothing was sent yet, so that trying again is always safe."""
+        """Connect (anew). Nothing has been sent yet, so trying again is always safe."""
         for seconds in (*PAUSES, None):
             try:
                 await connection.disconnect(nowait=True)
@@ -182,4 +183,4 @@ class LoopPool(ConnectionPool):
 
 
 class SentinelLoopPool(LoopPool, SentinelConnectionPool):
-    """The same for a service that sentinels watch; its connections ask them where to go."""
+    """A `LoopPool` for a service that sentinels watch; connections ask these where to go."""

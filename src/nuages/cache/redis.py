@@ -70,7 +70,7 @@ class RedisCache(DjangoRedisCache):
         super().__init__(list(self.config.location.servers), params)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        """See that where a subclass overrides a sync method alone, its twin calls that."""
+        """See that where a subclass overrides only a sync method, its `a*` twin calls that."""
         super().__init_subclass__(**kwargs)
         for name in _SYNC:
             if name in vars(cls) and f"a{name}" not in vars(cls):
@@ -88,7 +88,7 @@ class RedisCache(DjangoRedisCache):
     clear: Any = _bridged("clear")
 
     def check(self) -> None:
-        """Make connections without connecting them; raises for options that they do not know."""
+        """Make connections without connecting them; raises for options unknown to them."""
         check_options(self.config)
 
     @cached_property
@@ -148,7 +148,7 @@ class RedisCache(DjangoRedisCache):
         }
 
     def get_many(self, keys: Iterable[Any], version: int | None = None) -> dict[Any, Any]:
-        """See `BaseCache.get_many`; no keys are no command, which Redis would refuse."""
+        """See `BaseCache.get_many`; without keys no command is sent, which Redis would refuse."""
         if current_bridge() is not None:
             return await_(self.aget_many(keys, version=version))
         keys = list(keys)
@@ -237,9 +237,9 @@ class RedisCache(DjangoRedisCache):
         return self.get(key, value, version=version)
 
     def take_lock(self, key: str, token: str, seconds: float) -> bool:
-        """Take the lock under the made `key` unless somebody has it; return whether it was.
+        """Take the lock under the made `key` unless somebody has it; return whether it was taken.
 
-        Where this is interrupted the lock is given back, should the server have granted it.
+        Where this is interrupted, the lock is given back, should the server have granted it.
         """
         if (bridge := current_bridge()) is None:
             client: Any = self._cache.get_client(key, write=True)
@@ -248,7 +248,7 @@ class RedisCache(DjangoRedisCache):
             return bool(await_(self._client.lock(key, token, seconds)))
 
     def give_lock(self, key: str, token: str) -> None:
-        """Give the lock back, if it is still the one that was taken with `token`."""
+        """Give back the lock, if it is still the one that was taken with `token`."""
         if (bridge := current_bridge()) is None:
             client: Any = self._cache.get_client(key, write=True)
             client.eval(UNLOCK, 1, key, token)
@@ -258,9 +258,9 @@ class RedisCache(DjangoRedisCache):
 
     @contextmanager
     def _given_back(self, bridge: Bridge, key: str, token: str) -> Iterator[None]:
-        """Give the lock back beside the running code, where that is cancelled or closed inside.
+        """Give back the lock in a task of its own, where code inside is cancelled or closed.
 
-        Else all others would wait until it expires.
+        Else all others would wait until the lock expires.
         """
         try:
             yield
@@ -274,7 +274,7 @@ class RedisCache(DjangoRedisCache):
     async def aclose(self, **kwargs: Any) -> None:
         """Close the connections that this loop has for the cache; the next command opens new ones.
 
-        The end of the loop does so by itself.
+        The end of the loop does the same by itself.
         """
         await self._client.aclose()
 

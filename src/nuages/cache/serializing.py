@@ -1,8 +1,8 @@
-"""What values look like in Redis: as Django's own backend writes them, and compressed ones.
+"""The form of values in Redis: as Django's own backend writes them, or compressed.
 
 Django's `RedisSerializer` keeps integers as text, so that INCR works, and pickles the rest. With
 OPTIONS["compress"] longer values are compressed by zlib behind a mark that neither a number nor a
-pickle begins with, so that values written without it are read as ever.
+pickle begins with, so that values written without the mark are read as ever.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from nuages.bridge.threads import in_thread
 
 MARK = b"\x00nz\x01"
 IN_THREAD = 64 * 1024
-"""Bytes from which (de)compression takes long enough, a millisecond or so, to leave the loop."""
+"""Size in bytes from which (de)compression (a millisecond or so) is better done off the loop."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Serializer:
     async def adumps(self, value: Any) -> Any:
         """Do as `dumps` does, with a thread for what takes long to compress.
 
-        A queryset queries when it is pickled, which it can in a bridge.
+        A queryset queries when it is pickled, which is possible in a bridge.
         """
         try:
             data = self.inner.dumps(value)
@@ -113,5 +113,5 @@ class Serializer:
         assert self.compress is not None
         raw = data.encode() if isinstance(data, str) else data
         packed = MARK + zlib.compress(raw, self.compress.level)
-        # What cannot be compressed stays as it is: reading it is cheaper.
+        # Data that cannot be compressed stays as it is: reading it is cheaper.
         return packed if len(packed) < len(raw) else raw

@@ -1,8 +1,8 @@
 """`get_or_set` where many ask at once: one computes, the others wait and get its value.
 
 A lock in Redis (SET NX PX, with a token so that only its owner gives it back) chooses among
-processes. Those who lost look for the value, or for the lock's end, in growing intervals up to a
-tenth of a second. That is a plain command or two per process and look: a subscription would need a
+processes. The others look for the value, or for the lock's end, in growing intervals up to a tenth
+of a second. That is a plain command or two per process and look: a subscription would need a
 connection of its own for each key, and a message that is lost would cost the whole wait. Computing
 early, by chance, before the value expires ("XFetch") keeps nobody waiting, but stores the
 duration beside the value, which Django's own backend could not read, and does nothing for a value
@@ -10,8 +10,9 @@ that is not there yet.
 
 Of the tasks of one loop only one looks; the others wait for it, without commands.
 
-Whoever waits longer than `wait` computes by itself: slow is better than never. A process that dies
-leaves the lock to expire. If a computation takes longer than `lock`, another one begins beside it.
+A caller that waits longer than `wait` computes by itself: slow is better than never. A process
+that dies leaves the lock to expire. If a computation takes longer than `lock`, another one begins
+beside it.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class Attempt:
         while True:
             if self._cache.take_lock(lock, token, self._option.lock):
                 try:
-                    # Somebody may have stored it between the last look and the lock.
+                    # Somebody may have stored the value between the last look and the lock.
                     value = self._get()
                     return make() if value is self._missing else value
                 finally:
@@ -108,7 +109,7 @@ class Attempt:
 
     @contextmanager
     def _flight(self) -> Iterator[None]:
-        """Have other tasks of this loop wait for this one inside."""
+        """Have other tasks of this loop wait for this one during the block."""
         if current_bridge() is None:
             yield
             return

@@ -1,6 +1,7 @@
-"""The same by redis-py's sync client, for code that runs in no bridge: WSGI, commands, threads.
+"""Cache clients on redis-py's sync client, for code in no bridge: WSGI, commands, threads.
 
-For plain servers it is Django's own `RedisCacheClient`; sentinels and clusters have theirs here.
+For plain servers the client is Django's own `RedisCacheClient`; sentinels and clusters have theirs
+here.
 Django makes a cache object for each context, so its clients would open connections for each
 request; here the pools of one configuration are shared by the process. redis-py's sync pools may
 be used by many threads, and make new connections after a fork.

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        # A backend of this package is imported while Django's models load; the names below need
-        # Django's connections, so they are looked up when first used.
+        # A backend of this package is imported while Django's models load; the names in `_WHERE`
+        # need Django's connections, so they are looked up when first used.
         if name in _WHERE:
             from importlib import import_module
 

@@ -46,13 +46,13 @@ django_exit: Callable[..., None] = Atomic.__exit__
 
 
 def entered_in(atomic: Atomic, generators: Generators) -> None:
-    """Tell, of a block that is about to be entered, which async generators it is in."""
+    """Note which async generators a block is in that is about to be entered."""
     if generators:
         atomic.__dict__["_nuages_generators"] = generators
 
 
 def enter_atomic(atomic: Atomic) -> None:
-    """Enter a block: begin a transaction, which makes a scope, or nest in the one there is."""
+    """Enter a block: begin a transaction, which makes a scope, or nest in an existing scope."""
     if atomic._from_testcase and testing.enter(atomic, django_enter):  # type: ignore[attr-defined]
         return
     wrapper = connections[atomic.using or DEFAULT_DB_ALIAS]
@@ -73,7 +73,7 @@ def enter_atomic(atomic: Atomic) -> None:
     else:
         nested = _nest(atomic, wrapper, wrapper.scope)
         if nested is None:
-            # What it was to be in was a generator's, which was dropped just now.
+            # The block around it was a generator's, which was dropped just now.
             enter_atomic(atomic)
             return
         node = nested
@@ -87,12 +87,12 @@ def enter_atomic(atomic: Atomic) -> None:
 
 
 def _nest(atomic: Atomic, wrapper: LoopWrapper, scope: Scope) -> Node | None:
-    """Enter a block in a scope: in its turn, which it has until it ends.
+    """Enter a block in a scope: in its turn, which the block keeps until it ends.
 
-    None where the calling code is outside of it by now.
+    Returns None where the calling code is outside of the scope by now.
     """
     admission = Admission(wrapper)
-    # In a thread without a chain the call is this function's to end.
+    # In a thread without a chain this function must end the call.
     call = take_turn(wrapper, scope)
     try:
         here = call or current_node(wrapper.alias)
@@ -104,7 +104,7 @@ def _nest(atomic: Atomic, wrapper: LoopWrapper, scope: Scope) -> Node | None:
             node.kind = Kind.TRANSACTION
         tree.enter(node)
         if scope.blocks:
-            # So that code beside the new block sees it; noted back when that ends.
+            # So that code beside the new block sees it; noted back when the new block ends.
             scope.blocks[-1].doomed = wrapper._needs_rollback
         try:
             admission.look_again()
@@ -125,16 +125,16 @@ def _nest(atomic: Atomic, wrapper: LoopWrapper, scope: Scope) -> Node | None:
 
 
 def _forget_entry(wrapper: LoopWrapper, atomic: Atomic, savepoints: tuple[Any, ...]) -> None:
-    """Undo what Django has just noted for a block: the one around it ended meanwhile.
+    """Undo what Django has just noted for a block: the block around it ended meanwhile.
 
-    Its savepoint, which was not among `savepoints`, went with the one that ended.
+    The new savepoint, which was not among `savepoints`, went with the block that ended.
     """
     if wrapper.atomic_blocks and wrapper.atomic_blocks[-1] is atomic:
         wrapper.atomic_blocks.pop()
     if wrapper.savepoint_ids and wrapper.savepoint_ids[-1] not in savepoints:
         wrapper.savepoint_ids.pop()
     if wrapper.connection is None:
-        # A hold's, which ended while the transaction began.
+        # The connection was a hold's, which ended while the transaction began.
         wrapper.drop_connection()
 
 
@@ -151,9 +151,9 @@ def exit_atomic(atomic: Atomic, *exc_info: Any) -> None:
         django_exit(atomic, *exc_info)
         return
     if is_collecting() or _is_finalised(node, exc_info[0]):
-        # Rolled back whatever it ends with: nobody hears of what a finaliser commits.
+        # The block is rolled back whatever it ends with: nobody hears what a finaliser commits.
         if not (is_collecting() or node.ended):
-            # It is over at once for all that was in it, whoever ends it.
+            # The block is over at once for all code that was in it, whoever ends it.
             node.seal()
         leave_to_others(node.scope, functools.partial(_exit_dropped, node, atomic))
         return
@@ -173,7 +173,7 @@ def _leave_forked(wrapper: LoopWrapper, atomic: Atomic, *, failed: bool) -> None
 
 
 def _is_finalised(node: Node, kind: type[BaseException] | None) -> bool:
-    """Tell whether a generator is closed where nothing can be awaited, though something should."""
+    """Tell whether a generator is closed where the end of `node` should be awaited but cannot."""
     if kind is not GeneratorExit or current_bridge() is not None:
         return False
     raw = node.wrapper.connection
@@ -181,7 +181,7 @@ def _is_finalised(node: Node, kind: type[BaseException] | None) -> bool:
 
 
 def _exit_dropped(node: Node, atomic: Atomic) -> None:
-    """Roll back a block that a finaliser has left; nothing where the one around it ends."""
+    """Roll back a block that a finaliser has left, unless the block around it ends."""
     try:
         _exit_node(node, atomic, GeneratorExit, GeneratorExit(), None)
     except ScopeEnded:
@@ -208,21 +208,21 @@ def _exit_node(node: Node, atomic: Atomic, *exc_info: Any) -> None:
     if refusal is not None:
         exc_info = (type(refusal), refusal, refusal.__traceback__)
     if outside is not node:
-        # Left in another context than it was entered in (an async generator, a fixture), or
-        # before a block inside it that was opened here.
+        # The block is left in a context other than the one it was entered in (an async generator,
+        # a fixture), or before a block inside it that was opened here.
         tree.set_node(node.alias, node)
     _leave_block(node, atomic, exc_info, outside)
     if refusal is not None:
         raise refusal
     if exc_info[0] is None and node.state is KILLED and node.kind is Kind.SAVEPOINT:
-        # The block around it began to end while this one did, and rolled it back.
+        # The block around it began to end while this one did, and rolled this one back.
         raise ScopeEnded(task=node.label)
 
 
 def _wait_for_dropped(node: Node) -> BaseException | None:
     """Wait until blocks in generators that `node`'s code has dropped are rolled back.
 
-    As its next statement would. Returns what the wait raised.
+    The next statement of `node`'s code would wait so, too. Returns what the wait raised.
     """
     if not node.owned_by_caller or not node.scope.has_dropped_block(node):
         return None
@@ -234,7 +234,7 @@ def _wait_for_dropped(node: Node) -> BaseException | None:
 
 
 def _why_not(node: Node, left_open: Node | None) -> Exception | None:
-    """Return why a block that is left without an error must not be committed; None: it may."""
+    """Return why a block that is left without an error must not be committed; None if it may."""
     if left_open is not None:
         return OpenBlock(child=left_open.label)
     if not tree.is_in_context(node):
@@ -257,7 +257,7 @@ def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None
     except Exception:
         raise
     except BaseException:
-        # Cancelled while it waited to roll its savepoint back, which was not done then. Django
+        # Cancelled while waiting to roll back the savepoint, which was not done then. Django
         # reckons with the database's errors only, and the block around it would commit.
         if node.kind is Kind.SAVEPOINT:
             node.interrupted = wrapper._needs_rollback = True
@@ -265,7 +265,7 @@ def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None
     finally:
         state["left_by"] = outer
         if not wrapper._needs_rollback:
-            # Its frames may hold what keeps this very connection, in a generator that was left.
+            # Its frames may hold something that keeps this very connection, in a left generator.
             state["rollback_exc"] = None
         if len(scope.blocks) > 1 and scope.blocks[-1] is node:
             around = scope.blocks[-2]
@@ -317,7 +317,8 @@ def published_scopes() -> Iterator[None]:
 def give_to_thread(scope: Scope) -> None:
     """End a scope whose connection goes on as its thread's own.
 
-    A block that a coroutine left open in it does too, as in stock: it is Django's alone then.
+    A block that a coroutine left open in the scope goes on too, as in stock Django: it is Django's
+    alone then.
     """
     if scope.wrapper.scope is scope:
         scope.wrapper.scope = None

@@ -36,7 +36,7 @@ class AsyncCursor(AsyncOnly):
     Use it as `async with acursor() as cursor:`. The connection is held while the block lasts,
     so what the cursor does and what the ORM does inside it share a session. Attributes
     (`description`, `rowcount`, ...) are those of Django's cursor; type checkers know those of
-    PEP 249. For a driver's own there is `run(lambda cursor: cursor.statusmessage)`.
+    PEP 249. For a driver's own attributes there is `run(lambda cursor: cursor.statusmessage)`.
     """
 
     _name = "acursor"
@@ -62,7 +62,7 @@ class AsyncCursor(AsyncOnly):
     def _open(self, generators: Generators) -> None:
         wrapper = connections[self._alias]
         if isinstance(wrapper, LoopWrapper):
-            # First: what the scope is of may be dropped at any time, and would end it.
+            # First: other holders of the scope may be dropped at any time, which would end it.
             self._holder = keep_shared(wrapper, Kind.PIN, generators)
         try:
             self._cursor = wrapper.cursor()
@@ -94,7 +94,7 @@ class AsyncCursor(AsyncOnly):
             finally:
                 holder.leave()
         elif scope.root.abandoned:
-            # A block of the consumer's goes on with the connection, and ends this.
+            # A block of the consumer's goes on with the connection, and ends the scope.
             scope.let_go()
         elif (left_open := scope.end_hold()) is not None and not failed:
             raise OpenBlock(child=left_open.label)
@@ -118,7 +118,7 @@ class AsyncCursor(AsyncOnly):
         return self
 
     async def callproc(self, procname: str, params: Sequence[object] | None = None) -> object:
-        """Call a stored procedure, where the database has them."""
+        """Call a stored procedure, where the database has stored procedures."""
         return await self._call("callproc", procname, params)
 
     async def fetchone(self) -> Row | None:
@@ -161,7 +161,7 @@ class AsyncCursor(AsyncOnly):
 def acursor(using: str | None = None) -> AsyncCursor:
     """Return an async cursor for raw SQL; `async with` opens it: see `AsyncCursor`.
 
-    Inside a transaction it is the transaction's.
+    Inside a transaction it uses the transaction's connection.
     """
     return AsyncCursor(using or DEFAULT_DB_ALIAS)
 

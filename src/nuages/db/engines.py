@@ -1,6 +1,6 @@
 """Which databases are ours: by the engine's name, or by its class.
 
-An engine of ours without the app is said clearly, since its queries would run in threads.
+An engine of ours without the app is reported clearly, because its queries would run in threads.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ PREFIX = "nuages.db.backends."
 
 
 class OwnEngine:
-    """The wrappers of our engines, and of those that stand on them."""
+    """The wrappers of our engines, and of engines that are built on ours."""
 
 
 class RoutedStorage:
@@ -90,7 +90,7 @@ def _ours_by_class(databases: dict[str, Any]) -> set[str]:
     for alias, entry in databases.items():
         engine = entry["ENGINE"]
         if engine.startswith("django."):
-            continue  # without loading it: its driver need not be here
+            continue  # without loading it: its driver need not be installed
         if is_named_ours(entry) or issubclass(load_backend(engine).DatabaseWrapper, OwnEngine):
             found.add(alias)
     return found

@@ -1,9 +1,9 @@
 """Forks: a child has connections of its own, and leaves the parent's alone.
 
-A forked process has copies of all that its parent had, sockets and open transactions included.
-One byte that it sent there would end the parent's statement, or be answered to the wrong one. So
-the child forgets the connections that its code could come to, without I/O: it opens new ones. A
-block that was open goes on in the parent alone: the child's statements in it are refused
+A forked process has copies of all that its parent had, sockets and open transactions included. One
+byte that the child sent there would end the parent's statement, or be answered to the wrong
+process. So the child forgets the connections that its code could reach, without I/O, and opens new
+ones. A block that was open goes on in the parent alone: the child's statements in it are refused
 (`ForkedBlock`), and leaving it sends nothing. What was set on `django.db.connection` stays.
 
 Of the child's code there is only what forked: the other threads are gone, and so are all loops.
@@ -22,11 +22,11 @@ from nuages.db.routing import Storage
 from nuages.db.scopes import chain, family, tree
 
 _of_parent: list[Any] = []
-"""Connections of the parent: drivers warn of one that is collected, or end its session."""
+"""Connections of the parent, kept: drivers warn of one that is collected, or end its session."""
 
 
 def _wrappers_at_hand() -> list[LoopWrapper]:
-    """Return the wrappers that the code which forked could come to."""
+    """Return the wrappers that the code that forked could reach."""
     storage = vars(connections).get("_connections")
     found: list[Any] = storage.thread_wrappers() if isinstance(storage, Storage) else []
     found += [node.wrapper for node in tree.nodes_in_context()]
@@ -44,5 +44,5 @@ def _after_fork() -> None:
 
 @functools.cache
 def install_hook() -> None:
-    """Have every forked child do so. Idempotent."""
+    """Have every forked child leave the parent's connections alone. Idempotent."""
     os.register_at_fork(after_in_child=_after_fork)

@@ -22,7 +22,7 @@ async def warm_pools() -> None:
     for alias in connections:
         wrapper = connections[alias]
         if isinstance(wrapper, LoopWrapper):
-            # What the project asks for: a database in memory keeps a connection, but needs none.
+            # The project's own setting: a database in memory keeps a connection, but needs none.
             asked = PoolOptions.parse(alias, wrapper.settings_dict).min_size
             wanted += [alias] * min(asked, wrapper.pool_options().max_size)
     barrier = _Barrier(len(wanted))
@@ -30,7 +30,7 @@ async def warm_pools() -> None:
 
 
 class _Barrier:
-    """Lets nobody give a connection back before everybody has one of their own."""
+    """A barrier: nobody gives a connection back before everybody has one."""
 
     def __init__(self, parties: int) -> None:
         self._missing = parties

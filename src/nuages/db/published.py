@@ -2,9 +2,9 @@
 
 Stock Django has one connection for a sync program and for the coroutines it calls: what is set in
 its session, a transaction by `set_autocommit(False)`, temporary tables, locks, query capture and
-`execute_wrapper()` hold for both. So while a thread waits in `async_to_sync`, what it runs there
-works on the thread's connections, opened or not, one task after another. Loops that a program
-runs itself (`asyncio.run()`) have pools.
+`execute_wrapper()` hold for both. So while a thread waits in `async_to_sync`, the code that it
+runs there works on the thread's connections, opened or not, one task after another. Loops that a
+program runs itself (`asyncio.run()`) have pools.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from nuages.db.scopes.tree import (
 
 
 class ThreadNodes(RequestNodes):
-    """The connections of a thread that waits for its coroutines, from when each is used."""
+    """The connections of a thread that waits for its coroutines, each from its first use on."""
 
     def __init__(self, storage: Storage) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class ThreadNodes(RequestNodes):
         if wrapper is None:
             wrapper = connections.create_connection(alias)
             self._made[alias] = wrapper
-            # It is the waiting thread's, whoever asked first.
+            # The wrapper is the waiting thread's, whoever asked first.
             wrapper._thread_ident = self._thread_ident
             Family().join(wrapper)
         if wrapper.scope is not None:
@@ -68,7 +68,7 @@ class ThreadNodes(RequestNodes):
         return node
 
     def end(self) -> None:
-        """Take its connections back, those that were opened meanwhile too (in the thread)."""
+        """Take back the thread's connections, with those opened meanwhile (in the thread)."""
         self.ended = True
         for node in self.values():
             give_to_thread(node.scope)
@@ -80,7 +80,7 @@ class ThreadNodes(RequestNodes):
 def published_connections() -> Iterator[None]:
     """Let coroutines that this thread runs by `async_to_sync` use its connections.
 
-    Not where the thread itself works for a loop, or on connections of a request.
+    They do not where the thread itself works for a loop, or on connections of a request.
     """
     storage = vars(connections)["_connections"]
     before = request_nodes.get()
@@ -91,11 +91,11 @@ def published_connections() -> Iterator[None]:
     nodes = ThreadNodes(storage)
     request_nodes.set(nodes)
     try:
-        # Families are of the coroutines' context, which asgiref brings back.
+        # Families belong to the coroutines' context, which asgiref brings back.
         with own_families(), published_scopes():
             for wrapper in storage.thread_wrappers():
                 if isinstance(wrapper, LoopWrapper):
-                    # What was set on it holds for code that is detached, too.
+                    # What was set on the wrapper holds for detached code, too.
                     begin_with(wrapper)
             yield
     finally:
@@ -108,7 +108,7 @@ def published_connections() -> Iterator[None]:
 def _drop_ended(alias: str) -> None:
     """Take what has ended out of the thread's context, which asgiref brought back.
 
-    A block that a coroutine left open is no scope's any more, and scopes are not the thread's.
+    A block that a coroutine left open is no scope's any more, and the thread is in no scope.
     """
     node = first = context_node(alias)
     while node is not None and node.ended:

@@ -7,8 +7,8 @@ own wrapper of the thread. Leases and facade are members of the context's family
 (`scopes/family.py`), which shares what is set on them.
 
 A *chain* is what one task does between entering its outermost bridge and leaving it (or one call
-of a thread). Its leases go back to the pool at its end, and whenever it awaits something that is
-not the driver's own, as long as they are idle.
+of a thread). Its leases go back to the pool at its end, and, if they are idle, whenever it awaits
+something that is not the driver's own.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ if TYPE_CHECKING:
 
 
 def _blocks_the_loop() -> bool:
-    """Tell whether sync code may block in a coroutine: its connection is the thread's then."""
+    """Tell whether sync code may block in a coroutine; its connection is the thread's then."""
     return bool(os.environ.get("DJANGO_ALLOW_ASYNC_UNSAFE"))
 
 
 def has_none() -> bool:
-    """Tell by a quick look that no wrapper is there for the calling code, in a bridge."""
+    """Tell, by a quick look, whether the calling code, in a bridge, has no wrapper yet."""
     bridge = current_bridge()
     if bridge is None or foreign_aliases():
         return False
@@ -64,7 +64,7 @@ def has_none() -> bool:
 
 
 class Storage(RoutedStorage):
-    """Takes the place of `ConnectionHandler._connections`: one attribute an alias.
+    """The object in place of `ConnectionHandler._connections`: one attribute an alias.
 
     Django's `__getitem__`, `__setitem__`, `all(initialized_only=True)` and so on keep working on
     it as they are. Wrappers of other engines stay in Django's own storage.
@@ -95,11 +95,11 @@ class Storage(RoutedStorage):
             return wrapper
         entry = connections.settings.get(alias)
         if entry is not None and is_named_ours(entry):
-            # What this thread opened outside the loop stays there.
+            # The wrapper that this thread opened outside the loop stays there.
             raise AttributeError(alias)
         wrapper = getattr(self._original, alias)
         if isinstance(wrapper, self._managed):
-            # The same for a subclass of ours elsewhere.
+            # The same holds for a subclass of ours in another package.
             raise AttributeError(alias)
         return wrapper
 
@@ -109,7 +109,7 @@ class Storage(RoutedStorage):
         if outside or not isinstance(wrapper, self._managed):
             setattr(self._original, alias, wrapper)
             if isinstance(wrapper, self._managed) and wrapper.family is None:
-                # For coroutines that the thread runs.
+                # The family is for coroutines that the thread runs.
                 Family().join(wrapper)
             return
         if wrapper.connection is None:

@@ -51,10 +51,10 @@ def _running_task() -> asyncio.Task[Any] | None:
 
 
 def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
-    """Tell whether a block is left since its coroutine is closed: nothing can be awaited.
+    """Tell whether a block is left because its coroutine is closed: nothing can be awaited.
 
-    It is not run by its task then, but by whoever closes it: the garbage collector, say. An
-    async generator that another task closes could await; there is no telling the two apart.
+    The coroutine is not run by its task then, but by whoever closes it: the garbage collector,
+    say. An async generator that another task closes could await; the two cannot be told apart.
     """
     return exc_type is GeneratorExit and task is not _running_task()
 
@@ -62,12 +62,12 @@ def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
 def _must_not_wait(node: Node) -> bool:
     """Tell whether a block that was closed by hand cannot be ended by a task of its pool's loop.
 
-    Where a statement of its own is in flight, a thread's, say, that may be for ever. One of the
-    consumer of a dropped generator, or of the transaction around a savepoint, goes on.
+    Where a statement of its own is in flight (a thread's, say), the wait may be for ever. A
+    statement of a dropped generator's consumer, or of the transaction around a savepoint, goes on.
     """
     scope = node.scope
     if scope.wrapper.scope is not scope:
-        # It is over; the wrapper may serve somebody else.
+        # The scope is over; the wrapper may serve somebody else.
         return False
     raw = scope.wrapper.connection
     if raw is None or not raw.is_alive():
@@ -78,9 +78,9 @@ def _must_not_wait(node: Node) -> bool:
 
 
 async def entered(enter: Callable[[], T], undo: Callable[..., object]) -> T:
-    """Call `enter` on the loop, for an `__aenter__`; where that fails after it, `undo(*exc_info)`.
+    """Call `enter` on the loop, for an `__aenter__`; on a failure after it, `undo(*exc_info)`.
 
-    A cancellation that waited for a COMMIT before is raised when the call is over: the block is
+    A cancellation that waited for an earlier COMMIT is raised when the call is over: the block is
     entered then, and Python calls no `__aexit__`.
     """
     results: list[T] = []
@@ -98,9 +98,9 @@ class AsyncOnly:
 
     _name: str
     _in_sync = ""
-    """What sync code is to do."""
+    """What sync code is to do instead."""
 
-    # Hidden from type checkers, which find the mistake before it is made.
+    # Hidden from type checkers, so that they find the mistake before it is made.
     if not TYPE_CHECKING:
 
         def __enter__(self) -> NoReturn:
@@ -111,7 +111,7 @@ class AsyncOnly:
 
 
 class _AsyncBlock:
-    """The blocks that are open by one async context manager; `make()` gives each its `Atomic`."""
+    """The open blocks of one async context manager; `make()` gives each its `Atomic`."""
 
     def __init__(self, make: Callable[[], Atomic]) -> None:
         self._make = make
@@ -142,7 +142,7 @@ class _AsyncBlock:
         await on_loop(atomic.__exit__)(exc_type, exc_value, traceback)
 
     def _innermost(self) -> Atomic:
-        """The block to leave: the current one of this context, where the instance is shared."""
+        """The block to leave: where the instance is shared, the current one of this context."""
         if len(self._entered) > 1:
             node = context_node(self._entered[-1].using or DEFAULT_DB_ALIAS)
             while node is not None:
@@ -201,9 +201,9 @@ def refuse_generator(function: Any, name: str) -> None:
 def decorate(
     atomic: Atomic, function: Any, sync_decorate: Callable[[Atomic, Any], Any]
 ) -> Callable[..., Any]:
-    """Return `function` decorated with Django's `atomic`: an async one as by `aatomic`.
+    """Return `function` decorated with Django's `atomic`: an async function as by `aatomic`.
 
-    What a sync function returns may be the coroutine of an async one (`View.dispatch`, say): it
+    A sync function may return the coroutine of an async one (`View.dispatch`, say): the coroutine
     runs in a block of its own.
     """
     refuse_generator(function, "transaction.atomic")
@@ -229,7 +229,7 @@ async def enter_async(atomic: Atomic) -> Any:
 
 
 async def exit_async(atomic: Atomic, *exc_info: Any) -> None:
-    """Leave it."""
+    """Leave the block that `enter_async` entered."""
     await _block_of(atomic).__aexit__(*exc_info)
 
 
@@ -291,10 +291,10 @@ async def aon_commit(
 ) -> None:
     """Register `func` to run when the current transaction commits.
 
-    `func` takes no arguments; it may be a coroutine function, or return a coroutine: that is
+    `func` takes no arguments; it may be a coroutine function, or return a coroutine, which is
     awaited. Outside a transaction it runs at once. With `robust`, its errors are logged and do not
-    stop others. A cancellation of the committing task waits for the hooks, for
-    NUAGES["HOOKS_TIMEOUT"] seconds. A database's error of a hook comes out as `HookFailed`.
+    stop other hooks. A cancellation of the committing task waits for the hooks, for
+    NUAGES["HOOKS_TIMEOUT"] seconds. A database error in a hook comes out as `HookFailed`.
     """
     if not callable(func):
         raise TypeError("aon_commit()'s callback must be a callable.")
@@ -336,7 +336,7 @@ class _Hold(AsyncOnly):
         by_hand = _is_closed_by_hand(exc_info[0], self._task)
         is_dropped = by_hand or holder.dropped or exc_info[0] is GeneratorExit
         if holder.is_within_hold or (holder.has_others and is_dropped):
-            # What it is in, or the consumer of the generator, goes on with the connection.
+            # The hold around it, or the consumer of the generator, goes on with the connection.
             self._holder = None
             holder.leave()
             return
@@ -383,7 +383,7 @@ def _end_dropped(scope: Scope) -> None:
         except (ScopeDeadlock, ScopeEnded):
             break
         try:
-            # What found the hold before it was dropped goes first.
+            # Code that found the hold before it was dropped goes first.
             if not root.turns.is_waited_for():
                 scope.end_hold()
         finally:
@@ -421,7 +421,7 @@ class _PerRequest:
     async def __aexit__(self, *exc_info: object) -> None:
         tree.request_nodes.set(self._before)
         self._held.ended = True
-        async with AsyncExitStack() as every:  # those of other databases too, if one fails
+        async with AsyncExitStack() as every:  # if one fails, the other databases' too
             for node in self._held.values():
                 every.push_async_callback(on_loop(self._end), node.scope)
 
@@ -437,7 +437,7 @@ class _PerRequest:
 
 
 def request_connections() -> _PerRequest:
-    """Run a block with NUAGES["CONNECTION_PER"] = "request": the handler's part of it."""
+    """Run a block with NUAGES["CONNECTION_PER"] = "request": the handler's part."""
     return _PerRequest()
 
 
@@ -463,8 +463,8 @@ def detached(using: str | None = None) -> _Detached:
     """Run a block outside the current transaction or hold, on purpose.
 
     `async with detached(): await Log.objects.acreate(...)` is committed whatever becomes of the
-    transaction around it, and tasks started inside may outlive that. It takes a second
-    connection, beyond the pool's `max_size` where need be. Without `using` it is outside the
-    scopes of every database.
+    transaction around it, and tasks started inside may outlive that transaction. The block takes a
+    second connection, beyond the pool's `max_size` where need be. Without `using` it is outside
+    the scopes of every database.
     """
     return _Detached(using)

@@ -1,7 +1,7 @@
 """The time a request may take until its response begins: `REQUEST_TIMEOUT`, `request_timeout`.
 
-Past it the work is cancelled as by a disconnect, its database work on the server too, and the
-answer is 504.
+Past that time the work is cancelled as by a disconnect, its database work on the server too, and
+the answer is 504.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ _ATTRIBUTE = "_nuages_request_timeout"
 
 
 class Deadline:
-    """Cancels its task when the time is over, unless the request is over already.
+    """A timer that cancels the request's task when the time is over, unless the request is.
 
-    `expired` then says whose cancellation it is; `take()` makes it good.
+    `expired` then says whose cancellation it is; `take()` withdraws it.
     """
 
     __slots__ = (
@@ -42,15 +42,15 @@ class Deadline:
         self._loop = loop
         self._begun = loop.time()
         self._before = 0
-        """How many cancellations the task had when this one came; see `DisconnectWatch`."""
+        """How many cancellations the task had before the deadline's; see `DisconnectWatch`."""
         self._timer: asyncio.TimerHandle | None = None
         self.expired = False
         self.over = False
-        """Whether the request was given up, here or by a disconnect, and nothing may begin."""
+        """Whether the request was given up, here or by a disconnect, so that nothing may begin."""
         self.set(setting("REQUEST_TIMEOUT"))
 
     def set(self, seconds: float) -> None:
-        """Let the request take `seconds` since its beginning; 0 is any time."""
+        """Let the request take `seconds` since its beginning; 0 means no limit."""
         self.stop()
         self.seconds = seconds
         if seconds:
@@ -76,7 +76,7 @@ class Deadline:
             self._task.cancel("the request's deadline passed")
 
     def withdraw_if_swallowed(self) -> None:
-        """Withdraw a cancellation that the work has swallowed: its answer stands."""
+        """Withdraw a cancellation that the work has swallowed: the work's answer stands."""
         if self.expired:
             self.take()
 

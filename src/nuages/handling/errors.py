@@ -56,8 +56,8 @@ def converted_in_thread(get_response: GetResponse) -> GetResponse:
 def response_for(request: HttpRequest, error: Exception) -> HttpResponseBase:
     """Return the response to an exception, from a bridge.
 
-    As Django's, but a full pool gives 503 with Retry-After. The project's own error views and
-    `got_request_exception` receivers run in a thread, as its other sync code does.
+    It is Django's, but a full pool gives 503 with Retry-After. The project's own error views and
+    `got_request_exception` receivers run in a thread, as the project's other sync code does.
     """
     full = isinstance(error, (PoolTimeout, TooManyWaiting))
     if full and not settings.DEBUG_PROPAGATE_EXCEPTIONS:
@@ -68,9 +68,9 @@ def response_for(request: HttpRequest, error: Exception) -> HttpResponseBase:
 
 
 def log(response: HttpResponseBase, request: HttpRequest, message: str = "", *args: Any) -> None:
-    """Log a response of 400 or above, from a bridge; by a thread where a handler may block.
+    """Log a response of 400 or above, from a bridge; in a thread where a log handler may block.
 
-    Without a message its reason phrase is logged; and once only, as Django does.
+    Without a message the reason phrase is logged. A response is logged only once, as in Django.
     """
     write: Any = log_response if _logs_inline("django.request") else _log_in_thread
     if not message:
@@ -82,7 +82,7 @@ _log_in_thread = placement.in_request_thread(log_response)
 
 
 def unavailable() -> HttpResponse:
-    """Return the response of a server that has more work than it may take."""
+    """Return the response of a server that has more work than it may take on."""
     return HttpResponse(
         "503 Service Unavailable: too much work at the moment. Try again.\n",
         status=503,
@@ -131,10 +131,10 @@ def _has_known_view(status: int) -> bool:
 
 
 def _logs_inline(name: str) -> bool:
-    """Tell whether no handler of the logger talks to a network or is one that we do not know.
+    """Tell whether the logger has no handler that talks to a network or that we do not know.
 
-    Those that write to a stream or a file do what the server's own access log does;
-    AdminEmailHandler's mail goes to a thread by itself.
+    Handlers that write to a stream or a file do what the server's own access log does;
+    AdminEmailHandler hands its mail to a thread by itself.
     """
     logger: logging.Logger | None = logging.getLogger(name)
     while logger is not None:

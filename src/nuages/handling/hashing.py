@@ -1,9 +1,9 @@
 """The threads that hash passwords: as many as there are cores.
 
-A hash takes a core for a good part of a second, without the interpreter's lock. More of them at
+A hash takes a core for a good part of a second, without the interpreter's lock. More hashes at
 once than there are cores would end no sooner, and the loop's thread would wait longer for a core.
-In threads of their own no other work that is handed over (a file, a mail) waits behind them.
-The others wait here, first come, first served; one whose request is cancelled is dropped.
+They have threads of their own, so that no other work for threads (a file, a mail) waits behind.
+Further hashes wait here, first come, first served; one whose request is cancelled is dropped.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _executor: ThreadPoolExecutor | None = None
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return how many cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -41,13 +41,13 @@ def hashing_threads() -> ThreadPoolExecutor:
 async def in_hashing_thread(hasher: object, function: Callable[[], T]) -> T:
     """Call a method of `hasher` in one of the threads for hashing.
 
-    All else as `background.in_thread`.
+    All else is as in `bridge.threads.in_thread`.
     """
     return await in_thread_of(hashing_threads(), function)
 
 
 def _forked() -> None:
-    """Threads do not live on in a child process."""
+    """Forget the executor: threads do not live on in a child process."""
     global _executor, _lock
     _executor, _lock = None, threading.Lock()
 

@@ -39,8 +39,8 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 class Link:
     """What handles a request from here inwards.
 
-    `inline` is called in the request's bridge. `threaded`, where there is one, is the same for a
-    caller in the request's thread, without coming back from there.
+    `inline` is called in the request's bridge. `threaded`, where there is one, does the same for a
+    caller in the request's thread, without leaving that thread.
     """
 
     __slots__ = ("inline", "threaded")
@@ -81,7 +81,7 @@ def load_middleware(handler: Any, get_response: GetResponse) -> None:
     handler._view_middleware = views
     handler._template_response_middleware = templates
     handler._exception_middleware = exceptions
-    # The flag that all is done, as in Django: so it comes last.
+    # Set last: as in Django, it is the sign that all is done.
     handler._middleware_chain = link.inline
 
 
@@ -122,7 +122,7 @@ def _build(factory: Any, on_loop: bool, below: Link, path: str) -> tuple[Any, Li
 
 
 def _adapted(below: Link, path: str) -> GetResponse:
-    """The link below for a middleware on the loop; Django's debug log tells of a thread there."""
+    """The link below for a middleware on the loop; one in a thread is noted in the debug log."""
     if below.threaded is not None and settings.DEBUG:
         logger.debug("Synchronous handler adapted for middleware %s.", path)
     return below.inline
@@ -141,9 +141,9 @@ def _has_async_call(factory: Any) -> bool:
 
 
 def _has_async_half(factory: Any) -> bool:
-    """Tell whether it has its own `__acall__` beside `__call__`, as RemoteUserMiddleware has.
+    """Tell whether `factory` has its own `__acall__`, as RemoteUserMiddleware has.
 
-    The two may differ (there in the header they read), and stock takes the async one.
+    It may differ from `__call__` (there in the header that is read), and stock Django takes it.
     """
     inherited = MiddlewareMixin.__acall__
     return isinstance(factory, type) and getattr(factory, "__acall__", inherited) is not inherited
@@ -158,7 +158,7 @@ def _is_plain_mixin(factory: type) -> bool:
 
 
 def _mixin_call(instance: Any) -> GetResponse:
-    """`MiddlewareMixin.__call__` with each hook where it belongs: its own ones in the thread."""
+    """`MiddlewareMixin.__call__` with each hook where it belongs: the project's in the thread."""
     before = _hook(instance.process_request) if hasattr(instance, "process_request") else None
     after = _hook(instance.process_response) if hasattr(instance, "process_response") else None
 
@@ -174,10 +174,10 @@ def _mixin_call(instance: Any) -> GetResponse:
 
 
 def _maybe_awaited(instance: Any) -> GetResponse:
-    """Call a middleware that may be async without saying so to `iscoroutinefunction`.
+    """Return what calls a middleware that may be async unknown to `iscoroutinefunction`.
 
-    An `async def __call__` is one, and so is a sync `__call__` that returns a coroutine. Django
-    goes by the mark alone, and the response is then a coroutine that nobody awaits.
+    An `async def __call__` is such a case, and so is a sync `__call__` that returns a coroutine.
+    Django goes by the mark alone, and its response is then a coroutine that nobody awaits.
     """
 
     def call(request: HttpRequest) -> Any:

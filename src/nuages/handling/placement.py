@@ -1,8 +1,8 @@
 """The place where code of Django and of the project runs: on the loop, or in a thread.
 
 Django's own code is known and runs on the loop, in the request's bridge. The project's sync
-views, middleware and receivers run in a thread, since they may block, unless it says otherwise:
-by `@on_loop`, by `NUAGES["LOOP_MIDDLEWARE"]`, or for all of them by
+views, middleware and receivers run in a thread, because they may block, unless the project says
+otherwise: by `@on_loop`, by `NUAGES["LOOP_MIDDLEWARE"]`, or for all of them by
 `NUAGES["SYNC_VIEWS"] = "loop"`. Async code is awaited.
 """
 
@@ -34,7 +34,7 @@ _KNOWN = ("django.", "nuages.")
 left_threads: ContextVar[list[asyncio.Future[None]] | None] = ContextVar(
     "nuages.left_threads", default=None
 )
-"""The calls in threads that the request was cancelled in; who sets it waits for them."""
+"""The calls in threads that outlast the request's cancellation; whoever sets this awaits them."""
 
 
 def all_on_loop() -> bool:
@@ -47,7 +47,7 @@ def is_known(function: Any) -> bool:
 
     A view made by `as_view()` belongs to its class, a method to the class that defines it, a
     partial to its function. What a decorator wraps counts with the decorator's own code: Django's
-    view in a decorator of the project is the project's, and so is the reverse.
+    view in a decorator of the project is the project's, and so is the project's in Django's.
     """
     while function is not None:
         while isinstance(function, functools.partial):
@@ -84,7 +84,7 @@ def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
     """Return a sync callable that calls `function` in the request's thread, from its bridge.
 
     The thread is asgiref's "thread-sensitive" one: one a request, as in stock Django. It cannot
-    be stopped: cancelled, the caller goes on, and what the thread returns is dropped.
+    be stopped: a caller that is cancelled goes on, and what the thread returns is dropped.
     """
 
     @functools.wraps(function, updated=())
@@ -93,7 +93,7 @@ def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
         if handled is None:
             work = functools.partial(function, *args, **kwargs)
         else:
-            # An error view or a logger there looks at `sys.exc_info()`.
+            # An error view or a logger in the thread looks at `sys.exc_info()`.
             work = functools.partial(call_handling, handled, function, args, **kwargs)
         result: T = await_(in_sensitive_thread(work, left_threads.get(), _close_dropped))
         return result
@@ -104,15 +104,15 @@ def in_request_thread(function: Callable[..., T]) -> Callable[..., T]:
 def placed(function: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
     """Return a coroutine function that calls the sync `function` where it belongs.
 
-    It stands where Django has `sync_to_async` for a function that may be the project's.
+    Used where Django has `sync_to_async` for a function that may be the project's.
     """
     return on_loop(function if runs_on_loop(function) else in_request_thread(function))
 
 
 def _close_dropped(result: Any) -> None:
-    """Close what a response holds that a thread made for a request that is cancelled."""
+    """Close what a response holds, which a thread made for a cancelled request."""
     if isinstance(result, HttpResponseBase):
-        # Not the response: its `close()` says that the request has finished, once more.
+        # Not the response: its `close()` would signal once more that the request has finished.
         for closer in result._resource_closers:  # type: ignore[attr-defined]
             closer()
 
@@ -143,18 +143,18 @@ class ViewKind(Enum):
     """How a view is called from the request's bridge."""
 
     INLINE = 1
-    """Sync code that is known, or that the project put on the loop."""
+    """Sync code that is known, or that the project has put on the loop."""
     SYNC = 2
     """The project's own sync code, which may block."""
     COROUTINE = 3
     PORTAL = 4
-    """Async code that `on_loop` was given."""
+    """Async code that was passed to `on_loop`."""
 
 
 def kind_of(view: Any) -> tuple[ViewKind, Any]:
     """Return the kind of a view, and the function to call.
 
-    What `on_loop` was given is called in the request's own bridge: one greenlet less.
+    A function passed to `on_loop` is called in the request's own bridge: one greenlet less.
     """
     try:
         kind, target = _kinds[view]
@@ -169,7 +169,7 @@ _kinds: WeakKeyDictionary[Any, tuple[ViewKind, Any]] = WeakKeyDictionary()
 
 
 def _kind_of(view: Any) -> tuple[ViewKind, Any]:
-    """Return the kind of `view`, and what it wraps: None where it is called itself."""
+    """Return the kind of `view`, and what it wraps; None where `view` itself is called."""
     target = on_loop_target(view)
     if target is not None:
         return (ViewKind.PORTAL if is_async(target) else ViewKind.INLINE), target
@@ -182,7 +182,7 @@ def from_thread(get_response: Callable[[Any], T]) -> Callable[[Any], T]:
     """Return a sync callable that calls `get_response` on the loop, from its request's thread.
 
     Where the request was cancelled meanwhile, the thread that comes back gets the cancellation:
-    nobody would take what begins now.
+    nobody would take the result of what begins now.
     """
 
     @functools.wraps(get_response, updated=())

@@ -1,17 +1,17 @@
 """Session and user of a request, loaded before an `async def` view, so that it may read them.
 
 `request.session["cart"]` and `request.user.pk` load on first use, which in a coroutine cannot
-await. `preload()` does the loading beforehand, in a bridge. Nothing else about the request may
-change by that, the answer's `Vary` and cookies least of all, so nothing is done to the session:
+await. `preload()` does the loading beforehand, in a bridge. This must change nothing else about
+the request, the answer's `Vary` and cookies least of all, so nothing is done to the session:
 
-* A copy of it is loaded. The session itself gets the outcome (data, a key that turned out to be
-  void) when it would have loaded by itself. Only then is it marked accessed. An engine that
-  writes while it loads (file sessions that have expired) is left to do so itself, later.
-* The user is handed out only as long as the session says of it what it said before; after a
-  login or a logout in the view Django looks itself.
-* A session that its user's password change made void is flushed when the user is looked at, and
-  one that an old secret key signed gets a new key (`django.contrib.auth.get_user`). In a coroutine
-  the storage's part of that waits until SessionMiddleware has the response.
+* A copy of the session is loaded. The session itself gets the outcome (data, a key that turned
+  out to be void) when it would have loaded by itself. Only then is it marked accessed. An engine
+  that writes while it loads (file sessions that have expired) is left to do so itself, later.
+* The user is handed out only as long as the session says the same of the user as before; after a
+  login or a logout in the view Django itself looks.
+* A session that its user's password change made void is flushed when the user is looked at, and a
+  session that an old secret key signed gets a new key (`django.contrib.auth.get_user`). In a
+  coroutine the storage's part of that waits until SessionMiddleware has the response.
 """
 
 from __future__ import annotations
@@ -47,16 +47,16 @@ class _User:
     """What the session says of the user: its values of `_KEYS`."""
     user: Any
     void: bool = False
-    """The session's hash is wrong: flush it."""
+    """Whether the session's hash is wrong: flush the session."""
     new_hash: str | None = None
-    """The session's hash is that of an old secret key: this one is right, with a new key."""
+    """The right hash, if the session's is an old secret key's; the session gets a new key, too."""
 
 
 def preload(request: HttpRequest) -> None:
     """Load the session and the user of `request`; called in a bridge, before an async view.
 
     Does nothing where the request brings no session cookie, there is no session,
-    `NUAGES["PRELOAD_SESSION"]` is off, or they are loaded already. A failing database raises
+    `NUAGES["PRELOAD_SESSION"]` is off, or both are loaded already. A failing database raises
     here what it would raise in the view.
     """
     if not setting("PRELOAD_SESSION") or settings.SESSION_COOKIE_NAME not in request.COOKIES:
@@ -75,9 +75,9 @@ def preload(request: HttpRequest) -> None:
 
 
 def _load_copy(session: SessionBase) -> Any:
-    """Load a copy of `session`, for its first use to find; return the data.
+    """Load a copy of `session`, for the first use of `session` to find; return the data.
 
-    None, and nothing is prepared, where loading it wants to write.
+    Returns None, with nothing prepared, where loading wants to write.
     """
     loaded: Any = copy.copy(session)
     wrote: list[str] = []
@@ -91,7 +91,7 @@ def _load_copy(session: SessionBase) -> Any:
 
     def take() -> bool:
         for name in ("load", "aload"):
-            vars(mine).pop(name, None)  # a thread of the view's may have come first
+            vars(mine).pop(name, None)  # a thread of the view may have come first
         if mine.session_key != key:
             return False
         mine._session_key = loaded.session_key
@@ -109,7 +109,7 @@ def _load_copy(session: SessionBase) -> Any:
 
 
 def _is_lazy(request: HttpRequest) -> bool:
-    """Tell whether request.user is AuthenticationMiddleware's and was not looked at yet."""
+    """Tell whether request.user is AuthenticationMiddleware's and has not been looked at yet."""
     lazy: Any = vars(request).get("user")
     if type(lazy) is not SimpleLazyObject:
         return False
@@ -127,7 +127,7 @@ def _says(data: Any) -> tuple[Any, ...]:
 def _find_user(session: SessionBase, data: Any) -> _User | None:
     """Return the user that the session names: `django.contrib.auth.get_user`, without its writes.
 
-    None where that would raise an error.
+    Returns None where that would raise an error.
     """
     from django.contrib.auth.models import AnonymousUser
 
@@ -154,7 +154,7 @@ def _find_user(session: SessionBase, data: Any) -> _User | None:
 def loaded_user(request: HttpRequest) -> Any:
     """Return the preloaded user, which marks the session accessed; None where Django must look.
 
-    For sync code; it may stand in a coroutine.
+    For sync code, which a coroutine may call.
     """
     found: _User | None = vars(request).get(_USER)
     if found is None or found.session is not request.session:
@@ -203,6 +203,6 @@ def _settle_later(request: HttpRequest, found: _User) -> Any:
 
 
 def do_deferred(request: HttpRequest) -> None:
-    """Do what had to wait; before SessionMiddleware looks at the session, where it may do I/O."""
+    """Do what had to wait, where I/O is allowed, before SessionMiddleware looks at the session."""
     for action in vars(request).pop(_LATER, ()):
         action()

@@ -1,19 +1,20 @@
 """The place where a signal's receivers run: behind `send`, `asend` and their robust twins.
 
 Sync receivers come first, in the order in which they were connected. Where the sender is sync
-code (`send`) they are called right there, by the seam itself: in its bridge, in its thread. Where
-it is async (`asend`) they are placed as all code is (`placement.py`), neighbours in one hop.
+code (`send`) they are called right there, by the seam itself: in the sender's bridge or thread.
+Where the sender is async (`asend`) they are placed as all code is (`placement.py`), neighbours in
+one hop.
 
 Async receivers run concurrently, each in a task of its own, so that they see the sender's
-transaction and take turns in it. How they end is that of the Django that is installed:
+transaction and take turns in it. They end as in the Django version that is installed:
 
 * Up to 6.0 (`asyncio.gather`): each has a copy of the context. One that fails stops no other. Its
   error is raised when all have ended; stock raises it at once and leaves the others behind.
 * From 6.1 (`asyncio.TaskGroup`): they share a context, and what they set is set for the sender.
   One that fails cancels the others. Several errors are raised as a group.
 
-In both a cancellation of the sender cancels all of them, is raised when they have ended, and is
-never replaced by an error of theirs. Errors that are not raised are logged.
+In both cases a cancellation of the sender cancels all receivers, is raised when they have ended,
+and is never replaced by an error of theirs. Errors that are not raised are logged.
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ Receiver = Callable[..., Any]
 Responses = list[tuple[Receiver, Any]]
 
 _BLOCKS = (*context_variables, records)
-"""What blocks set for their own code: a transaction, a hold, a capture of queries. Receivers that
-share a context must not find each other's."""
+"""The variables that blocks (a transaction, a hold, a capture of queries) set for their own code.
+Receivers that share a context must not find each other's values."""
 
 _MISSING: Any = object()
 
@@ -149,7 +150,7 @@ async def _together(
 
     def note(task: asyncio.Task[Any]) -> None:
         if task.cancelled():
-            if not group:  # which takes it for an end like any other
+            if not group:  # a TaskGroup takes a cancellation for an end like any other
                 failed.append(task)
         elif task.exception() is not None:
             failed.append(task)
@@ -158,7 +159,7 @@ async def _together(
     for coroutine in coroutines:
         work = _with_own_blocks(coroutine) if group else coroutine
         task = loop.create_task(work, context=context)
-        task.add_done_callback(note)  # before that of wait(), so that `failed` is complete
+        task.add_done_callback(note)  # before wait()'s callback, so that `failed` is complete
         tasks.append(task)
     try:
         cancelled = await _end_of(tasks, failed if group else None)
@@ -176,7 +177,7 @@ async def _together(
             failed[0].result()
         return [None if task.cancelled() else task.result() for task in tasks]
     finally:
-        # An error refers to this frame, which would refer to it by its task.
+        # An error refers to this frame, which would refer to the error by its task.
         tasks.clear()
         failed.clear()
         if context is not None:
@@ -190,7 +191,7 @@ async def _end_of(
 ) -> asyncio.CancelledError | None:
     """Wait until all tasks have ended; return the last cancellation of the caller meanwhile.
 
-    That cancels them, and so does a failure, where `failed` tells of it.
+    Such a cancellation cancels the tasks, and so does a failure, where `failed` tells of it.
     """
     cancelled = None
     stopping = False
@@ -220,7 +221,7 @@ async def _with_own_blocks(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 @types.coroutine
 def _steps_with_own_blocks(coroutine: Coroutine[Any, Any, Any]) -> Generator[Any, Any, Any]:
-    """Drive `coroutine`; between its steps the context has the values of `_BLOCKS` it had."""
+    """Drive `coroutine`; between its steps the context keeps its own values of `_BLOCKS`."""
     own = [variable.get() for variable in _BLOCKS]
     advance: Callable[[Any], Any] = coroutine.send
     value: Any = None
@@ -231,7 +232,7 @@ def _steps_with_own_blocks(coroutine: Coroutine[Any, Any, Any]) -> Generator[Any
         except StopIteration as stop:
             return stop.value
         finally:
-            value = None  # an error would refer to itself by this frame
+            value = None  # an error in it would refer to itself by this frame
             own = _exchange(outside)
         try:
             value, advance = (yield step), coroutine.send
@@ -240,7 +241,7 @@ def _steps_with_own_blocks(coroutine: Coroutine[Any, Any, Any]) -> Generator[Any
 
 
 def _exchange(values: list[Any]) -> list[Any]:
-    """Set the variables of `_BLOCKS` and return what they were."""
+    """Set the variables of `_BLOCKS` and return their previous values."""
     before = []
     for variable, value in zip(_BLOCKS, values, strict=True):
         held: Any = variable.get()

@@ -24,7 +24,7 @@ def has_foreign_receivers(signal: Signal, sender: Any = None) -> bool:
 
 
 _inline: dict[Signal, tuple[list[Any], bool]] = {}
-"""By signal: its receivers when they were looked at, and whether all were known and sync."""
+"""By signal: its receivers when last looked at, and whether all were known and sync."""
 
 
 def _is_inline(signal: Signal) -> bool:
@@ -35,7 +35,7 @@ def _is_inline(signal: Signal) -> bool:
     inline = True
     entries: list[Any] = list(signal.receivers)
     for entry in entries:
-        # Django 6.1 has one value more between these.
+        # Django 6.1 has one more value between these two.
         receiver, is_async = entry[1], entry[-1]
         function = receiver() if isinstance(receiver, weakref.ReferenceType) else receiver
         if is_async or (function is not None and not placement.is_known(function)):
@@ -53,7 +53,7 @@ def send(signal: Signal, sender: Any, **named: Any) -> None:
 
 
 def finished(sender: Any) -> None:
-    """Send `request_finished` for a request that has no response, whatever is cancelled then."""
+    """Send `request_finished` for a request that has no response, despite cancellations."""
     if has_foreign_receivers(request_finished, sender) or _has_async_receivers(sender):
         await_(to_its_end(on_loop(send)(request_finished, sender)))
     else:
@@ -61,9 +61,9 @@ def finished(sender: Any) -> None:
 
 
 def close(response: HttpResponseBase, threaded: bool) -> None:
-    """Close a response, which sends `request_finished`; in a thread where the project needs it.
+    """Close a response, which sends `request_finished`; in a thread where the project needs one.
 
-    A client that goes away now does not cut it short.
+    A client that goes away now does not cut this short.
     """
     sender = response._handler_class  # type: ignore[attr-defined]
     call = response.close

@@ -30,8 +30,8 @@ def _never() -> bool:
 def get_response(handler: Any, request: HttpRequest, is_over: Callable[[], bool] = _never) -> Any:
     """Return the response to `request`, through `handler`'s middleware; in a bridge.
 
-    Where the request's deadline passes, that is 504, unless it `is_over` by then; any other
-    cancellation is raised.
+    Where the request's deadline passes, the response is 504, unless the request `is_over` by then;
+    any other cancellation is raised.
     """
     bridge = current_bridge()
     assert bridge is not None
@@ -40,7 +40,7 @@ def get_response(handler: Any, request: HttpRequest, is_over: Callable[[], bool]
     set_urlconf(settings.ROOT_URLCONF)  # type: ignore[misc]
     try:
         response = handler._middleware_chain(request)
-        # What was put off, for a COMMIT say, and for which nothing waited since.
+        # A cancellation that was put off (for a COMMIT, say), if nothing has waited since.
         bridge.deliver()
         deadline.withdraw_if_swallowed()
     except asyncio.CancelledError:
@@ -73,7 +73,7 @@ def call_view(handler: Any, request: Any) -> Any:
         response = _rendered(handler, request, response, callback, threaded)
         bridge.deliver()
     except asyncio.CancelledError:
-        # Here, so that the middleware sees the answer as it sees any other.
+        # Here, so that the middleware sees this answer as it sees any other.
         if not deadline.take():
             raise
         response = _deadline.timed_out(request, deadline)
@@ -99,21 +99,21 @@ def _through_hooks(
 
 
 def place_view(handler: Any, callback: Any, request: Any) -> tuple[View, bool]:
-    """Return what calls the view from the bridge, in a transaction if its settings say so.
+    """Return a callable for the view, and whether it takes a thread.
 
-    And whether that takes a thread.
+    It calls the view from the bridge, in a transaction if the settings say so.
     """
     kind, function = placement.kind_of(callback)
     if kind is ViewKind.COROUTINE:
         preload(request)
-        # The first look at a large upload waits for a thread, which it can in a portal only.
+        # The first look at a large upload waits for a thread, which is possible in a portal only.
         uploads = getattr(request, "parses_in_thread", None)
         call = placement.stepped if uploads is not None and uploads() else placement.awaited
         return call(in_transactions(function, callback)), False
     if kind is ViewKind.PORTAL:
         return placement.stepped(in_transactions(function, callback)), False
-    # A sync view's transaction is opened where the view runs. `callback` says whether it has
-    # one: a decorator above `on_loop` marks that.
+    # A sync view's transaction is opened where the view runs. `callback` says whether the view
+    # has one: a decorator above `on_loop` marks `callback`, not `function`.
     view = function
     for alias in atomic_aliases(callback):
         view = transaction.atomic(using=alias)(view)
@@ -132,7 +132,7 @@ def atomic_aliases(view: Any) -> list[str]:
 
 
 def in_transactions(view: View, callback: Any) -> View:
-    """Return the async `view` in the transactions that its settings and `callback` ask for."""
+    """Return the async `view` in the transactions that the settings and `callback` ask for."""
     for alias in atomic_aliases(callback):
         view = _in_transaction(view, alias)
     return view
@@ -165,7 +165,7 @@ def _rendered(
     if is_async(render):
         render = placement.awaited(render)
     elif threaded:
-        # Where its context was made: that may block too.
+        # In the thread where its context was made: rendering may block, too.
         render = placement.in_request_thread(render)
     try:
         response = render()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from django.utils.http import parse_http_date_safe
 
 MAX_RANGES = 16
-"""A request for more of them gets the whole file: many small ranges cost far more to answer than
+"""A request for more ranges gets the whole file: many small ranges cost far more to answer than
 to ask for (RFC 9110, 17.15)."""
 
 _RANGE = re.compile(r"[ \t]*bytes=(.*)", re.IGNORECASE | re.DOTALL)
@@ -35,10 +35,10 @@ class ByteRange:
 def parse_range(header: str, size: int) -> list[ByteRange] | None:
     """Return the ranges of a file of `size` bytes that a Range header asks for.
 
-    None: the header is to be ignored and the whole file sent (another unit, a syntax error, more
-    than MAX_RANGES). Ranges outside the file are left out; where ranges overlap or touch, all
-    are merged and sorted, as RFC 9110 (15.3.7.2) allows, so that no byte is sent twice. Raises
-    `Unsatisfiable` when none is left.
+    None means that the header is to be ignored and the whole file sent (another unit, a syntax
+    error, more than MAX_RANGES). Ranges outside the file are left out; where ranges overlap or
+    touch, all are merged and sorted, as RFC 9110 (15.3.7.2) allows, so that no byte is sent twice.
+    Raises `Unsatisfiable` when none is left.
     """
     if (match := _RANGE.fullmatch(header)) is None:
         return None
@@ -55,7 +55,7 @@ def parse_range(header: str, size: int) -> list[ByteRange] | None:
         if not first:
             length = _number(last)
             if length and not size:
-                return None  # satisfiable, but Content-Range cannot name no bytes
+                return None  # satisfiable, but Content-Range cannot express zero bytes
             found = ByteRange(max(size - length, 0), size)
         else:
             if last and _number(last) < _number(first):
@@ -72,8 +72,8 @@ def parse_range(header: str, size: int) -> list[ByteRange] | None:
 def if_range_passes(header: str, etag: str, modified: int) -> bool:
     """Return whether the ranges may be sent (RFC 9110, 13.1.5); else the whole file is.
 
-    An entity tag must be strong and the same. A date must be the same too, and more than a
-    second old: within it the file may have changed twice.
+    An entity tag must be strong and the same. A date must be the same, too, and more than a
+    second old: within one second the file may have changed twice.
     """
     header = header.strip(" \t")
     if header.startswith(('"', "W/")):

@@ -1,7 +1,7 @@
 """One server-sent event and its bytes (WHATWG HTML, "Server-sent events").
 
-What is written here is what a browser reads back, or an error: a field that the receiver would
-cut short or leave out is refused where the event is made.
+A browser reads back exactly what is written here, or there is an error: a field that the receiver
+would cut short or leave out is refused where the event is made.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from django.core.serializers.json import DjangoJSONEncoder
 from django.utils.functional import Promise
 
 _LINE_END = re.compile("\r\n|\r|\n")
-"""What the parser of the specification takes for one; `str.splitlines` knows more of them."""
+"""A line end as the specification's parser knows it; `str.splitlines` knows more of them."""
 
 HEARTBEAT = b":\n\n"
 """A comment, which receivers leave out."""
@@ -29,7 +29,7 @@ class Event:
             ends (CR, LF, CRLF) all arrive as "\n". None: no data, so that the browser takes
             `id` and `retry` but dispatches nothing.
         id: What the browser sends back as Last-Event-ID when it connects again. "" makes it
-            forget the last one.
+            forget the last id.
         event: The type, to which `addEventListener` listens; without one it is "message".
         retry: How long the browser waits before it connects again, in milliseconds.
 
@@ -89,7 +89,7 @@ def encode(item: object, encoder: type[json.JSONEncoder] = DjangoJSONEncoder) ->
 
 
 def require_retry(retry: object) -> None:
-    """Raise unless `retry` is a number of milliseconds that the protocol can say."""
+    """Raise unless `retry` is a number of milliseconds that the protocol can express."""
     if not isinstance(retry, int) or isinstance(retry, bool):
         raise TypeError(f"retry is a whole number of milliseconds, not {retry!r}.")
     if retry < 0:

@@ -22,7 +22,7 @@ Source = Events | Callable[[str | None], Events | Awaitable[Events]]
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
-    # no-transform: nothing on the way may compress, and so hold back, what is small.
+    # no-transform: nothing on the way may compress, and so hold back, small events.
     "Cache-Control": "no-cache, no-store, no-transform",
     "X-Accel-Buffering": "no",
 }
@@ -31,7 +31,7 @@ _HEADERS = {
 def last_event_id(request: HttpRequest) -> str | None:
     """Return the id of the last event a reconnecting browser received; None if it has none.
 
-    Browsers send it in UTF-8 (WHATWG HTML, 9.2.3), servers hand headers on in latin-1.
+    Browsers send the id in UTF-8 (WHATWG HTML, 9.2.3), but servers hand on headers in latin-1.
     """
     header: str | None = request.META.get("HTTP_LAST_EVENT_ID")
     return header.encode("latin-1", "replace").decode("utf-8", "replace") if header else None
@@ -54,8 +54,8 @@ class EventStream(DirectStreamingResponse):
         encoder: Makes JSON of data that is neither text nor bytes.
         headers: More headers.
 
-    The source runs in a task of its own and goes on when its event was sent. It is closed, and
-    its `finally` awaited, when the client goes away or the server stops; the browser connects
+    The source runs in a task of its own and goes on when its event has been sent. It is closed,
+    and its `finally` awaited, when the client goes away or the server stops; the browser connects
     again. An error in it cuts the connection. Sync code cannot iterate the response: WSGI gets
     `EventStreamNeedsASGI`.
     """
@@ -93,7 +93,7 @@ class EventStream(DirectStreamingResponse):
 
 
 class _Reader:
-    """The relay as the response's iterator; dropped without being closed, it closes it."""
+    """The relay as the response's iterator; one dropped without being closed closes the relay."""
 
     __slots__ = ("_head", "_relay")
 
@@ -117,7 +117,7 @@ class _Reader:
 
 
 def _require_source(source: Any, request: Any) -> None:
-    """Raise now, in the view, what would else break the stream when its headers are sent."""
+    """Raise now, in the view, for what would otherwise break the stream once headers are sent."""
     if hasattr(source, "__aiter__"):
         return
     if callable(source):
@@ -128,7 +128,7 @@ def _require_source(source: Any, request: Any) -> None:
             )
         try:
             signature = inspect.signature(source)
-        except ValueError:  # written in C
+        except ValueError:  # a callable written in C
             return
         try:
             signature.bind(None)

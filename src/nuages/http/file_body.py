@@ -1,4 +1,4 @@
-"""The bytes of a file response: read in chunks, in threads or by a WSGI server's own."""
+"""The bytes of a file response: read in chunks, in threads or in a WSGI server's own thread."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class FileBody:
         self.file: Any = None
         self.plan: deque[bytes | ByteRange] = deque()
         self.ahead = b""
-        """What was read already, when the file was opened."""
+        """The bytes that were read already when the file was opened."""
 
     def read(self) -> bytes:
         """Read the next chunk; b"" is the end. Blocks. Closes the file with the last chunk.

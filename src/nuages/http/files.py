@@ -30,7 +30,7 @@ _COMPRESSED = {
     "gzip": "application/gzip",
     "xz": "application/x-xz",
 }
-"""As in Django's FileResponse: a browser would unpack a Content-Encoding."""
+"""Types, as in Django's FileResponse: a browser would unpack a Content-Encoding."""
 
 _NO_SUCH_FILE = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -76,7 +76,7 @@ async def afile_response(
     try:
         return await in_thread(_respond, request, os.fsdecode(path), body, names)
     except BaseException:
-        body.close()  # a cancellation, maybe, with the file open
+        body.close()  # perhaps a cancellation, with the file open
         raise
 
 
@@ -108,7 +108,7 @@ class _Names:
             guessed, encoding = mimetypes.guess_type(name)
             content_type = _COMPRESSED.get(encoding or "", guessed or "application/octet-stream")
         if "\r" in content_type or "\n" in content_type:
-            # In a multipart answer it is no header, which Django would check.
+            # In a multipart answer this is no header, which Django would check.
             raise BadHeaderError(f"A content type is one line, not {content_type!r}.")
         headers = {"Content-Type": content_type}
         if disposition := content_disposition_header(self.as_attachment, name):
@@ -172,7 +172,7 @@ def _respond(request: HttpRequest, path: str, body: FileBody, names: _Names) -> 
 
 def _open(path: str, body: FileBody) -> os.stat_result:
     try:
-        # Before it is opened: opening a pipe would wait for somebody who writes to it.
+        # Checked before the file is opened: opening a pipe would wait for a writer.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise Http404(f"“{path}” is not a file")
         body.file = open(path, "rb", buffering=0)  # noqa: SIM115

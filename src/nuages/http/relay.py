@@ -1,10 +1,10 @@
 """An open event stream: its source runs in a task, its events are handed over one at a time.
 
-A task of its own, because a heartbeat must go out while the source waits, and a wait that is
-interrupted for it would lose an event. One for the whole stream and not one for each event, so
-that timeouts, task groups and transactions around a `yield` see the task they began in. The
-source goes on when the event was sent (back-pressure), and ends in its task too: by its own
-`finally`, which is awaited.
+The source has a task of its own, because a heartbeat must go out while the source waits, and a
+wait that is interrupted for it would lose an event. There is one task for the whole stream and not
+one for each event, so that timeouts, task groups and transactions around a `yield` see the task
+they began in. The source goes on when the event has been sent (back-pressure), and ends in its
+task, too: by its own `finally`, which is awaited.
 
 An open stream costs that task and one timer, which is armed anew when it runs out, not for each
 event.
@@ -25,7 +25,7 @@ Open = Callable[[], Awaitable[AsyncIterable[Any]]]
 
 
 class Relay:
-    """Hands the events of a source over to one reader.
+    """A relay that hands the events of a source over to one reader.
 
     Args:
         open_source: Awaited in the source's task; returns what to iterate.
@@ -71,15 +71,15 @@ class Relay:
         self._task: asyncio.Task[None] | None = None
         self._chunk: bytes | None = None
         self._demand: asyncio.Future[None] | None = None
-        """The source's task waits for it, with its event handed over."""
+        """The future that the source's task waits for, with its event handed over."""
         self._waiter: asyncio.Future[None] | None = None
-        """The reader waits for it: for an event, a heartbeat or the end."""
+        """The future that the reader waits for: an event, a heartbeat or the end."""
         self._timer: asyncio.TimerHandle | None = None
         self._last = 0.0
         self._beat = self._stopped = self._closing = self._told = False
 
     async def next(self) -> bytes:
-        """Return the next bytes. StopAsyncIteration at the end; the source's error, if any."""
+        """Return the next bytes. Raises StopAsyncIteration at the end, or the source's error."""
         if self._opening is not None:
             opening, self._opening = self._opening, None
             return opening
@@ -107,10 +107,10 @@ class Relay:
         return chunk
 
     async def aclose(self) -> None:
-        """End the source and wait until it has; raises what it raises, once.
+        """End the source and wait for its end; raises what the source raises, once.
 
-        In its wait the source gets CancelledError, at a `yield` GeneratorExit. A cancellation
-        of the caller is passed on to a source that takes long to end, and raised afterwards.
+        The source gets CancelledError in a wait, GeneratorExit at a `yield`. A cancellation of
+        the caller is passed on to a source that takes long to end, and raised afterwards.
         """
         begun, self._closing = self._closing, True
         self._opening = None
@@ -140,7 +140,7 @@ class Relay:
             raise asyncio.CancelledError("the source of the event stream was cancelled")
 
     def stop(self) -> None:
-        """End the stream at the next read, or the one that waits."""
+        """End the stream at the next read, or at the one that waits now."""
         self._stopped = True
         self._wake()
 
@@ -192,5 +192,5 @@ class Relay:
             if self._waiter is not None:
                 self._beat, self._last = True, now
                 self._wake()
-            # Else the last bytes are still on their way: the client does not listen so fast.
+            # Else the last bytes are still on their way: the client reads slowly.
         self._timer = self._loop.call_at(due, self._tick)

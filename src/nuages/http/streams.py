@@ -1,7 +1,7 @@
 """A streaming response that hands its own iterator to the server.
 
-Django's wraps it in async generators that do not close what they iterate, so a `finally` in a
-source would wait for the garbage collector. Here `aclose()` reaches the source.
+Django's response wraps it in async generators that do not close what they iterate, so a `finally`
+in a source would wait for the garbage collector. Here `aclose()` reaches the source.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from django.http import StreamingHttpResponse
 class DirectStreamingResponse(StreamingHttpResponse):
     """A response whose content yields bytes and is closed with `aclose()`.
 
-    GZipMiddleware leaves it alone: it would hold events back, turn ranges into something else,
-    and it makes a gzip member of every chunk, of which some browsers read the first only.
+    GZipMiddleware leaves it alone: that would hold back events, turn ranges into something else,
+    and make a gzip member of every chunk, of which some browsers read only the first.
     """
 
     _iterator: Any
@@ -32,7 +32,7 @@ class DirectStreamingResponse(StreamingHttpResponse):
 
     @property
     def streaming_content(self) -> Any:
-        """The iterator of bytes itself."""
+        """The iterator of bytes itself, unless a middleware has wrapped it."""
         return self._iterator if self.unwrapped else super().streaming_content
 
     @streaming_content.setter
@@ -58,7 +58,7 @@ class DirectStreamingResponse(StreamingHttpResponse):
 
 
 class _Wrapped:
-    """What a middleware put around the content; closing it closes the content too."""
+    """An iterator that a middleware put around the content; closing it closes the content, too."""
 
     def __init__(self, outer: Any, content: Any, make_bytes: Callable[[Any], bytes]) -> None:
         self.outer, self.content, self.make_bytes = outer, content, make_bytes
@@ -77,6 +77,6 @@ class _Wrapped:
 
 
 async def aclose(iterator: Any) -> None:
-    """Close an async iterator that can be closed: generators can, not every other one."""
+    """Close an async iterator if it can be closed: generators can, other iterators may not."""
     if (close := getattr(iterator, "aclose", None)) is not None:
         await close()

@@ -18,10 +18,10 @@ def request_timeout(seconds: float | None) -> Callable[[F], F]:
     """Let the requests of one view take `seconds`, in place of NUAGES["REQUEST_TIMEOUT"].
 
     The time runs from when the request was read until its response begins; a stream may then
-    take any time. Past it the view is cancelled, with its queries on the server, its transaction
-    is rolled back, and the answer is 504 (RFC 9110, 15.6.5). A sync view in a thread cannot be
-    stopped: the client gets its 504, and what the view returns later is dropped. `None` or 0 is
-    any time.
+    take any time. Past that time the view is cancelled, with its queries on the server, its
+    transaction is rolled back, and the answer is 504 (RFC 9110, 15.6.5). A sync view in a thread
+    cannot be stopped: the client gets its 504, and what the view returns later is dropped. `None`
+    or 0 means no limit.
 
     For async views, sync views and `on_loop` views, above or below other decorators; for a
     class: `@method_decorator(request_timeout(5), name="dispatch")`. Raises ValueError for a
@@ -49,7 +49,7 @@ def _checked(seconds: Any) -> float:
 
 
 def _wrapped(view: Any) -> Any:
-    """Return another callable for `view`, since the same one may have another limit elsewhere."""
+    """Return another callable for `view`, because `view` may have another limit elsewhere."""
     if isinstance(view, type) or not callable(view):
         raise TypeError(
             "request_timeout() decorates views. For a class, decorate its dispatch: "
@@ -58,7 +58,7 @@ def _wrapped(view: Any) -> Any:
     target = on_loop_target(view)
     if target is not None:
         wrapper = on_loop(_wrapped(target))
-        # What decorators above on_loop() said about the view.
+        # Keep what decorators above on_loop() have marked on the view.
         vars(wrapper).update(
             {k: v for k, v in vars(view).items() if k not in ("_nuages_target", "__wrapped__")}
         )

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 else:
 
     def __getattr__(name: str) -> object:
-        # Looked up when first used: importing the package needs none of Django.
+        # Looked up when first used, so that importing the package needs none of Django.
         if name in __all__:
             from nuages.mail import sending
 

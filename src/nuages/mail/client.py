@@ -1,6 +1,6 @@
-"""One SMTP connection on the event loop, for sync code in a bridge: the face of `smtplib.SMTP`.
+"""One SMTP connection on the event loop, for sync code in a bridge, used like `smtplib.SMTP`.
 
-What goes wrong is raised as smtplib raises it, since that is what Django's backend and its users
+Errors are raised as smtplib raises them, because those are what Django's backend and its users
 catch. After any failure that leaves the conversation in the middle, the connection is dropped.
 """
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Account(Protocol):
-    """Who logs in."""
+    """The account that logs in."""
 
     username: str
     password: str
@@ -79,7 +79,7 @@ class Client:
         self._wait(self._smtp.login(account.username, account.password))
 
     def sendmail(self, sender: str, recipients: list[str], message: bytes) -> None:
-        """Hand one message over; it is sent if one recipient at least was accepted."""
+        """Hand over one message; it is sent if at least one recipient was accepted."""
         self._wait(self._smtp.sendmail(sender, recipients, message))
 
     def quit(self) -> None:
@@ -87,10 +87,10 @@ class Client:
         self._wait(self._smtp.quit())
 
     def drop(self) -> None:
-        """Close at once; what was not sent yet is not."""
+        """Close at once; what was not sent yet is never sent."""
         transport: Any = self._smtp.transport
         if transport is not None:
-            # close() would send what is buffered first: all of a message that was cancelled.
+            # close() would first send what is buffered: all of a message that was cancelled.
             transport.abort()
         self._smtp.close()
 
@@ -117,7 +117,7 @@ class Client:
         try:
             raise failure
         finally:
-            del failure  # which has this frame in its traceback
+            del failure  # its traceback has this frame
 
 
 _ANSWERS = (aiosmtplib.SMTPResponseException, aiosmtplib.SMTPRecipientsRefused)
@@ -127,8 +127,8 @@ _ANSWERS = (aiosmtplib.SMTPResponseException, aiosmtplib.SMTPRecipientsRefused)
 def as_smtplib(error: aiosmtplib.SMTPException) -> OSError:
     """Return the exception that `smtplib` raises where aiosmtplib raises `error`.
 
-    A connection that could not be made is the OSError itself, and TimeoutError when it took too
-    long; one that is lost, or silent for too long later, is SMTPServerDisconnected.
+    For a connection that could not be made it is the OSError itself, or TimeoutError when that
+    took too long; for one that is lost, or silent for too long later, SMTPServerDisconnected.
     """
     if isinstance(error, aiosmtplib.SMTPRecipientsRefused):
         return smtplib.SMTPRecipientsRefused(

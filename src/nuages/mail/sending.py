@@ -1,4 +1,4 @@
-"""The functions of `django.core.mail`, awaited. They take what Django's take, in its version."""
+"""The functions of `django.core.mail`, awaited. They take what the installed Django's take."""
 
 from __future__ import annotations
 

@@ -25,24 +25,24 @@ from nuages.bridge.offloading import off_loop
 from nuages.mail.client import Client
 
 LARGE = 64 * 1024
-"""Bytes of a message from which it is built in a thread: base64 of a megabyte takes long."""
+"""Size in bytes from which a message is built in a thread: base64 of a megabyte takes long."""
 
 _SENDING = ("open", "close", "send_messages", "_send", "connection_class")
 
 
 class EmailBackend(DjangoEmailBackend):
-    """Sends mail by SMTP without blocking the loop.
+    """A backend that sends mail by SMTP without blocking the loop.
 
     A connection that `open()` or a `with` block made is kept for every `send_messages()` of that
     event loop until `close()`; senders that share it take turns. One that was lost meanwhile is
     replaced. A cancelled send drops its connection, so the server discards what it got so far.
 
     A subclass that overrides how mail is sent (`open`, `close`, `send_messages`, `_send`,
-    `connection_class`) gets Django's way in a thread, all of it.
+    `connection_class`) is served entirely in Django's way, in a thread.
     """
 
     _here: _OnLoop | None = None
-    """What this backend has on the event loop that used it last."""
+    """This backend's connection on the event loop that used it last."""
 
     def open(self) -> bool | None:
         """Connect unless connected; return whether it did, None where that failed silently."""
@@ -52,7 +52,7 @@ class EmailBackend(DjangoEmailBackend):
             return self._open(here)
 
     def close(self) -> None:
-        """Take leave of the server and close the connection, when nobody sends over it."""
+        """Take leave of the server and close the connection, once nobody sends over it."""
         if not self._is_native():
             super().close()
             return
@@ -150,7 +150,7 @@ class EmailBackend(DjangoEmailBackend):
     def _envelope(self, email_message: EmailMessage) -> tuple[str, list[str], bytes] | None:
         """Return sender, recipients and text as Django's own `_send()` makes them.
 
-        It differs between versions of Django; what it would have sent is taken down.
+        `_send()` differs between versions of Django; what it would have sent is taken down.
         """
         taker = copy.copy(self)
         taker.connection = _Taker()  # type: ignore[assignment]
@@ -188,18 +188,18 @@ class EmailBackend(DjangoEmailBackend):
 
 
 class _OnLoop:
-    """A backend's connection on one event loop, and the lock of those who send over it."""
+    """A backend's connection on one event loop, and the lock of the tasks that send over it."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.lock = asyncio.Lock()
         self.sender: asyncio.Task[object] | None = None
-        """Who has the lock."""
+        """The task that has the lock."""
         self.client: Client | None = None
 
 
 class _Taker:
-    """Stands where `_send()` expects a connection, and takes down what it is given."""
+    """A stand-in where `_send()` expects a connection; it takes down what it is given."""
 
     envelope: tuple[str, list[str], bytes] | None = None
 
@@ -208,7 +208,7 @@ class _Taker:
 
 
 def is_large(message: EmailMessage) -> bool:
-    """Tell whether `message` has `LARGE` bytes or more, or parts whose size it does not tell."""
+    """Tell whether `message` has `LARGE` bytes or more, or parts of unknown size."""
     total = len(message.body or "")
     for alternative in getattr(message, "alternatives", ()):
         total += len(alternative[0])

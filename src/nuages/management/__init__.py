@@ -20,7 +20,7 @@ __all__ = ["AsyncBaseCommand", "Progress", "acall_command"]
 
 
 def need_uvicorn(command: str) -> None:
-    """Raise CommandError where uvicorn is not installed; `command` is who needs it."""
+    """Raise CommandError where uvicorn is not installed; `command` is the one that needs it."""
     if find_spec("uvicorn") is None:
         raise CommandError(
             f'`{command}` needs uvicorn, which is not installed: pip install "nuages[server]"'

@@ -1,7 +1,7 @@
-"""Which ASGI application the commands serve, and who serves its lifespan.
+"""Which ASGI application the commands serve, and what serves its lifespan.
 
 `ASGI_APPLICATION` is the setting of Channels and daphne (`"mysite.asgi.application"`); a project
-without it needs none, since Nuages' own application is what its asgi.py would return.
+can do without, because Nuages' own application is what its asgi.py would return.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _OURS = "nuages.asgi.get_asgi_application"
 
 
 def application_name() -> str:
-    """Return the dotted path of what is served."""
+    """Return the dotted path of the application that is served."""
     return getattr(settings, "ASGI_APPLICATION", None) or f"{_OURS}()"
 
 
@@ -31,7 +31,7 @@ def load_application() -> Any:
     """Return the project's ASGI application, with a lifespan in every case.
 
     Raises ImproperlyConfigured where `ASGI_APPLICATION` cannot be imported. Servers' worker
-    processes call it by its import string.
+    processes call this function by its import string.
     """
     path = getattr(settings, "ASGI_APPLICATION", None)
     if not path:
@@ -51,11 +51,11 @@ def load_application() -> Any:
 class WithLifespan:
     """An application, with a lifespan where it has none of its own.
 
-    One that raises (or returns) before it has received `lifespan.startup` does not know the
-    protocol, as the ASGI specification allows. Channels' ProtocolTypeRouter is such a one: then
-    the lifespan of its http application is served, where that is Nuages'. An application that
-    raises later has failed, and its error goes to the server. A server's own "auto" mode takes
-    both for the same, and hides failures.
+    An application that raises (or returns) before it has received `lifespan.startup` does not know
+    the protocol, as the ASGI specification allows. Channels' ProtocolTypeRouter is one of these:
+    then the lifespan of its http application is served, where that is Nuages'. An application that
+    raises later has failed, and its error goes to the server. A server's own "auto" mode does not
+    tell the two cases apart, and hides failures.
     """
 
     def __init__(self, application: Any) -> None:
@@ -83,14 +83,14 @@ class WithLifespan:
             await self.serve_lifespan(scope, receive, send)
 
     async def serve_lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve the lifespan that the application has not."""
+        """Serve the lifespan that the application lacks."""
         from nuages.asgi.handler import ASGIHandler
 
         routed = getattr(self.application, "application_mapping", {}).get("http")
         if isinstance(routed, ASGIHandler):
             await routed(scope, receive, send)
             return
-        # A handler somewhere inside starts with its first request, and ends when it is told.
+        # A handler somewhere inside starts with its first request, and ends when told to.
         await receive()
         await send({"type": "lifespan.startup.complete"})
         await receive()

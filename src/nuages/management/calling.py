@@ -35,9 +35,9 @@ async def acall_command(
 
     An `AsyncBaseCommand`, and Django's own commands, run on the running loop, in the caller's
     task, context and transaction. A sync command of the project's may block, so it runs in a
-    thread, in the caller's context and transaction, unless NUAGES["SYNC_VIEWS"] is "loop"; the
-    commands of Django's that block by their nature (`runserver`, `shell`, `test`, ...) do so
-    always. A thread cannot be stopped: cancelled, the call ends when the command has.
+    thread, in the caller's context and transaction, unless NUAGES["SYNC_VIEWS"] is "loop"; those
+    of Django's commands that block by their nature (`runserver`, `shell`, `test`, ...) always run
+    in one. A thread cannot be stopped: a call that is cancelled ends when the command has ended.
     """
     command = _load(command_name)
     call = functools.partial(management.call_command, command, *arguments, **options)

@@ -20,14 +20,14 @@ class AsyncBaseCommand(BaseCommand):
     """A command with `async def handle(self, *args, **options)`.
 
     Everything else is `BaseCommand`'s: arguments, checks, output, CommandError. `handle` runs on
-    an event loop, where implicit I/O is awaited as under `@on_loop`: of its own from `manage.py`
-    and from sync code (uvloop's where installed), the running one from `acall_command` and from
-    code on the loop. What it returns is written to stdout.
+    an event loop, where implicit I/O is awaited as under `@on_loop`: from `manage.py` and from
+    sync code on a loop of its own (uvloop's where installed), from `acall_command` and from code
+    on a loop on the running one. What `handle` returns is written to stdout.
 
     SIGINT and SIGTERM are announced (`nuages.stopping.is_stopping`, `wait_for_stop`) and cancel
     `handle`, so that its `finally` blocks run and transactions are rolled back; a second signal
-    cancels it once more. The exit codes are then what a shell reports of any process that such a
-    signal ends, 130 and 143; a `handle` that returns ends as if there had been no signal.
+    cancels it once more. The exit codes are then those that a shell reports for any process ended
+    by such a signal, 130 and 143; a `handle` that returns ends as if there had been no signal.
     """
 
     stop_timeout: float = 0.0
@@ -97,7 +97,7 @@ class _Waiting:
         command: AsyncBaseCommand = self._command
         command._verbosity = options.get("verbosity", 1)
         if command._called_from_command_line:  # type: ignore[attr-defined]
-            # What the checks opened; the loop has connections of its own.
+            # Close what the checks opened; the loop has connections of its own.
             for connection in connections.all(initialized_only=True):
                 connection.close()
         return wait_for(functools.partial(command.handle, *args, **options), command.stop_timeout)

@@ -18,13 +18,13 @@ from nuages.management.interactive import PromptLoop, run_code, without_our_fram
 from nuages.management.running import wait_for
 
 _GIVEN = "<string>"
-"""What `exec()` calls code that is given as a string."""
+"""The file name that `exec()` gives to code in a string."""
 
 
 def run_given(source: Any, namespace: dict[str, Any]) -> None:
-    """Do what `exec(source, namespace)` does; source that awaits at its top level may.
+    """Do what `exec(source, namespace)` does; the source may await at its top level.
 
-    Only that runs on a loop: other code runs as in stock Django, so it may start loops itself.
+    Only such code runs on a loop: other code runs as in stock Django, so it may start loops.
     """
     if isinstance(source, str):
         flags = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -49,7 +49,7 @@ class AsyncConsole(code.InteractiveConsole):
         self.compile.compiler.flags |= ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
 
     def runcode(self, code: types.CodeType) -> None:
-        """Run one input; KeyboardInterrupt goes up to `interact()`, which says so."""
+        """Run one input; KeyboardInterrupt goes up to `interact()`, which reports it."""
         try:
             self.loop.run(run_code(code, self.locals))
         except (SystemExit, KeyboardInterrupt):
@@ -63,13 +63,13 @@ class AsyncConsole(code.InteractiveConsole):
                 self.showtraceback()
 
     def raw_input(self, prompt: str = "") -> str:
-        """Read a line; tasks go on until it is begun."""
+        """Read a line; tasks go on until the user begins it."""
         with self.loop.going_on(prompt):
             return super().raw_input(prompt)
 
 
 def interact(namespace: dict[str, Any], *, startup: bool) -> None:
-    """Run the prompt until its end; `startup`: read what Python reads at its start first."""
+    """Run the prompt until its end; with `startup` first read what Python reads at its start."""
     if startup:
         for path in _startup_files():
             try:

@@ -1,7 +1,7 @@
 """The server behind `runserver`: uvicorn, in the place where Django's command wants a WSGI server.
 
-It runs on the loop that `serve` uses too, uvloop where that is installed, so that what differs
-between loops is met in development and not on the day of the release. asyncio's debug mode is one
+It runs on the same kind of loop as `serve`, uvloop where that is installed, so that differences
+between loops are met in development and not on the day of the release. asyncio's debug mode is one
 environment variable away on both (`PYTHONASYNCIODEBUG=1`).
 
 Under the autoreloader the server is not in the main thread and gets no signals: the main thread
@@ -27,7 +27,7 @@ streams end by themselves."""
 
 
 def not_cancelled(record: logging.LogRecord) -> bool:
-    """Leave out the tracebacks of requests cancelled at the end; one line told their number."""
+    """Leave out the tracebacks of requests cancelled at the end; one line gave their number."""
     return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
@@ -70,7 +70,7 @@ class DevelopmentServer:
                 self._loop = runner.get_loop()
                 runner.run(self.server.serve(sockets=[self.listener]))
         except SystemExit:
-            # uvicorn's, which has logged why. Its exit code 3 is Django's for "reload".
+            # uvicorn's exit; it has logged why. Its code 3 is Django's for "reload".
             raise SystemExit(1) from None
         finally:
             self.listener.close()

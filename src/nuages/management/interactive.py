@@ -6,7 +6,7 @@ code in it awaits its I/O. So a transaction that one piece opens by hand is the 
 Everything happens in the caller's thread, the main one, as people expect of `signal.signal()`, of
 `breakpoint()` and of Ctrl-C at the prompt. The price is that tasks in the background do not go on
 while `input()` reads a line.
-On a terminal they go on until the first key of it (`going_on`).
+On a terminal they go on until the line's first key is pressed (`going_on`).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ async def run_code(code: types.CodeType, namespace: dict[str, Any]) -> None:
 
 
 def without_our_frames(error: BaseException, filename: str) -> types.TracebackType | None:
-    """Return the traceback of `error` from the code of `filename` downwards; all, if none is."""
+    """Return the traceback of `error` from `filename`'s code downwards; all if it has none."""
     traceback = error.__traceback__
     while traceback is not None and traceback.tb_frame.f_code.co_filename != filename:
         traceback = traceback.tb_next
@@ -45,7 +45,7 @@ def without_our_frames(error: BaseException, filename: str) -> types.TracebackTy
 
 
 class PromptLoop:
-    """A loop that runs one piece after another; closed, it ends tasks, generators and pools.
+    """A loop that runs one piece after another; `close` ends tasks, generators and pools.
 
     Ctrl-C raises KeyboardInterrupt in a piece that computes, and cancels one that waits;
     either way `run()` raises KeyboardInterrupt, unless the piece made something else of it.
@@ -70,7 +70,7 @@ class PromptLoop:
             self._runner.close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run `coroutine` to its end, implicit I/O in it awaited."""
+        """Run `coroutine` to its end, with its implicit I/O awaited."""
 
         async def piece() -> T:
             self._task = asyncio.current_task()
@@ -117,7 +117,7 @@ class PromptLoop:
         """Show `prompt` and let tasks go on until a key is pressed; the block reads the line.
 
         The keys stay where the block finds them: the terminal is put into cbreak mode, in which
-        it gives them one by one, and readline, which the block must read with, takes over.
+        it passes on keys one by one, and readline, by which the block must read, takes over.
         """
         if not self.busy() or not _reads_with_readline():
             yield
@@ -134,7 +134,7 @@ class PromptLoop:
             self.run(self._readable(descriptor))
             sys.stdout.write("\r")
             sys.stdout.flush()
-            # readline echoes what is typed only where it finds that the terminal did.
+            # readline echoes what is typed only where it finds the terminal echoing.
             mode = termios.tcgetattr(descriptor)
             mode[3] |= termios.ECHO
             termios.tcsetattr(descriptor, termios.TCSADRAIN, mode)

@@ -1,7 +1,7 @@
 """The sockets that the commands listen on, opened before anything else is started.
 
-So a port in use is said at once, and requests that come while the application starts wait for it
-instead of being refused.
+So a port in use is reported at once, and requests that come while the application starts wait for
+it instead of being refused.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def listen_unix(path: str, *, backlog: int = 2048) -> socket.socket:
 
 
 def identity(path: str) -> tuple[int, ...]:
-    """Return what tells this file from a later one of the same path."""
+    """Return a tuple that distinguishes this file from a later one at the same path."""
     status = os.stat(path)
-    # Numbers of inodes are used again.
+    # Inode numbers are used again.
     return status.st_dev, status.st_ino, status.st_ctime_ns
 
 
@@ -80,5 +80,5 @@ def remove_unix(path: str, made: tuple[int, ...]) -> None:
 
 
 def listen_inherited(descriptor: int) -> socket.socket:
-    """Listen on a socket that the parent process opened. Raises OSError where it is none."""
+    """Listen on a socket that the parent opened. Raises OSError where there is no such socket."""
     return socket.socket(fileno=os.dup(descriptor))

@@ -1,7 +1,7 @@
 """The server behind `serve`: uvicorn in this process, or its supervisor over worker processes.
 
 Every option is given to uvicorn explicitly, so neither `WEB_CONCURRENCY` nor
-`FORWARDED_ALLOW_IPS` nor a change of its defaults has a say.
+`FORWARDED_ALLOW_IPS` nor a change of uvicorn's defaults has any effect.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class ServeConfig(uvicorn.Config):
     def load(self) -> None:
         """Load the application, and configure uvicorn's loggers once more.
 
-        In a worker the application sets Django up, and a LOGGING that disables the loggers it
-        finds would silence uvicorn's, with the reason why a worker does not start.
+        In a worker the application sets Django up, and a LOGGING that disables existing loggers
+        would silence uvicorn's, and so the reason why a worker does not start.
         """
         super().load()
         self.configure_logging()
@@ -51,10 +51,10 @@ def run(listener: socket.socket, *, workers: int, **options: Any) -> None:
     """Serve on `listener` until SIGTERM or SIGINT, then return or raise SystemExit(0).
 
     `options` are those of `uvicorn.Config`. Raises SystemExit(3), uvicorn's code, where the
-    application does not start; whatever it raises while it is imported comes as it is.
+    application does not start; an error while it is imported is raised unchanged.
     """
-    # Here too where only the workers need it: an application that cannot be imported is found
-    # before any process is started, and its error is seen once.
+    # Loaded here even where only the workers need it: an application that cannot be imported is
+    # found before any process is started, and its error is seen once.
     application = load_application()
     config = ServeConfig(
         application if workers == 1 else _FACTORY,

@@ -20,8 +20,8 @@ else:
 class LoopProgram(_Base):
     """Mixin before a command's class: from `manage.py` it runs in a bridge on a loop of its own.
 
-    Called by `call_command()` it runs where the caller is: in a bridge on its loop, else as in
-    stock Django. So it does in a project with a database of a foreign engine.
+    Called by `call_command()` it runs where the caller is: in a bridge on the caller's loop, else
+    as in stock Django. In a project with a database of a foreign engine it always runs so.
     """
 
     _called_from_command_line: bool
@@ -36,7 +36,7 @@ class LoopProgram(_Base):
             try:
                 return await bridge.run_on_loop(execute, args, options), None
             except SystemExit as end:
-                # In a task it would end the loop before its clean-up.
+                # Raised in a task, SystemExit would end the loop before the clean-up.
                 return None, end
 
         output, end = run(main)

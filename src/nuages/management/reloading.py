@@ -2,7 +2,7 @@
 
 Django's own command kills the serving process when it is stopped: the outer process waits a
 quarter of a second after Ctrl-C, and not at all after SIGTERM. Clean-up of the project would not
-run. Here both processes give it `STOP_TIMEOUT` seconds, and a second Ctrl-C gives it none.
+run. Here both processes give the clean-up `STOP_TIMEOUT` seconds; a second Ctrl-C gives it none.
 
 What watches the files, and when the code is loaded anew, is django.utils.autoreload.
 """
@@ -34,7 +34,7 @@ def run_with_reloader(main: Callable[..., Any], stop: Callable[[], Any], **optio
     try:
         autoreload.run_with_reloader(main, **options)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it is ending
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the process is ending
         stop()
 
 
@@ -61,7 +61,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Wait for the process to end, and make it: a terminal sent it the Ctrl-C, others did not."""
+    """Make the process end, and wait: only a terminal has sent the Ctrl-C to it, too."""
     try:
         process.terminate()
         process.wait(STOP_TIMEOUT + 1)

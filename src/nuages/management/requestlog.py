@@ -52,7 +52,7 @@ class RequestLog:
             status = status or 500
             raise
         finally:
-            # Nothing was answered: the client was gone before.
+            # There was no answer: the client had gone before.
             if status and scope["type"] == "http":
                 log(scope, status, 0 if scope["method"] == "HEAD" else size)
 

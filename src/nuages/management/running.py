@@ -2,11 +2,11 @@
 
 In a fresh event loop the rules are those of `asyncio.Runner`, with two additions: SIGTERM is
 treated as SIGINT is, and both are announced to `nuages.stopping`, so that a command may end in
-order. The first signal cancels the coroutine (after `grace` seconds, where it asks for them), the
-next ones cancel it once more, which cuts its clean-up short. Where the loop has not even noticed
-the one before, since code on it does not await, the next one raises right there.
+order. The first signal cancels the coroutine (after `grace` seconds, where it asks for them), each
+further signal cancels it once more, which cuts its clean-up short. Where the loop has not even
+noticed the previous signal, because code on it does not await, the next one raises right there.
 
-Only Python's own handlers are replaced, and put back: whoever handles signals already goes on
+Only Python's own handlers are replaced, and put back: code that handles signals already goes on
 doing so. `signal.signal()` and `call_soon_threadsafe()` are all it takes, so Windows is no
 exception; SIGTERM just never comes there.
 """
@@ -61,7 +61,7 @@ def wait_for(function: Callable[[], Coroutine[Any, Any, T]], grace: float = 0.0)
     """Run a coroutine function for sync code; implicit I/O in it is awaited.
 
     In a bridge it runs in the caller's task; in a thread of `sync_to_async`, on the loop that the
-    thread works for; elsewhere on a loop of its own. In each case in the caller's transaction.
+    thread works for; elsewhere on a loop of its own; in each case in the caller's transaction.
     """
     if current_bridge() is not None:
         return cast(T, stepped(function)())
@@ -74,10 +74,10 @@ def wait_for(function: Callable[[], Coroutine[Any, Any, T]], grace: float = 0.0)
 def run(main: Callable[[], Coroutine[Any, Any, T]], grace: float = 0.0) -> T:
     """Run `main()` on a fresh loop, to the end of its tasks, generators and pools.
 
-    `grace` is how many seconds it may go on after a signal was announced. What it makes of the
-    cancellation counts: a result is returned, an error is raised. A cancellation that comes
+    `grace` is how many seconds `main()` may go on after a signal was announced. What it makes of
+    the cancellation counts: a result is returned, an error is raised. A cancellation that comes
     through is KeyboardInterrupt after SIGINT and, after SIGTERM, SystemExit with the code that a
-    shell gives a process which dies of it (143).
+    shell gives a process that SIGTERM kills (143).
     """
     runner = asyncio.Runner(loop_factory=new_event_loop)
     signals = _Signals(runner.get_loop(), grace)
@@ -105,7 +105,7 @@ class _Signals:
 
     @contextmanager
     def taken(self) -> Iterator[None]:
-        """Be the handler wherever nobody else is, in the main thread."""
+        """Be the handler of each signal that nobody else handles, in the main thread."""
         before = []
         if threading.current_thread() is threading.main_thread():
             before = [each for each in _REPLACED if signal.getsignal(each[0]) is each[1]]
@@ -118,7 +118,7 @@ class _Signals:
                 signal.signal(number, handler)
 
     async def watch(self, main: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Await `main()` in the task that is to be cancelled."""
+        """Await `main()` in the task that signals are to cancel."""
         self.task = asyncio.current_task()
         if self._cancelled:
             raise asyncio.CancelledError

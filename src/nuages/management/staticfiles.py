@@ -50,7 +50,7 @@ class StaticFiles(StaticFilesHandlerMixin):
             await send(start_message(response))
             while piece and scope["method"] != "HEAD":
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
-                # A short piece is the last one.
+                # A piece shorter than PIECE is the last one.
                 piece = b"" if len(piece) < PIECE else await asyncio.to_thread(next, pieces, b"")
             await send({"type": "http.response.body", "body": b""})
         finally:

@@ -25,7 +25,7 @@ def _async_to_sync_call(original: Any) -> Any:
             return await_(self.awaitable(*args, **kwargs))
         chain = current_chain()
         if chain is not None:
-            # A thread of sync_to_async: its idle leases are not kept while it waits.
+            # In a thread of sync_to_async: its idle leases are not kept while it waits.
             chain.give_back()
         if chain is not None or asyncio._get_running_loop() is not None:
             with published_scopes():
@@ -40,7 +40,7 @@ def _sync_to_async_call(original: Any) -> Any:
     @functools.wraps(original)
     async def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         task = asyncio.current_task()
-        # Weakly: the task has the context in which this is.
+        # Weakly, because the task has the context that this reference is in.
         thread_task.set(None if task is None else weakref.ref(task))
         forget_left()
         return await original(self, *args, **kwargs)

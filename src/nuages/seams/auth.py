@@ -1,6 +1,6 @@
 """Auth: password hashing off the loop, the user's auth backends and validators in threads.
 
-What is called from a bare coroutine (a sync `make_password()` in an async view) has nothing to
+A function called from a bare coroutine (a sync `make_password()` in an async view) has nothing to
 await with and blocks, as it does in stock Django.
 """
 

@@ -46,13 +46,13 @@ def _guard(original: Any) -> Any:
         if asyncio._get_running_loop() is None:
             return inner(self, *args, **kwargs)
         if isinstance(self, DummyWrapper):
-            # No database is configured: it does nothing but say so.
+            # No database is configured: the method does nothing but say so.
             return inner(self, *args, **kwargs)
         if not isinstance(self, LoopWrapper):
             return original(self, *args, **kwargs)
         if current_bridge() is None and not may_do_io():
             if ensures and (self.role == "facade" or self.connection is not None):
-                # Nothing to do: query capture asks for it before it begins, for instance.
+                # Nothing to do: query capture calls this before it begins, for instance.
                 return None
             raise SyncInCoroutine()
         return inner(self, *args, **kwargs)
@@ -63,7 +63,7 @@ def _guard(original: Any) -> Any:
 class MySQLdbImport(Seam):
     """The name `MySQLdb`, lent to PyMySQL while our MySQL engine imports Django's backend.
 
-    The engine does it itself (`seams/mysqldb.py`), when Django loads it: before any app is ready.
+    The engine does so itself (`seams/mysqldb.py`), when Django loads it, before any app is ready.
     """
 
     def applies(self) -> bool:
@@ -72,15 +72,15 @@ class MySQLdbImport(Seam):
         return any(engine.startswith(_MYSQL) for engine in engines)
 
     def problem(self) -> str | None:
-        """None: where the engine could not be loaded, Django has said so."""
+        """Return None: where the engine could not be loaded, Django has said so."""
         return None
 
     def install(self) -> None:
-        """Nothing: it has been in place, and is gone."""
+        """Do nothing: the name has been in place, and is gone."""
 
 
 def seams() -> list[Seam]:
-    """Return this area's seams; a vendor's where its driver is installed."""
+    """Return this area's seams; a vendor's only where its driver is installed."""
     vendors = [("base", "BaseDatabaseWrapper", _BASE), ("sqlite3", "DatabaseWrapper", _SQLITE)]
     if find_spec("psycopg") is not None:
         vendors.append(("postgresql", "DatabaseWrapper", _POSTGRESQL))

@@ -37,7 +37,7 @@ _METHODS = (
 )
 
 _CALLERS = frozenset(["aadd", "aget", "aset", "atouch", "adelete", "aclear"])
-# Where the sync method is not BaseCache's own, Django 6.1 calls that, not aget() and aset().
+# Where the sync method is not BaseCache's own, Django 6.1 calls it, not aget() and aset().
 _WHOLE = {
     "aget_many": ("(self, keys, version=None)", ("aget",)),
     "aset_many": ("(self, data, timeout=object(), version=None)", ("aset",)),
@@ -56,12 +56,12 @@ def _native(original: Any) -> Any:
     ) -> Callable[..., Any]:
         """Return an async callable for the sync method of a cache.
 
-        Local memory needs no bridge: nothing waits there but for a lock that is held for moments,
+        Local memory needs no bridge: the only wait there is for a lock that is held for moments,
         and never across an await. What the seam below hands over goes to a thread.
         """
         cache = getattr(function, "__self__", None)
         if not isinstance(cache, BaseCache):
-            # Set on the object in the place of a method (a mock, a wrapper): as with stock.
+            # Set on the object in place of a method (a mock, a wrapper): as in stock Django.
             return sync_to_async(function)
         method = getattr(function, "__func__", function)
         if method.__module__ in _IN_MEMORY:
@@ -84,21 +84,21 @@ def _directly(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*args, **kwargs)
         except SynchronousOnlyOperation:
-            # A value that asks the database while it is pickled, which comes first: a queryset.
+            # A queryset as the value asks the database while it is pickled, which comes first.
             return await run_on_loop(function, args, kwargs)
 
     return call
 
 
 _in_use: ContextVar[tuple[Any, ...]] = ContextVar("nuages.caches_in_use", default=())
-"""The caches one of whose methods called the code that is running now."""
+"""The caches that have a method in the calls that led to the running code."""
 
 
 async def _in_turn(cache: Any, function: Callable[[], Any]) -> Any:
-    """Call a method of `cache` in a thread, when no other thread is in one.
+    """Call a method of `cache` in a thread, when no other thread is in a method of it.
 
     Django gives each thread a cache object of its own, so one need not bear several threads; but
-    the tasks of a request share it.
+    the tasks of a request share one.
     """
     if _bears_threads(cache) or any(one is cache for one in _in_use.get()):
         return await in_thread(function)
@@ -117,7 +117,7 @@ def _turns(cache: Any) -> asyncio.Lock:
 
 
 def _bears_threads(cache: Any) -> bool:
-    """Tell whether `cache` is of a class of Django's that is known to, or only adds to one."""
+    """Tell whether `cache` bears several threads: its class, or one it only adds to, does."""
     for cls in type(cache).__mro__:
         if f"{cls.__module__}.{cls.__qualname__}" in _BEAR_THREADS:
             return True

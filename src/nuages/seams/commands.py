@@ -1,4 +1,4 @@
-"""Management commands: async ones beside Django's, and which `runserver` it is."""
+"""Management commands: async ones beside Django's, and whose `runserver` is used."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def seams() -> list[Seam]:
         Seam(
             "django.core.management.base:AsyncBaseCommand",
             "Where people look for it: beside BaseCommand.",
-            # By name, since it stands above the seams.
+            # By name, because that module stands above the seams.
             lambda _: import_string("nuages.management.AsyncBaseCommand"),
             new=True,
         ),

@@ -1,8 +1,7 @@
-"""Files: storages and pictures. Off the loop, since a disk or a network may block.
+"""Files: storages and pictures. Off the loop, because a disk or a network may block.
 
-Large uploads are seen to by our request class (nuages.asgi.request), the async twins by
-seams/storage.py. Sync reads of a file that is open already stay where they are: they are many and
-small.
+Our request class (nuages.asgi.request) sees to large uploads, seams/storage.py to the async twins.
+Sync reads of a file that is open already stay where they are: they are many and small.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from nuages.seams.table import Seam
 from nuages.seams.to_thread import family, handed, in_thread_on_loop
 
 LARGE = 64 * 1024
-"""Bytes from which work on a body is worth a thread: below, the hop costs as much as the work."""
+"""Size in bytes from which a body is worth a thread: below, the hop costs as much as the work."""
 
 _DIMENSIONS = "Reads the picture's head from its file, and unpacks it where it must."
 

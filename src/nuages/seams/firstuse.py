@@ -1,6 +1,6 @@
 """What Django loads from files at its first use: translations, templates, the static manifest.
 
-The first use goes to a thread where it is in a bridge; every later one stays in place.
+The first use goes to a thread if it is in a bridge; every later use stays in place.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ async def afull_clean(self: Any) -> None:
 async def asave(self: Any, *args: Any, **kwargs: Any) -> Any:
     """Save the form's instance (or instances) and return it: `save(commit=True)`, awaited.
 
-    It takes what `save()` takes, the user's own too.
+    It takes what `save()` takes, also one of the user's own.
     """
     return await orm_to_async(self.save)(*args, **kwargs)
 
@@ -32,7 +32,7 @@ async def asave_m2m(self: Any) -> None:
     await orm_to_async(self.save_m2m)()
 
 
-# As of save(): templates must not call it.
+# As for save(): templates must not call these.
 asave.alters_data = asave_m2m.alters_data = True  # type: ignore[attr-defined]
 
 

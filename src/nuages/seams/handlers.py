@@ -36,8 +36,8 @@ def _get_response_async(original: Any) -> Any:
     async def get_response_async(self: Any, request: Any) -> Any:
         if sensitive_calls.get() is not None:
             return await get_response_on_loop(self, request)
-        # Django's own handler closes the body of a cancelled request as soon as this returns,
-        # which a thread of the view's may still read.
+        # Django's own handler closes the body of a cancelled request as soon as this returns, but
+        # a thread of the view may still read the body.
         sensitive_calls.set(set())
         try:
             return await get_response_on_loop(self, request)
@@ -51,7 +51,7 @@ def _get_response_async(original: Any) -> Any:
 
 
 def _handler_class(original: Any) -> Any:
-    # By name, since the ASGI application stands above the seams.
+    # By name, because the ASGI application stands above the seams.
     return import_string("nuages.asgi.handler.ASGIHandler")
 
 

@@ -58,7 +58,7 @@ def all_seams() -> list[Seam]:
 def install() -> None:
     """Install every seam, or none where one does not fit (`problems()`). Idempotent.
 
-    Models get their `a<relation>` attributes with them.
+    Models get their `a<relation>` attributes at the same time.
     """
     global _installed
     if _installed:
@@ -77,7 +77,7 @@ def install() -> None:
 def install_for_tests() -> None:
     """Install the seams of `django.test` as well. Idempotent.
 
-    Where one does not fit it raises ImproperlyConfigured, which ends the test run.
+    Raises ImproperlyConfigured where one does not fit, which ends the test run.
     """
     global _installed_for_tests
     if _installed_for_tests or not _installed:

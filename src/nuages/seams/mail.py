@@ -1,4 +1,4 @@
-"""Mail: what talks to a server, writes to a stream or asks DNS is handed to a thread.
+"""Mail: code that talks to a server, writes to a stream or asks DNS is handed to a thread.
 
 `EmailMessage.send()`, `send_mass_mail()`, `mail_admins()` and `AdminEmailHandler` all end in a
 mail backend's `send_messages()`, where the message is built too. `nuages.mail.smtp` awaits by
@@ -21,7 +21,7 @@ from nuages.seams.to_thread import family, in_thread_on_loop
 async def asend(self: Any, *args: Any, **kwargs: Any) -> int:
     """Send the message and return 1, or 0 where there is nobody to send it to: `send()`, awaited.
 
-    It takes what `send()` takes in this version of Django, and raises what that raises.
+    It takes what `send()` takes in the installed version of Django, and raises what that raises.
     """
     return int(await run_on_loop(self.send, args, kwargs) or 0)
 
@@ -56,7 +56,7 @@ def _get_fqdn(original: Any) -> Any:
 
     @functools.wraps(original)
     def get_fqdn(self: Any) -> Any:
-        # Every message has the name in its Message-ID; it is asked for once.
+        # Every message has the host's name in its Message-ID; the name is asked for once.
         return original(self) if hasattr(self, "_fqdn") else asks(self)
 
     return get_fqdn

@@ -89,7 +89,7 @@ def _sqlite_exit(original: Any) -> Any:
         try:
             original(self, exc_type, exc_value, traceback)
         except BaseException:
-            # Its check of foreign keys comes before everything else.
+            # The editor's check of foreign keys comes before everything else.
             try:
                 editor.close_block(self)
             finally:

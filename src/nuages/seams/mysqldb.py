@@ -1,7 +1,7 @@
 """`MySQLdb`, which Django's MySQL backend imports: PyMySQL under that name, for that import.
 
-Below the other seams, since the engine needs it before any app is ready: Django loads an engine
-with the first model.
+This stands below the other seams, because the engine needs it before any app is ready: Django
+loads an engine with the first model.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ _PARTS = ("constants", "constants.CLIENT", "constants.FIELD_TYPE", "converters")
 
 @contextmanager
 def mysqldb() -> Iterator[None]:
-    """Within the block `import MySQLdb` works: mysqlclient where it is installed, else PyMySQL.
+    """Make `import MySQLdb` work in the block: mysqlclient where it is installed, else PyMySQL.
 
-    Afterwards nothing of it is left, so that nobody else takes the one for the other.
+    Afterwards nothing of PyMySQL's stand-in is left, so that nobody takes it for mysqlclient.
     """
     try:
         import_module("MySQLdb")

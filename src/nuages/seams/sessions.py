@@ -1,4 +1,4 @@
-"""Sessions: file sessions and the user's own engines in threads, the database's `a*` natively."""
+"""Sessions: file sessions and users' own engines in threads, the database's `a*` natively."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _FILE = {
 
 def _native(original: Any) -> Any:
     def where_the_databases_are(function: Callable[..., Any]) -> Callable[..., Any]:
-        # Which database the function saves to cannot be told from outside.
+        # From outside one cannot tell which database the function saves to.
         return sync_to_async(function) if foreign_aliases() else on_loop(function)
 
     return where_the_databases_are

@@ -1,8 +1,8 @@
-"""`manage.py shell`: what is typed may await, and shares the loop's connections.
+"""`manage.py shell`: code that is typed may await, and shares the loop's connections.
 
-Django's command is changed where it is, so that a project's own `shell`, which derives from it to
-import more, has all of it too. A prompt has a loop of its own; opened by code on a running loop,
-which it blocks, it is Django's as it was.
+Django's command is changed in place, so that a project's own `shell`, which derives from it to
+import more, has all of this, too. A prompt has a loop of its own; a prompt opened by code on a
+running loop, which it blocks, is plain Django's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from nuages.seams.table import Seam
 def _exec(original: Any) -> Any:
     def exec(source: Any, namespace: dict[str, Any]) -> None:
         if namespace.get("exec") is exec:
-            # The code gets the globals of Django's module, and means the builtin.
+            # The code gets the globals of Django's module, but means the builtin `exec`.
             del namespace["exec"]
         import_string("nuages.management.console.run_given")(source, namespace)
 

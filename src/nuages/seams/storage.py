@@ -1,9 +1,9 @@
 """Files for coroutines: the async twins of storages, files and file fields.
 
-A storage's twin is its method called in a bridge, where what blocks is handed to a thread
-(seams/files.py) and `InMemoryStorage` is not. Reads and writes of an open file go to a thread
-each, or are done in place where the file is in memory. The threads are those of the loop's default
-executor, which bounds them.
+A storage's twin is its method called in a bridge, where blocking calls are handed to a thread
+(seams/files.py) and those of `InMemoryStorage` are not. Reads and writes of an open file each go
+to a thread, or are done in place where the file is in memory. The threads are those of the loop's
+default executor, which bounds their number.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from nuages.seams.table import Seam
 _LINES = 500
 """How many lines one thread call reads."""
 _COMPUTED = ("django.core.files.storage.filesystem", "django.core.files.storage.memory")
-"""Whose `url()` only computes; others may sign, or look into a manifest."""
+"""Modules whose `url()` only computes; others may sign, or look into a manifest."""
 _END: Any = object()
 
 STORAGE = (
@@ -51,8 +51,8 @@ async def aurl(self: Any, name: str) -> str:
 def in_memory(file: Any) -> bool:
     """Tell whether reading, writing and closing a file can never wait.
 
-    Django's own files only: what a storage of somebody else's returns may hold its content in
-    memory and send it away in `close()`.
+    That is known of Django's own files only: a file from somebody else's storage may hold its
+    content in memory and send it away in `close()`.
     """
     while _is_of_django(file):
         held = vars(file).get("_file") or vars(file).get("file")
@@ -93,7 +93,7 @@ async def aclose(self: Any) -> None:
 async def asize(self: Any) -> int:
     """Return how many bytes the file has: `size`, awaited."""
     if getattr(self, "_committed", False):
-        # Of a stored file the storage is asked, open or not.
+        # For a stored file, open or not, the storage is asked.
         return int(await run_on_loop(lambda: self.size, (), {}))
     return int(await _of(self, lambda: self.size))
 
@@ -133,7 +133,7 @@ async def aopen(self: Any, mode: str = "rb") -> Any:
 
 
 async def asave(self: Any, name: str, content: Any, save: bool = True) -> None:
-    """Store `content`, by default save the model instance too: `save()`, awaited.
+    """Store `content`, and by default save the model instance, too: `save()`, awaited.
 
     The file is written in a thread, the instance saved on the loop, in the caller's transaction.
     """
@@ -141,13 +141,13 @@ async def asave(self: Any, name: str, content: Any, save: bool = True) -> None:
 
 
 async def adelete(self: Any, save: bool = True) -> None:
-    """Delete the file, by default save the model instance too: `delete()`, awaited."""
+    """Delete the file, and by default save the model instance, too: `delete()`, awaited."""
     if not self.closed:
         await self.aclose()
     await orm_to_async(self.delete)(save)
 
 
-# As of save() and delete(): templates must not call them.
+# As for save() and delete(): templates must not call these.
 asave.alters_data = adelete.alters_data = aopen.alters_data = True  # type: ignore[attr-defined]
 
 

@@ -1,7 +1,7 @@
 """`django.test`: a loop for each class, and tests that leave nothing behind.
 
-Installed where a process begins to run tests (`install_for_tests`), since importing `django.test`
-costs a start that much.
+Installed where a process begins to run tests (`install_for_tests`), because importing
+`django.test` would slow down every start.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """How blocking code inside Django is handed to a thread, the user's subclasses of it included.
 
 Django's backends of one kind (hashers, storages, caches, ...) are classes with a common base and
-known methods, and any of them may be the user's. Wrapping the methods of Django's classes would
-miss an override that does not call `super()`; wrapping every caller would miss the user's. So the
-methods are wrapped class by class: a `Family` does so for every subclass of the base that exists
-and, by `__init_subclass__`, for every later one.
+known methods, and any of these classes may be the user's. Wrapping the methods of Django's classes
+would miss an override that does not call `super()`; wrapping every caller would miss the user's
+callers. So the methods are wrapped class by class: a `Family` does so for every subclass of the
+base that exists and, by `__init_subclass__`, for every later one.
 
 They are wrapped as by `off_loop`: inside a bridge the call runs in a thread and is awaited,
-anywhere else it is just called. That holds for what a handed-over method calls in turn: in the
-thread there is no bridge, so one call from outside is one thread, however deep it goes.
+anywhere else it is just called. That holds for methods that a handed-over one calls in turn: in
+the thread there is no bridge, so one call from outside takes one thread, however deep it goes.
 
 Passwords pass through here, and Django's error reports show the variables of every frame but
 those that `sensitive_variables` hides. So no frame of ours has the arguments among its variables,
@@ -52,7 +52,7 @@ class _HiddenCall:
         return await self.function(*self.args, **self.kwargs)
 
     def run_in_thread(self, run_in: RunIn | None = None, owner: Any = None) -> Any:
-        """Run it as `off_loop` does."""
+        """Run the call as `off_loop` does."""
         if current_bridge() is None:
             return self.run()
         hidden = hidden_variables()
@@ -63,7 +63,7 @@ class _HiddenCall:
 def hidden_variables() -> tuple[str, ...] | None:
     """Return what `sensitive_variables` hides in the calling code; an empty tuple is everything.
 
-    As `SafeExceptionReporterFilter.get_traceback_frame_variables` finds it; None: nothing.
+    Found as `SafeExceptionReporterFilter.get_traceback_frame_variables` does; None for nothing.
     """
     frame: types.FrameType | None = sys._getframe(1)
     while frame is not None:
@@ -77,11 +77,11 @@ def hidden_variables() -> tuple[str, ...] | None:
 
 
 RunIn = Callable[[Any, Callable[[], Any]], Coroutine[Any, Any, Any]]
-"""Calls a function in a thread of some kind; before it comes the object whose method that is."""
+"""A caller of functions in a thread of some kind; its first argument is the method's object."""
 
 
 def in_thread_on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return `function` as `off_loop` does, with its arguments kept out of error reports."""
+    """Wrap `function` as `off_loop` does, with its arguments kept out of error reports."""
 
     @functools.wraps(function)
     def handed_over(*args: Any, **kwargs: Any) -> Any:
@@ -93,7 +93,7 @@ def in_thread_on_loop(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_hidden_arguments(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a coroutine function as `on_loop` does, with its arguments kept out of reports."""
+    """Make a coroutine function as `on_loop` does, with its arguments kept out of reports."""
 
     @functools.wraps(function)
     async def hiding(*args: Any, **kwargs: Any) -> Any:
@@ -112,9 +112,9 @@ def hand_over(
 ) -> None:
     """Wrap the blocking `methods` of `cls`, inherited ones too. Idempotent.
 
-    What is defined in one of the modules `stays` does not block, or awaits by itself, and is left
+    A method defined in one of the modules `stays` does not block, or awaits by itself, and is left
     alone. What an inherited name stands for is looked up at each call: `cls` may be a mixin, and
-    another class stand between it and the base in an object's class.
+    in an object's class another class may stand between it and the base.
     """
     for name in methods:
         function = getattr_static(cls, name, None)
@@ -173,7 +173,7 @@ def is_handed_over(function: Any) -> bool:
 
 
 def is_inherited(function: Any) -> bool:
-    """Tell whether `hand_over` made `function` of a method that the class only inherits."""
+    """Tell whether `hand_over` made `function` from a method that the class only inherits."""
     return getattr(function, _HANDED, None) == "inherited"
 
 
@@ -182,7 +182,7 @@ class Family(Seam):
     """The seam that hands over `methods` of the subclasses of a base class.
 
     Its target is the base's `__init_subclass__`, an addition. The methods are checked by name
-    only, since arguments are passed on as they are.
+    only, because arguments are passed on as they are.
     """
 
     methods: tuple[str, ...] = ()

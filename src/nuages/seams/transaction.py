@@ -65,7 +65,7 @@ def _on_commit(original: Any) -> Any:
         if isinstance(self, LoopWrapper) and self.in_atomic_block:
             func = kept_hook(func)
         elif callable(func):
-            # Due at once, or called by stock's wrapper.
+            # The hook is due at once, or called by stock Django's wrapper.
             func = AwaitingHook(func)
         original(self, func, robust)
 

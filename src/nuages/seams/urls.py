@@ -14,7 +14,7 @@ _UNSET: Any = object()
 class ContextValue:
     """One `value` of the context, which raises AttributeError where it is not set.
 
-    What an asgiref `Local` with one attribute is, but for its copy of a dict and its lock.
+    It does what an asgiref `Local` with one attribute does, without a copied dict and a lock.
     """
 
     def __init__(self, name: str) -> None:

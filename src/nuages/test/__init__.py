@@ -1,4 +1,4 @@
-"""What a project's tests use. Django's own test classes need none of it (docs/testing.md)."""
+"""Tools for a project's tests. Django's own test classes need none of them (docs/testing.md)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """`forbid_blocking()`: proof that a block of code never blocks an event loop's thread.
 
-Most of it is blockbuster's: files, sockets, sleeps, locks, SQLite. What it does not see is added:
-psycopg's waits, which are in C, and waiting for a process. (redis-py waits in sockets.)
+Most of it is blockbuster's: files, sockets, sleeps, locks, SQLite. What blockbuster does not see
+is added: psycopg's waits, which are in C, and waiting for a process. (redis-py waits in sockets.)
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _ALLOWED = (
 def noting(gen: Generator[Any, Any, Any], note: Callable[[], None]) -> Generator[Any, Any, Any]:
     """Pass psycopg's `gen` through; call `note()` at its first request to wait.
 
-    One that has its answer already does not block.
+    A generator that has its answer already does not block.
     """
     try:
         wanted = next(gen)
@@ -112,7 +112,7 @@ def forbid_blocking(allow: Iterable[str] = ()) -> Iterator[list[BlockingCall]]:
 
     `BlockingCall` is raised there, with the stack, and again at the end of the block if it was
     swallowed. `allow` names functions, classes or modules by their dotted names: a call from
-    inside of one may block. It needs blockbuster: `pip install "nuages[test]"`.
+    inside one of them may block. It needs blockbuster: `pip install "nuages[test]"`.
     """
     from blockbuster import BlockBuster
 

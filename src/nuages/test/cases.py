@@ -1,6 +1,6 @@
-"""Test cases whose set-up and tear-down are async too.
+"""Test cases whose set-up and tear-down are async, too.
 
-Django's own TestCase runs async tests (`seams/test.py`); what these add is what the standard
+Django's own TestCase runs async tests (`seams/test.py`); these cases add what the standard
 library's `IsolatedAsyncioTestCase` has: `asyncSetUp` and its kin, on the class's loop.
 """
 
@@ -43,13 +43,13 @@ class _AsyncSteps(_Base):
     """Mixin: the async steps of a test, and of its class."""
 
     if TYPE_CHECKING:
-        # Any: of an `async def` one a coroutine, which `super()` in another's awaits; else None.
+        # Any: a coroutine if it is `async def`, which a subclass's `super()` awaits; else None.
         @classmethod
         def setUpTestData(cls) -> Any: ...
 
     class_loop = True
     loop_factory: Callable[[], asyncio.AbstractEventLoop] | None = None
-    """What makes the class's loop, `uvloop.new_event_loop` say; None for asyncio's."""
+    """A function that makes the class's loop, say `uvloop.new_event_loop`; None for asyncio's."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,7 +69,7 @@ class _AsyncSteps(_Base):
     ) -> None:
         """Have `function(*args, **kwargs)` awaited after the test, last added first.
 
-        Sync clean-ups (`addCleanup`) stand in the same line.
+        Sync clean-ups (`addCleanup`) are in the same queue.
         """
         self.addCleanup(functools.partial(_run, function, *args, **kwargs))
 
@@ -100,7 +100,7 @@ class _AsyncSteps(_Base):
 def _awaited(function: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
     @functools.wraps(function)
     def setUpTestData(cls: Any) -> Any:
-        # In a subclass's own: `await super().setUpTestData()`.
+        # On a loop it was called by a subclass's own: `await super().setUpTestData()`.
         return function(cls) if asyncio._get_running_loop() else _run(function, cls)
 
     return setUpTestData

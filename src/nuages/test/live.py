@@ -1,9 +1,9 @@
 """A real server over a socket, in a thread of the test's process, in the test's transaction.
 
 It is uvicorn with the project's ASGI application, its lifespan included, on a loop of its own.
-In a test with a transaction (a TestCase, `db`) requests work in it, since everything in the
-process does; the test must be outside of its own `atomic` blocks meanwhile, which requests
-would wait for. In a TransactionTestCase they use the pool.
+In a test with a transaction (a TestCase, `db`) requests work in that transaction, because
+everything in the process does; the test must be outside of its own `atomic` blocks meanwhile,
+because requests would wait for these. In a TransactionTestCase requests use the pool.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class LiveServer:
     """The project's ASGI application, served while a `with` block lasts.
 
     `url` is its address without a slash at the end. Raises RuntimeError where the application
-    does not start; what its lifespan raised is in the log of uvicorn.error.
+    does not start; the error of its lifespan is in the log of uvicorn.error.
     """
 
     def __init__(self, application: Application | None = None, host: str = "127.0.0.1") -> None:
@@ -92,7 +92,7 @@ class LiveServer:
             raise RuntimeError("The ASGI application did not start: see the log of uvicorn.error.")
 
     def drain(self) -> None:
-        """Wait for the requests in flight; those that do not end are cancelled."""
+        """Wait for the requests in flight; cancel any that do not end."""
         loop = self._server.loop
         if loop is not None and loop.is_running():
             asyncio.run_coroutine_threadsafe(self._drain(), loop).result()
@@ -163,10 +163,10 @@ class _Live:
 class AsyncLiveServerTestCase(_Live, AsyncTestCase):
     """An AsyncTestCase with a server: `self.live_server_url`.
 
-    Its requests share the test's transaction, so tests are as quick as other TestCases. It
-    serves for the length of the class.
+    Its requests share the test's transaction, so tests are as quick as other TestCases. The
+    server serves for the length of the class.
     """
 
 
 class AsyncLiveServerTransactionTestCase(_Live, AsyncTransactionTestCase):
-    """The same with commits and the pool, as in production."""
+    """An AsyncTransactionTestCase with a server: commits and the pool are as in production."""

@@ -1,7 +1,7 @@
-"""The pytest plugin, beside pytest-django's: what async tests need more.
+"""The pytest plugin, beside pytest-django's: what async tests need in addition.
 
-Transactions need no fixture of ours: `db`, `django_db` and the rest are pytest-django's, and what
-opens their transactions is Django's TestCase. pytest-asyncio and anyio run the tests.
+Transactions need no fixture of ours: `db`, `django_db` and the rest are pytest-django's, and their
+transactions are opened by Django's TestCase. pytest-asyncio and anyio run the tests.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Put the seams of tests in place, where the project uses Nuages.
 
-    An engine of ours does so as well when it makes the test database; a project may bring its own.
+    An engine of ours does so, too, when it makes the test database; a project may bring its own.
     """
     registry: Any = sys.modules.get("django.apps")
     if registry is not None and registry.apps.ready and registry.apps.is_installed("nuages"):

@@ -1,10 +1,10 @@
 """A TCP proxy that fails on purpose, before any server: a database, a cache, an HTTP service.
 
 It knows no protocol, only connections and pieces of bytes. It runs on the test's own event loop,
-so that what happens in it and in the code under test happens in an order that a test can rely
-on, and a test can await what it needs: that a connection was accepted, that a piece is kept.
+so that events in the proxy and in the code under test have an order that a test can rely on, and a
+test can await what it needs: that a connection was accepted, that a piece is kept.
 
-After psycopg's `fix_proxy`, which stands before its pool's tests.
+It is modelled on psycopg's `fix_proxy`, which stands before its pool's tests.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ class _Way:
         self.reader = reader
         self.writer = writer
         self.gate: asyncio.Event | None = None
-        """What a stalled way waits for; None: it is not stalled."""
+        """The event that a stalled way waits for; None where it is not stalled."""
 
 
 class FaultProxy:
     """A TCP proxy on 127.0.0.1 before `host`:`port` that fails when it is told to.
 
     `async with FaultProxy(host, port) as proxy:` listens on `proxy.port` (that of the argument
-    `listen`, by default a free one) until the block ends, which cuts every connection. To be
-    used on one event loop; code that blocks this loop's thread can get no answer through it.
+    `listen`, by default a free one) until the block ends, which cuts every connection. Use it on
+    one event loop; code that blocks this loop's thread can get no answer through the proxy.
     """
 
     def __init__(self, host: str, port: int, *, listen: int = 0) -> None:
         self.target = (host, port)
-        """Where new connections go. Set it to switch over; `cut()` ends those to the old one."""
+        """Where new connections go. Set it to switch over; `cut()` ends connections to the old."""
         self.port = listen
         self.accepted = asyncio.Event()
-        """Set with every connection that is accepted; yours to clear."""
+        """An event set with every connection that is accepted; yours to clear."""
         self.ended = asyncio.Event()
-        """Set with every connection that has ended, on both sides; yours to clear."""
+        """An event set with every connection that has ended, on both sides; yours to clear."""
         self.kept = 0
         """How many pieces are kept back now."""
         self._listener: asyncio.Server | None = None
@@ -84,7 +84,7 @@ class FaultProxy:
     # Faults
 
     def refuse(self) -> None:
-        """Stop listening: new connections are refused, those that are open go on."""
+        """Stop listening: new connections are refused, open ones go on."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -110,11 +110,11 @@ class FaultProxy:
         return len(ways) // 2
 
     def stall(self, direction: Direction = "both", *, at: bytes = b"", new: bool = True) -> None:
-        """Let nothing pass any more, ends of connections neither, and keep it until `resume()`.
+        """Let nothing pass any more, not even ends of connections; keep all until `resume()`.
 
-        Without `at`, on every connection, and with `new` on those that come later. With `at`, on
-        the first connection on which the client sends a piece with these bytes: to the server
-        that piece is the first that is kept; to the client what comes after it, its answer, is.
+        Without `at`, on every connection, and with `new` also on later ones. With `at`, on the
+        first connection on which the client sends a piece with these bytes: towards the server
+        that piece is the first to be kept, towards the client whatever follows it, the answer.
         (A piece is what arrives at once. The bytes are looked for in one piece, so let them be
         part of something short.)
         """
@@ -145,7 +145,7 @@ class FaultProxy:
                 way.gate = None
 
     async def until_kept(self) -> None:
-        """Wait until something is kept back, since the last `stall()`."""
+        """Wait until something has been kept back since the last `stall()`."""
         await self._keeps.wait()
 
     # Serving
@@ -239,6 +239,6 @@ class FaultProxy:
     async def _drop_by_drop(self, writer: asyncio.StreamWriter, piece: bytes) -> None:
         for position in range(len(piece)):
             await self._pass(writer, piece[position : position + 1])
-            # Whoever reads on this loop gets this byte alone: it looks before the second turn.
+            # A reader on this loop gets this byte alone: it looks before the second turn.
             await asyncio.sleep(0)
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""Who is calling: the stack that a guard's error shows, and what a project allows in it."""
+"""The calling stack that a guard's error shows, and what a project allows in it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from types import FrameType
 from typing import Any
 
 DEPTH = 15
-"""Frames that an error shows."""
+"""How many frames an error shows."""
 
 
 def frames() -> Iterator[FrameType]:
-    """The calling code's frames, innermost first."""
+    """Yield the calling code's frames, innermost first."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         yield frame
@@ -22,13 +22,13 @@ def frames() -> Iterator[FrameType]:
 
 
 def names_in_stack() -> Iterator[str]:
-    """The dotted names of the functions that are being called, innermost first."""
+    """Yield the dotted names of the functions being called, innermost first."""
     for frame in frames():
         yield f"{frame.f_globals.get('__name__', '')}.{frame.f_code.co_qualname}"
 
 
 def is_allowed(names: Iterable[str], allow: tuple[str, ...]) -> bool:
-    """Tell whether one of `names` is, or lies in, one of the dotted names allowed."""
+    """Tell whether one of `names` is, or lies in, one of the dotted names in `allow`."""
     return any(name == entry or name.startswith(f"{entry}.") for name in names for entry in allow)
 
 
@@ -42,7 +42,7 @@ def stack(mine: str) -> str:
 
 
 def names_of(value: Any) -> Iterator[str]:
-    """The dotted names of a callable, and of what it wraps or carries as an argument."""
+    """Yield the dotted names of a callable, and of what it wraps or carries as an argument."""
     seen: list[Any] = [value]
     for item in seen:
         if isinstance(item, functools.partial):

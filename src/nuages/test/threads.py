@@ -1,7 +1,7 @@
 """`forbid_threads()`: proof that a block of code uses no thread.
 
-It watches where all of them come by: `run_in_executor` of every loop, the `submit` of thread
-pools (asgiref's and uvloop's end there), and the start of a thread.
+It watches the places that all threads pass: `run_in_executor` of every loop, the `submit` of
+thread pools (asgiref's and uvloop's calls end there), and the start of a thread.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _TARGETS = (
     (threading.Thread, "start"),
 )
 _ALLOWED = (
-    # A pool's own thread: what was submitted has been judged.
+    # A pool's own thread: the submitted call has been judged already.
     "concurrent.futures.thread.ThreadPoolExecutor._adjust_thread_count",
     # A loop that shuts down joins its executor's threads by a thread.
     "asyncio.base_events.BaseEventLoop.shutdown_default_executor",
@@ -47,7 +47,7 @@ class Threads:
         self.started.clear()
 
     def assert_none(self) -> None:
-        """No call was given to an executor and no thread started, but to shut a loop down."""
+        """Require that no executor got a call and no thread started, but to shut down a loop."""
         found = [call for call in self.submitted + self.started if "shutdown" not in call]
         if found:
             raise AssertionError(f"threads were used: {found}")
@@ -87,8 +87,8 @@ def forbid_threads(allow: Iterable[str] = ()) -> Iterator[Threads]:
     """Fail where the block, or anything beside it, gives a call to a thread or starts one.
 
     `ThreadForbidden` is raised there, with the stack, and again at the end of the block if it
-    was swallowed. `allow` names functions, classes or modules by their dotted names: what is
-    handed over, or calls for it, may be one of them or lie in one.
+    was swallowed. `allow` names functions, classes or modules by their dotted names: the function
+    that is handed over, or one that calls for it, may be one of them or lie in one.
     """
     allowed = (*_ALLOWED, *allow)
     found: list[ThreadForbidden] = []

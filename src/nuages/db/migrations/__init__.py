@@ -1,4 +1,4 @@
-"""What migrations gain: async functions, batches for large tables, patience with locks."""
+"""Additions to migrations: async functions, batches for large tables, patience with locks."""
 
 from nuages.db.migrations.backfill import Backfill
 

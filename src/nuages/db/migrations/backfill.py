@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from django.db.backends.base.schema import BaseDatabaseSchemaEditor
     from django.db.migrations.state import ProjectState
 
-# Any: a historical model has the fields that it had then, which no checker knows.
+# Any: a historical model has the fields of its time, which no checker knows.
 Change = dict[str, Any] | Callable[[Any, Any], object]
 """Fields with their new values, or a function of the historical apps and the batch's rows."""
 Wait = Callable[[], float | Awaitable[float | None] | None]
@@ -43,18 +43,18 @@ class Backfill(Operation):
       `Backfill.noop` does nothing. Without it the operation is irreversible.
     * `batch_size`: rows in a batch, which is a transaction: their locks are held that long.
     * `concurrency`: batches at once, each on a connection of the pool; SQLite does one.
-    * `load`: the part of its time that each of them works (above 0, up to 1); between batches it
-      rests in proportion.
+    * `load`: the part of the time in which each of these works (above 0, up to 1); between batches
+      it rests in proportion.
     * `wait`: a function, `async def` or not, asked before each batch: it returns the seconds to
       wait before it is asked again, or 0 (None, False) to go on. For the lag of a replica, say.
     * `name`: of the checkpoint, by default the migration's.
     * `hints`, `elidable`: as for RunPython.
 
-    Batches are by primary key, up to the last one at the start: rows that are added later are not
-    changed, so first deploy what fills them. What is done is kept in the database with each batch:
-    after a crash, or Ctrl-C, the next `migrate` goes on, and every row is changed exactly once.
-    Processes that migrate at the same time share the work. Raises BackfillError where it cannot
-    run.
+    Batches are by primary key, up to the last key at the start: rows that are added later are not
+    changed, so first deploy code that fills them. Progress is kept in the database with each
+    batch: after a crash, or Ctrl-C, the next `migrate` goes on, and every row is changed exactly
+    once. Processes that migrate at the same time share the work. Raises BackfillError where it
+    cannot run.
     """
 
     reduces_to_sql = False
@@ -113,7 +113,7 @@ class Backfill(Operation):
         self.elidable = elidable  # type: ignore[misc] # as Django's own operations do
 
     def deconstruct(self) -> tuple[str, list[Any], dict[str, Any]]:
-        """Return what makes the same operation: the arguments that are not the defaults."""
+        """Return what makes the same operation: the arguments that differ from the defaults."""
         defaults = {"batch_size": 1000, "concurrency": 4, "load": 1.0, "hints": {}}
         defaults |= {"elidable": False}
         kwargs = {"model_name": self.model_name, "update": self.update}
@@ -136,10 +136,10 @@ class Backfill(Operation):
         return self.reverse is not None
 
     def state_forwards(self, app_label: str, state: ProjectState) -> None:
-        """Nothing: rows are no part of the state."""
+        """Do nothing: rows are no part of the state."""
 
     def describe(self) -> str:
-        """Say what it does, for `migrate --plan`."""
+        """Say what the operation does, for `migrate --plan`."""
         if isinstance(self.update, dict):
             what = ", ".join(self.update)
         else:
@@ -153,7 +153,7 @@ class Backfill(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        """Change what is not changed yet."""
+        """Change the rows that are not changed yet."""
         self._migrate(app_label, schema_editor, from_state, backwards=False)
 
     def database_backwards(
@@ -163,7 +163,7 @@ class Backfill(Operation):
         from_state: ProjectState,
         to_state: ProjectState,
     ) -> None:
-        """Change it back."""
+        """Change the rows back."""
         if self.reverse is None:
             raise NotImplementedError("You cannot reverse this operation")
         self._migrate(app_label, schema_editor, from_state, backwards=True)
@@ -185,7 +185,7 @@ class Backfill(Operation):
     def divided(
         self, app_label: str, apps: Any, alias: str, *, backwards: bool = False
     ) -> Divided:
-        """Return the rows that it changes, in batches."""
+        """Return the rows that the operation changes, in batches."""
         label, _, name = self.model_name.rpartition(".")
         model = apps.get_model(label or app_label, name)
         where = self.reverse_where if backwards else self.where
@@ -199,7 +199,7 @@ _current: ContextVar[Any] = ContextVar("nuages.migrations.current", default=None
 
 @contextmanager
 def running(migration: Any) -> Iterator[None]:
-    """Run a block as a part of `migration`, by whose name its backfills are kept."""
+    """Run a block as a part of `migration`, whose backfills are kept by its name."""
     token = _current.set(migration)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Runs a backfill: several batches at once, each in its own transaction."""
+"""The run of a backfill: several batches at once, each in its own transaction."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from nuages.db.migrations.checkpoint import Checkpoint, Divided, done_rows
 from nuages.db.transaction import aatomic, detached
 
 ATTEMPTS = 6
-"""How often a batch is tried that meets a deadlock, a serialization failure or a busy database."""
+"""Tries of a batch that meets a deadlock, a serialization failure or a busy database."""
 _AGAIN = frozenset({"40P01", "40001", "55P03"})
 """SQLSTATEs: deadlock_detected, serialization_failure, lock_not_available."""
 
@@ -47,7 +47,7 @@ class Batches:
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
-        """Do what is left. A cancellation lets the batches under way end; a second does not."""
+        """Do what is left. A cancellation lets batches under way end; a second one does not."""
         if self._joins():
             await self._run(1)
             return
@@ -57,8 +57,8 @@ class Batches:
     def _joins(self) -> bool:
         """Tell whether the batches use the migration's own connection.
 
-        In a transaction of the caller's, which a test may have, since another connection would
-        not see what it did; and where the database has but one.
+        They do in a transaction of the caller's, which a test may have, because another connection
+        would not see what it did; and where the database has only one connection.
         """
         wrapper = connections[self._alias]
         return wrapper.in_atomic_block or self._pool_size(wrapper) < 2
@@ -78,10 +78,10 @@ class Batches:
         key, total = self._checkpoint.key, self._checkpoint.total
         start = await on_loop(done_rows)(self._checkpoint)
         with report.progress(key, total, start) as self._progress:
-            # What an earlier run, or another process, has begun.
+            # Batches that an earlier run, or another process, has begun.
             self._left = await on_loop(self._divided.begun)(self._checkpoint)
             await self._work_on(concurrency)
-            # What others work on still: it is waited for, or taken over.
+            # Batches that others still work on are waited for, or taken over.
             while numbers := await on_loop(self._divided.begun)(self._checkpoint):
                 for number in numbers:
                     await self._patiently(number, wait=True)
@@ -99,7 +99,7 @@ class Batches:
                 f"{self._checkpoint.total:,} rows done; the next run goes on from here."
             )
             raise
-        self._stop.set()  # where one has failed
+        self._stop.set()  # in case a worker has failed
         await self._ended(workers)
         for worker in workers:
             worker.result()
@@ -127,7 +127,7 @@ class Batches:
             pause = (time.monotonic() - begun) * (1 / self._work.load - 1)
 
     async def _may_go_on(self, pause: float) -> bool:
-        """Wait as long as the load and `wait` ask for; return whether there is to be more."""
+        """Wait as long as the load and `wait` ask for; return whether to do another batch."""
         while not self._stop.is_set():
             if pause > 0:
                 with suppress(TimeoutError):
@@ -143,7 +143,7 @@ class Batches:
         return False
 
     async def _patiently(self, number: int, wait: bool = False) -> None:
-        """Do a batch; again where the server ended it for what may not happen again."""
+        """Do a batch; repeat it where the server ended it for a reason that may pass."""
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 await self._batch(number, wait)

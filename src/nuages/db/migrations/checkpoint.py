@@ -2,10 +2,10 @@
 
 Two tables, made when first needed. `nuages_backfill` has one row for a backfill: up to which key
 its table is divided into batches. `nuages_backfill_range` has a row for every batch that was begun
-and is not done: it is deleted in the batch's own transaction, so a row of the table is changed
-exactly once whatever ends the process. Who works on a batch has its row locked, and the lock goes
-with the connection; so several processes share a backfill, and what one that crashed had begun is
-taken over by whoever comes next.
+and is not done: that row is deleted in the batch's own transaction, so a row of the table is
+changed exactly once whatever ends the process. A process that works on a batch has its row locked,
+and the lock goes with the connection; so several processes share a backfill, and the batches begun
+by one that crashed are taken over by the next.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Checkpoint(models.Model):
     key = models.CharField(max_length=255)
     backwards = models.BooleanField(default=False)
     position = models.TextField(null=True)
-    """The last key that is in a batch; None before the first."""
+    """The last key that is in a batch; None before the first batch."""
     upper = models.TextField(null=True)
     """The last key there was at the start; None for an empty table."""
     total = models.BigIntegerField(default=0)
@@ -45,7 +45,7 @@ class Checkpoint(models.Model):
     started = models.DateTimeField(default=now)
     finished = models.DateTimeField(null=True)
     over = models.BooleanField(default=False)
-    """Whether its migration has been recorded since, so that the next start is a new one."""
+    """Whether its migration has been recorded since, so that the next run starts anew."""
 
     class Meta(_Private):
         """One row a backfill, each way."""
@@ -87,7 +87,7 @@ def _missing(alias: str) -> list[type[models.Model]]:
 def make_tables(alias: str) -> None:
     """Make the tables where they are missing.
 
-    One by one: another process may be at it, and MySQL keeps a table whose maker has died.
+    One by one: another process may be making them, and MySQL keeps a table whose maker has died.
     """
     for model in _missing(alias):
         _make_table(alias, model)
@@ -95,7 +95,7 @@ def make_tables(alias: str) -> None:
 
 def _make_table(alias: str, model: type[models.Model]) -> None:
     connection = connections[alias]
-    # In a migration, whose own editor has them off; this one switches them on in the end.
+    # In a migration, whose own editor has the checks off; this editor switches them on at its end.
     checks_are_off = connection.vendor == "sqlite" and not _checks_foreign_keys(connection)
     try:
         with connection.schema_editor() as editor:
@@ -126,7 +126,7 @@ def done_rows(checkpoint: Checkpoint) -> int:
     alias = checkpoint._state.db
     begun = Range._base_manager.using(alias).filter(checkpoint=OuterRef("pk"))
     begun = begun.values("checkpoint").annotate(rows=Sum("size")).values("rows")
-    # In one statement, since others may be at work.
+    # In one statement, because others may be at work.
     now_at = Checkpoint._base_manager.using(alias).annotate(begun=Coalesce(Subquery(begun), 0))
     claimed, rows = now_at.values_list("claimed", "begun").get(pk=checkpoint.pk)
     return int(claimed - rows)
@@ -140,13 +140,13 @@ def forget(alias: str, keys: list[str]) -> None:
 
 
 def _delete(known: Any) -> None:
-    # One after the other: in a registry of their own the models do not know of each other.
+    # One after the other: in their own registry the models do not know each other.
     Range._base_manager.using(known.db).filter(checkpoint__in=known).delete()
     known.delete()
 
 
 def mark_over(alias: str, keys: list[str]) -> None:
-    """Note that a migration was recorded: its backfills are over, and come again as new ones."""
+    """Note that a migration was recorded: its backfills are over, and would run anew."""
     if has_tables(alias):
         Checkpoint._base_manager.using(alias).filter(key__in=keys).update(over=True)
 
@@ -183,7 +183,7 @@ class Divided:
         return rows.values_list("pk", flat=True)
 
     def text(self, key: Any) -> str:
-        """Return a key as it is stored; raises BackfillError where it would not come back."""
+        """Return a key as text to store; raises BackfillError where it would not come back."""
         field = self._field()
         value = SimpleNamespace(**{field.attname: key})
         text = str(field.value_to_string(value))
@@ -264,7 +264,7 @@ class Divided:
     # In a batch's transaction
 
     def take(self, number: int, wait: bool) -> Range | None:
-        """Lock a batch; None where it is done, or (without `wait`) somebody works on it."""
+        """Lock a batch; None where it is done, or (without `wait`) somebody is working on it."""
         ranges = Range._base_manager.using(self.alias).select_for_update(skip_locked=not wait)
         return ranges.filter(pk=number).first()
 

@@ -1,8 +1,8 @@
 """The schema editor's connection: the same one for all of a migration.
 
-In a transaction it is so by itself. Where a migration is not atomic, a lease of the pool could be
-another session after every wait, and what the editor has set in it (SQLite's foreign keys off, a
-lock timeout) would be gone: it is held.
+In a transaction that is so by itself. Where a migration is not atomic, a lease of the pool could
+be another session after every wait, and what the editor has set in the session (SQLite's foreign
+keys off, a lock timeout) would be gone: so the connection is held.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from nuages.db.scopes.tree import Kind
 
 
 def begin(editor: Any) -> None:
-    """Make its connection the calling code's, and hold it (before a schema editor is entered)."""
+    """Make the editor's connection the calling code's, and hold it (before it is entered)."""
     connection = editor.connection
     if (
         editor.collect_sql
@@ -33,7 +33,7 @@ def begin(editor: Any) -> None:
         other = chain.wrappers.get(connection.alias)
         if other is None or (other is not connection and other.is_idle()):
             # Code outside a scope on purpose (`detached()`) left a second wrapper: Django enters
-            # the transaction by alias, and it must be this one's.
+            # the transaction by alias, and the transaction must be on this one.
             chain.wrappers[connection.alias] = connection
     if not editor.atomic_migration:
         connection.ensure_connection()
@@ -41,7 +41,7 @@ def begin(editor: Any) -> None:
 
 
 def end(editor: Any) -> None:
-    """Let go of the connection of a schema editor that was left."""
+    """Let go of the connection of a schema editor that has been left."""
     scope = vars(editor).pop("_nuages_hold", None)
     if scope is not None and scope.wrapper.scope is scope:
         scope.end_hold()
@@ -50,7 +50,7 @@ def end(editor: Any) -> None:
 def close_block(editor: Any) -> None:
     """Roll back where Django's `__exit__` raised before it came to the transaction.
 
-    So it does where a deferred statement fails (a foreign key, say): in stock Django the
+    `__exit__` does so where a deferred statement fails (a foreign key, say): in stock Django the
     transaction then stays open until the process ends.
     """
     atomic = vars(editor).get("atomic")

@@ -17,8 +17,8 @@ from nuages.bridge.wrapping import is_async
 def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return an async `function` as a sync one that runs it to its end.
 
-    In a bridge its steps run there; elsewhere on a loop of its own, which joins the calling
-    thread's transaction. Implicit I/O, `schema_editor.execute()` say, is awaited in both.
+    In a bridge its steps run there; elsewhere they run on a loop of its own, which joins the
+    calling thread's transaction. Implicit I/O (`schema_editor.execute()`, say) is awaited in both.
     """
 
     @functools.wraps(function)
@@ -32,7 +32,7 @@ def awaited(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def with_sync_code(operation: Any) -> Any:
-    """Return a RunPython as it is, or where it has async functions a copy that runs them.
+    """Return a RunPython as it is, or, where it has async functions, a copy that runs them.
 
     The operation keeps its own functions, which are what `makemigrations` writes.
     """

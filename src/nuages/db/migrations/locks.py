@@ -2,12 +2,12 @@
 
 An ALTER TABLE that waits for its lock makes every later query of the table wait behind it. With
 PostgreSQL's `lock_timeout` it gives up after a moment, those queries go on, and it is tried again
-after a pause. A migration in a transaction is rolled back and repeated as a whole. Where there
-is none, a statement that did not get its lock did nothing, so it alone is repeated, in place; one
-in a transaction that the migration opened itself cannot be, and ends it.
+after a pause. A migration in a transaction is rolled back and repeated as a whole. Where there is
+no transaction, a statement that did not get its lock did nothing, so it alone is repeated, in
+place; in a transaction that the migration opened itself it cannot be repeated, and ends it.
 
 Building or dropping an index CONCURRENTLY holds nobody up while it waits for old transactions, and
-stopped in between leaves an invalid index: it gets no timeout.
+leaves an invalid index if stopped in between: it gets no timeout.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 LONGEST_PAUSE = 30.0
 _REPEATABLE = frozenset({"55P03", "40P01"})
-"""SQLSTATEs: lock_not_available, and deadlock_detected, which a patient one may as well repeat."""
+"""SQLSTATEs: lock_not_available, and deadlock_detected, after which repeating is as good."""
 _CONCURRENTLY = re.compile(r"\s*(CREATE|DROP|REINDEX)\b[^;']*\bCONCURRENTLY\b", re.IGNORECASE)
 
 
@@ -43,7 +43,7 @@ class Patience:
     """Seconds."""
     retries: int
     say: Callable[[str], None]
-    """Told, in a sentence, when something is tried again."""
+    """A function that is told, in a sentence, when something is tried again."""
 
     def pauses(self) -> Iterator[float]:
         """Yield the seconds before each further try: growing, spread by half to either side."""
@@ -52,7 +52,7 @@ class Patience:
             yield pause * random.uniform(0.5, 1.5)  # noqa: S311 - a pause
 
     def again(self, function: Callable[[], T], migration: str) -> T:
-        """Call `function` until it gets its locks; raises MigrationLockTimeout when tired."""
+        """Call `function` until it gets its locks; raises MigrationLockTimeout on giving up."""
         pauses = self.pauses()
         while True:
             try:
@@ -75,7 +75,7 @@ _patience: ContextVar[Patience | None] = ContextVar("nuages.migrations.patience"
 
 @contextmanager
 def patience(timeout: float, retries: int, say: Callable[[str], None]) -> Iterator[None]:
-    """Run the migrations of a block with `lock_timeout` (seconds) and so many retries."""
+    """Run the migrations of a block with a `lock_timeout` (in seconds) and this many retries."""
     token = _patience.set(Patience(timeout, retries, say))
     try:
         yield
@@ -95,7 +95,7 @@ def lacks_lock(error: BaseException) -> bool:
 
 
 def sleep(seconds: float) -> None:
-    """Wait: awaited in a bridge, where idle connections go back meanwhile, else in the thread."""
+    """Wait: in a bridge by awaiting, while idle connections go back; else in the thread."""
     if current_bridge() is None:
         time.sleep(seconds)
     else:
@@ -103,9 +103,9 @@ def sleep(seconds: float) -> None:
 
 
 def repeated(migration: Any, once: Callable[[Callable[[Any], Any]], T]) -> T:
-    """Call `once` with what makes the state for a try, as often as patience has it.
+    """Call `once` with a function that makes the state for a try, as often as patience allows.
 
-    Without patience the state is used as it is; a try that fails has changed its own.
+    Without patience the state is used as it is; a try that is repeated has changed only a copy.
     """
     found = _patience.get()
     if found is None:
@@ -121,7 +121,7 @@ def repeated(migration: Any, once: Callable[[Callable[[Any], Any]], T]) -> T:
 
 
 def begin(editor: Any) -> None:
-    """Set its connection's lock timeout (in a schema editor that was just entered)."""
+    """Set the connection's lock timeout (in a schema editor that was just entered)."""
     found = _patience.get()
     connection = editor.connection
     if found is None or editor.collect_sql or connection.vendor != "postgresql":
@@ -152,14 +152,14 @@ def end(editor: Any) -> None:
 
 
 def set_timeout(connection: Any, seconds: float, local: bool = False) -> None:
-    """Set the seconds that a statement of PostgreSQL waits for a lock; 0: any time."""
+    """Set the seconds that a PostgreSQL statement waits for a lock; 0 means any time."""
     with connection.cursor() as cursor:
         scope = "LOCAL " if local else ""
         cursor.execute(f"SET {scope}lock_timeout = {round(seconds * 1000)}")
 
 
 class _Statements:
-    """Around each statement of a migration that is not atomic (an `execute_wrapper`)."""
+    """An `execute_wrapper` around each statement of a migration that is not atomic."""
 
     def __init__(self, patience: Patience) -> None:
         self._patience = patience

@@ -1,4 +1,4 @@
-"""What a migration's work tells of itself, and to whom: the command's output, or nobody."""
+"""The reports of a migration's work, and their reader: the command's output, or nobody."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _report: ContextVar[Report | None] = ContextVar("nuages.migrations.report", defa
 
 @contextmanager
 def reporting(report: Report) -> Iterator[None]:
-    """Send what the migrations of a block tell to `report`."""
+    """Send the reports of the migrations of a block to `report`."""
     token = _report.set(report)
     try:
         yield

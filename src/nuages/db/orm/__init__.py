@@ -1,1 +1,1 @@
-"""The ORM's `a*` methods, native; what users get beyond them."""
+"""The ORM's `a*` methods, native; and what users get beyond those."""

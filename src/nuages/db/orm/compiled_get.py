@@ -2,10 +2,10 @@
 
 `Article.objects.get(pk=7)` spends most of its time on clones, joins and SQL text that are the same
 for every key. Here the text is kept by model, database and names of the arguments. Django makes
-it, the first time; the values are prepared by their fields, the rows are fetched and made into
-instances by Django's own code, each time. Whatever is not plain takes Django's way: a queryset
-with anything on it, a class that overrides how querysets filter, a relation's object, a custom
-lookup, None, a bool.
+the text, the first time; each time the values are prepared by their fields, and the rows are
+fetched and made into instances by Django's own code. Whatever is not plain takes Django's way: a
+queryset with anything on it, a class that overrides how querysets filter, a relation's object, a
+custom lookup, None, a bool.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ from django.db.models.sql.compiler import SQLCompiler
 from nuages.db.backends.base.base import LoopWrapper
 
 _ATTRIBUTE = "_nuages_gets"
-"""On a model's `_meta`: what was compiled for it. It goes with the model."""
+"""On a model's `_meta`: what was compiled for the model, and goes with it."""
 
 MOST = 100
-"""Statements that are kept for one model."""
+"""How many statements are kept for one model."""
 
 _PLAIN = frozenset(
     {int, str, uuid.UUID, decimal.Decimal, datetime.datetime, datetime.date, datetime.time}
@@ -43,7 +43,7 @@ _STEPS = (
     "filter", "order_by", "query", "__len__",
 )  # fmt: skip
 _FRESH = frozenset(vars(Query(None))) | {"_annotation_select_cache", "filter_is_sticky"}
-"""What a query has in its `__dict__` that nothing was done to but being cloned."""
+"""The names in the `__dict__` of a query that was cloned, if at all, and not otherwise touched."""
 
 Arguments = Sequence[tuple[str, Any]]
 
@@ -54,17 +54,17 @@ class Statement:
 
     sql: str
     fields: tuple[Any, ...]
-    """Of the arguments, in their order."""
+    """The fields of the arguments, in their order."""
     columns: Any
-    """The model's fields when it was compiled: another list, another statement."""
+    """The model's fields when the statement was compiled: another list, another statement."""
     compiler: type[SQLCompiler]
     attributes: dict[str, Any]
-    """Of the compiler that compiled it, without its connection."""
+    """The attributes of the compiler that compiled it, without its connection."""
     is_converted: bool
 
 
 def find(queryset: Any, args: Any, kwargs: dict[str, Any]) -> list[Any] | None:
-    """Return the instances that `queryset.get(*args, **kwargs)` finds; None: ask Django."""
+    """Return the instances that `queryset.get(*args, **kwargs)` finds; None to ask Django."""
     arguments = _arguments(args, kwargs)
     if arguments is None or not _is_untouched(queryset):
         return None
@@ -96,7 +96,7 @@ def _nothing(expressions: Any) -> dict[int, Any]:
 
 
 class _Prepared:
-    """What ModelIterable asks of a queryset: the compiler is there already."""
+    """What ModelIterable asks of a queryset, with the compiler there already."""
 
     def __init__(self, queryset: Any, alias: str, compiler: Any) -> None:
         self.db = alias
@@ -119,7 +119,7 @@ def _arguments(args: Any, kwargs: dict[str, Any]) -> Arguments | None:
     if not args:
         found: Any = sorted(kwargs.items())
     elif len(args) == 1 and not kwargs and type(args[0]) is Q:
-        # As a foreign key asks for its object.
+        # A foreign key asks for its object so.
         (condition,) = args
         if condition.negated or condition.connector != Q.AND:
             return None
@@ -139,7 +139,7 @@ def _is_plain(kind: Any) -> bool:
 
 
 def _is_untouched(queryset: Any) -> bool:
-    """Tell whether `queryset` is all objects of its model, as a manager gives it."""
+    """Tell whether `queryset` is all objects of its model, as a manager gives them."""
     if queryset._deferred_filter or queryset._defer_next_filter:
         return False
     kind: Any = type(queryset)
@@ -176,7 +176,7 @@ def _statement(
     statement = known.get(key)
     if statement is None or statement.columns is not meta.concrete_fields:
         statement = _compiled(queryset, connection, args, kwargs, arguments)
-        # What is no statement is not kept: names may come from outside, get(**form_data).
+        # Only statements are kept: other names may come from outside, get(**form_data).
         if statement is not None and (key in known or len(known) < MOST):
             known[key] = statement
     return statement
@@ -198,7 +198,7 @@ def _compiled(
     query.set_limits(high=MAX_GET_RESULTS)
     compiler = query.get_compiler(connection=connection)
     sql, compiled = compiler.as_sql()
-    # Without what it was compiled from, which holds the first caller's values.
+    # Without what the statement was compiled from, which holds the first caller's values.
     attributes = vars(compiler) | dict.fromkeys(("connection", "where", "having", "qualify"))
     attributes["query"] = Query(queryset.model)
     if (
@@ -226,9 +226,9 @@ def _field(meta: Any, name: str) -> Any:
 
 
 def _params(fields: Any, arguments: Arguments, connection: Any) -> tuple[Any, ...] | None:
-    """The values as `Exact` prepares them; None for one that needs Django's own way.
+    """The values as `Exact` prepares them; None if one needs Django's own way.
 
-    Raises what the field raises for a value that it cannot take, as `filter()` does.
+    Raises what a field raises for a value that it cannot take, as `filter()` does.
     """
     params = []
     for field, (_, value) in zip(fields, arguments, strict=True):

@@ -80,7 +80,7 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
         raise ValueError("Chunk size must be strictly positive.")
     chunked = not connections[self.db].settings_dict.get("DISABLE_SERVER_SIDE_CURSORS")
     iterable = self._iterable_class(self, chunked_fetch=chunked, chunk_size=chunk_size)
-    # No generator in this one: a collection that finds both would have both closed at once.
+    # No generator within this one: a collection that finds both would have both closed at once.
     is_djangos = _is_djangos(iterable)
     chunks = _Chunks(iterable) if is_djangos else _ChunksOf(aiter(iterable), chunk_size)
     try:
@@ -94,7 +94,7 @@ async def aiterator(self: Any, chunk_size: int = 2000) -> AsyncGenerator[Any, No
 
 
 def _is_djangos(iterable: Any) -> bool:
-    """Tell whether its async iteration is Django's, which is ours, and no subclass's own."""
+    """Tell whether async iteration of `iterable` is Django's (now ours), not a subclass's own."""
     base: Any = query.BaseIterable
     return isinstance(iterable, base) and all(
         getattr(type(iterable), name) is getattr(base, name)
@@ -114,7 +114,7 @@ async def iterate(self: Any) -> AsyncGenerator[Any, None]:
 
 
 class _ChunksOf:
-    """The items of somebody's own async iterator, in chunks."""
+    """The items of an async iterator that is not Django's, in chunks."""
 
     def __init__(self, items: Any, size: int) -> None:
         self._items = items
@@ -130,7 +130,7 @@ class _ChunksOf:
         return found
 
     async def aclose(self) -> None:
-        """Let it end."""
+        """Close the iterator."""
         if (close := getattr(self._items, "aclose", None)) is not None:
             await close()
 
@@ -140,7 +140,7 @@ class _Chunks:
 
     def __init__(self, iterable: Any) -> None:
         self._iterable = iterable
-        # Not yet: some iterables, values_list()'s among them, query in `__iter__` already.
+        # Not iterated yet: some iterables, values_list()'s among them, query in `__iter__`.
         self._rows: Iterator[Any] | None = None
         self._pin = _Pin(iterable.queryset.db) if iterable.chunked_fetch else None
         self._ended = False
@@ -157,12 +157,12 @@ class _Chunks:
         """Close the cursor and let the connection go."""
         try:
             if self._pin is not None and self._pin.has_connection:
-                # Whatever the calling code is in: it may be a task that closes what was dropped.
+                # Whatever scope the caller is in: it may be a task that closes dropped generators.
                 await on_loop(self._close)()
             else:
                 await native_rows(self._iterable, self._close)
         except ScopeEnded:
-            # Left early in a block that is over by now, and with it the cursor.
+            # The iteration was left early in a block that is over by now, and so is the cursor.
             self._rows = None
 
     def _next_slice(self) -> list[Any]:
@@ -186,7 +186,7 @@ class _Chunks:
         last, self._rows = self._rows, None
         if (close := getattr(last, "close", None)) is not None:
             close()
-        # What is no generator, a `map()` say, closes its cursor as it goes: here.
+        # Rows that are no generator (a `map()`, say) close their cursor as they are freed: here.
 
 
 async def native_rows(iterable: Any, function: Callable[[], T]) -> T:
@@ -200,7 +200,7 @@ async def native_rows(iterable: Any, function: Callable[[], T]) -> T:
 
 
 class _Pin:
-    """Keeps one lease for an open cursor; visible to the task that iterates, no other."""
+    """One lease kept for an open cursor; visible to the task that iterates, and no other."""
 
     def __init__(self, alias: str) -> None:
         self._alias = alias
@@ -210,7 +210,7 @@ class _Pin:
 
     @property
     def has_connection(self) -> bool:
-        """Tell whether a connection is kept for the cursor, and for no block around it."""
+        """Tell whether a connection is kept for the cursor, and not for a block around it."""
         return self._holder is not None
 
     def run(self, function: Callable[[], T]) -> T:
@@ -237,7 +237,7 @@ class _Pin:
         assert chain is not None
         wrapper = connections[self._alias]
         if isinstance(wrapper, LoopWrapper):
-            # First: what the scope is of may be dropped at any time, and would end it.
+            # First: other holders of the scope may be dropped at any time, which would end it.
             self._holder = keep_shared(wrapper, Kind.PIN, self._generators)
         result = function()
         if self._holder is None:
@@ -251,7 +251,8 @@ class _Pin:
     def close(self, function: Callable[[], object]) -> None:
         """End the iteration by `function` and let the lease go (in a bridge).
 
-        Where a block is open in it that goes on with the connection, that ends it.
+        Where a block that is open in the iteration goes on with the connection, that block ends
+        the scope.
         """
         holder = self._holder
         if holder is not None and holder.is_alone and holder.scope.blocks:

@@ -17,7 +17,7 @@ _MISSING: Any = object()
 
 
 class RelatedObject:
-    """What `post.aauthor` is: an awaitable that gives `post.author`.
+    """The value of `post.aauthor`: an awaitable that gives `post.author`.
 
     Awaiting it queries only where `post.author` would. It raises what `post.author` raises.
     """
@@ -74,9 +74,9 @@ def async_relations(model: type[models.Model]) -> Iterator[tuple[str, str]]:
 
 
 def shadowed(model: type[models.Model]) -> list[str]:
-    """Return the `a*` names that a model has of its own, so that ours are not to be had.
+    """Return the `a*` names that a model has of its own, so that ours are not available.
 
-    What it inherits from another model is that one's matter.
+    Names that it inherits from another model are reported for that one.
     """
     parents = list(model._meta.all_parents)
     names = {name: None for owner in (model, *parents) for name in forward_relations(owner)}
@@ -102,7 +102,7 @@ def _add(model: type[models.Model], relation: str) -> None:
 
 
 def add_async_relations(sender: type[models.Model], **kwargs: Any) -> None:
-    """Give a model its `a<relation>` attributes; what it has itself stays.
+    """Give a model its `a<relation>` attributes; names that it has itself stay.
 
     A receiver of `class_prepared`. It looks at the model's own fields only: asking for reverse
     relations would fill caches of `_meta` before all models are there.
@@ -121,7 +121,7 @@ def _add_reverse(model: Any, related_model: Any, field: Any) -> None:
 
 
 def install() -> None:
-    """Add the attributes to every model, those defined later too."""
+    """Add the attributes to every model, including models defined later."""
     for model in apps.get_models(include_auto_created=True):
         add_async_relations(model)
     class_prepared.connect(add_async_relations, dispatch_uid="nuages.db.orm.related")

@@ -30,7 +30,7 @@ _WRITES = frozenset(
 
 
 def _alias_of(function: Callable[..., Any], args: Any, kwargs: Any) -> str:
-    """The database that an ORM method will use, as Django finds it; at a guess, the default."""
+    """The database that an ORM method will use, found as Django does; the default if unclear."""
     using = kwargs.get("using")
     owner = getattr(function, "__self__", None)
     instance = getattr(owner, "instance", owner)

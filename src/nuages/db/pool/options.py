@@ -13,8 +13,8 @@ from django.core.exceptions import ImproperlyConfigured
 class PoolOptions:
     """`OPTIONS["pool"]`, with the names and meanings of psycopg_pool; times in seconds.
 
-    `True`, or no entry, stands for the defaults; `False` for closing a connection as soon as
-    nobody uses it, with at most `max_size` at a time.
+    `True`, or no entry, stands for the defaults; `False` means that a connection is closed as soon
+    as nobody uses it, with at most `max_size` at a time.
     """
 
     min_size: int = 0
@@ -22,9 +22,9 @@ class PoolOptions:
     max_size: int = 10
     """Connections that may be open at a time, of code that holds no other. Code that holds k (it
     is in k transactions or holds: `detached()` in one, a task that an open iterator's body has
-    started) may take one more while fewer than `max_size * (k + 1)` are in use: it waits for none
-    that others like it have. On SQLite those that wait for the write lock, up to as many again,
-    do not count."""
+    started) may take one more while fewer than `max_size * (k + 1)` are in use: it waits for no
+    connection that others like it have. On SQLite connections that wait for the write lock, up to
+    as many again, do not count."""
     timeout: float = 30.0
     """How long a task waits for a connection before PoolTimeout."""
     max_waiting: int = 0

@@ -5,13 +5,14 @@ of calls that uses it and gets a session for as long as it works, so that nobody
 a connection that serves somebody else by now. Decisions are plain code on the loop's thread;
 only `acquire` waits. Option names and meanings are those of psycopg_pool.
 
-Who holds k connections of the pool while it asks for one more may take it as long as fewer than
-`max_size * (k + 1)` are in use. So the last one that holders wait for can always be had: those in
-use were given to code that held k - 1 at most, while fewer than `max_size * k` were. What comes
-back is given away by the same rule, else those who hold none would use up the room of the others.
+Code that holds k connections of the pool while it asks for one more may take it as long as fewer
+than `max_size * (k + 1)` are in use. So the last one that holders wait for can always be had: the
+connections in use were given to code that held k - 1 at most, while fewer than `max_size * k` were
+in use. A connection that comes back is given away by the same rule; else code that holds none
+would use up the room of the holders.
 
-A thread lends its connection between two statements: it can go on with it until somebody else
-takes it. While anybody waits nothing is lent: what a thread lets go is given back then.
+A thread lends its connection between two statements: it can go on with the connection until
+somebody else takes it. While anybody waits nothing is lent: what a thread lets go is given back.
 """
 
 from __future__ import annotations
@@ -83,9 +84,9 @@ class Pool:
         self.generation = 0
         self.size = 0
         self.parked = 0
-        """How many of the connections in use wait for something that makes them no use."""
+        """How many of the connections in use are of no use while they wait for something."""
         self._parks = False
-        """Whether there ever were any."""
+        """Whether any connections were ever parked."""
         self.closed = False
         self.requests = 0
         self.waited = 0
@@ -93,10 +94,10 @@ class Pool:
         self._idle: deque[Session] = deque()
         self._queue: deque[asyncio.Future[Session]] = deque()
         self._holders: dict[asyncio.Future[Session], int] = {}
-        """Those in line who hold connections, each with how many: they come first."""
+        """The requests in line of code that holds connections, with how many: they come first."""
         self._lent: OrderedDict[Session, Callable[[], None]] = OrderedDict()
-        """Sessions of threads between two statements, each with what gives it back, on the loop's
-        thread. Whoever takes an entry out, in one atomic step, has the session."""
+        """Sessions of threads between two statements, each with a call that gives it back, on the
+        loop's thread. Whoever takes an entry out, in one atomic step, has the session."""
         self._reaper: asyncio.TimerHandle | None = None
         self._guard: AsyncGenerator[None, None] | None = None
         self.scopes: set[Scope] = set()
@@ -118,8 +119,8 @@ class Pool:
     def stats(self) -> dict[str, int]:
         """Return counts: open, idle, used and waiting now; requests, waits and openings so far.
 
-        What a thread has lent counts as used; "size" is above "max_size" where holders have more
-        than one.
+        A session that a thread has lent counts as used; "size" is above "max_size" where holders
+        have more than one connection.
         """
         return {
             "size": self.size,
@@ -135,9 +136,9 @@ class Pool:
     # Check out
 
     def acquire_nowait(self, held: int = 0) -> Session | None:
-        """Return an idle session, or an empty one to open; None where one has to wait.
+        """Return an idle session, or an empty one to open; None where the caller has to wait.
 
-        `held` is how many of this pool's the caller holds meanwhile.
+        `held` is how many of this pool's connections the caller holds meanwhile.
         """
         if self.closed:
             raise PoolClosed(alias=self.alias)
@@ -160,30 +161,30 @@ class Pool:
         return None
 
     def _limit(self, held: int = 0) -> int:
-        """Below how many in use one who holds `held` may have one more."""
+        """Return below how many in use a caller that holds `held` may have one more."""
         size = self.options.max_size
         if not held or self._single:
             return size + min(self.parked, size)
-        # Some may have ceased to be parked: what others had meanwhile does not come back at once.
+        # Some may be parked no more: what others had meanwhile does not come back at once.
         return size * (held + 1 + self._parks)
 
     def lend(self, session: Session, give_back: Callable[[], None]) -> None:
-        """Let others have it (in a thread that needs its session no more for now).
+        """Let others have a session (in a thread that does not need it for now).
 
-        It is given back at once where somebody waits. Otherwise it is the thread's again by
-        `reclaim_own`, unless somebody came before.
+        The session is given back at once where somebody waits. Otherwise the thread gets it again
+        by `reclaim_own`, unless somebody came before.
         """
         self._lent[session] = give_back
-        # In this order: who comes to wait looks here after it has joined the queue.
+        # In this order: code that comes to wait looks here after it has joined the queue.
         if (self._queue or self._holders) and self.reclaim_own(session):
             on_loop_of(self, give_back)
 
     def reclaim_own(self, session: Session) -> bool:
-        """Take a session back; False where another has it (in the thread that lent it)."""
+        """Take a session back; False where somebody else has it (in the thread that lent it)."""
         return self._lent.pop(session, None) is not None
 
     def _reclaim(self) -> bool:
-        """Take back what was lent for the longest time; False where nothing is lent."""
+        """Take back the session lent for the longest time; False where nothing is lent."""
         if not self._lent:
             return False
         try:
@@ -194,9 +195,9 @@ class Pool:
         return True
 
     def park(self) -> None:
-        """Note that one who has a connection waits for others who need one.
+        """Note that code that has a connection waits for others who need one.
 
-        It keeps its connection, and does not count; `max_size` of them at most.
+        It keeps its connection, which does not count; `max_size` of these at most.
         """
         self.parked += 1
         self._parks = True
@@ -234,7 +235,7 @@ class Pool:
             self._queue.remove(future)
 
     def withdraw(self, future: asyncio.Future[Session]) -> None:
-        """Take a cancelled request out of the queue; what it got meanwhile goes on."""
+        """Take a cancelled request out of the queue; a session it got meanwhile is passed on."""
         if future.done() and not future.cancelled() and future.exception() is None:
             session = future.result()
             if session.raw is None:
@@ -259,7 +260,7 @@ class Pool:
             raise
 
     def handed_over(self, session: Session) -> Session:
-        """What a waiting task got, by the time it runs: a connection may have died since."""
+        """Return what a waiting task got, when it runs: a connection may have died since."""
         raw = session.raw
         if raw is not None and not raw.is_alive():
             session.raw, session.generation = None, self.generation
@@ -269,7 +270,7 @@ class Pool:
     # Return
 
     def release(self, session: Session, *, reusable: bool = True) -> None:
-        """Take a session back; one that is not reusable is closed. On the loop's thread."""
+        """Take a session back; close one that is not reusable (on the loop's thread)."""
         expired = session.expires is not None and time.monotonic() >= session.expires
         if (
             not reusable
@@ -301,7 +302,7 @@ class Pool:
 
     def _serve(self) -> None:
         while self.waiting():
-            # Not for those who were cancelled in line: their tasks are still to withdraw.
+            # Not for requests that were cancelled in line: their tasks are still to withdraw.
             waiting = (held for future, held in self._holders.items() if not future.done())
             session = self._take(max(waiting, default=0))
             if session is None:
@@ -338,7 +339,7 @@ class Pool:
     def _schedule_reaping(self) -> None:
         if self._reaper is None and self._idle and self.size > self.options.min_size:
             delay = self._idle[0].returned + self.options.max_idle - time.monotonic()
-            # In no context: that of the caller, its transaction say, would live as long.
+            # In an empty context: the caller's (its transaction, say) would live as long.
             self._reaper = self.loop.call_later(
                 max(delay, 0.0), self._reap, context=contextvars.Context()
             )
@@ -396,7 +397,7 @@ class Pool:
             self._no_scopes.set()
 
     async def end_scopes(self) -> None:
-        """End what was left open when the loop shuts down, all tasks being done."""
+        """End scopes that were left open when the loop shuts down, all tasks being done."""
         if not self.scopes:
             return
         # Async generators that the loop closes now may be about to roll back.
@@ -426,12 +427,12 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = 
 
 
 def _fingerprint(settings_dict: dict[str, Any]) -> int:
-    # Hashed, since error reports show what functions have at hand.
+    # Hashed, because error reports show what functions have at hand.
     return hash(tuple(map(settings_dict.get, ("NAME", "HOST", "PORT", "USER", "PASSWORD"))))
 
 
 def pool_for(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) -> Pool:
-    """Return the pool of `wrapper`'s alias on `loop`; made, or made anew when settings changed."""
+    """Return the pool of `wrapper`'s alias on `loop`; make it, anew when settings changed."""
     pools = _pools.get(loop)
     if pools is None:
         for other in [known for known in _pools if known.is_closed()]:

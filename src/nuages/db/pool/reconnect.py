@@ -21,13 +21,13 @@ UNREACHABLE = (
     errno.ENOENT,
     errno.ETIMEDOUT,
 )
-"""What the system says of a server that is away, so that trying again may help."""
+"""System errors that mean that a server is away, so that trying again may help."""
 
 
 def pauses(timeout: float, clock: Callable[[], float] = time.monotonic) -> Iterator[float]:
     """Yield the seconds before each further attempt, growing, until `timeout` has gone by.
 
-    They are spread by a fifth, so that many clients of a server that starts do not come at once.
+    They are spread by a fifth, so that many clients of a starting server do not come at once.
     """
     end = clock() + timeout
     pause = FIRST_PAUSE
@@ -37,7 +37,7 @@ def pauses(timeout: float, clock: Callable[[], float] = time.monotonic) -> Itera
 
 
 def sleep(seconds: float) -> None:
-    """Wait: awaited in a bridge, where a cancellation ends it, and else in the thread."""
+    """Wait: in a bridge by awaiting, which a cancellation ends; elsewhere in the thread."""
     bridge = current_bridge()
     if bridge is None:
         time.sleep(seconds)

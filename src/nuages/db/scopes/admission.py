@@ -1,8 +1,8 @@
 """Who may send a statement now: ask, wait, then look again.
 
-A connection that belongs to a scope is used in turns. Whoever waited, for its turn or for
-something else behind it (the connection's lock, SQLite's queue of writers), may find that its
-block has ended meanwhile, and that the connection serves somebody else.
+A connection that belongs to a scope is used in turns. Code that waited, for its turn or for
+something that comes after it (the connection's lock, SQLite's queue of writers), may find that
+its block has ended meanwhile, and that the connection serves somebody else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class Used(Protocol):
 
     @property
     def wrapper(self) -> Lease | None:
-        """The wrapper that uses it now."""
+        """The wrapper that uses the connection now."""
 
 
 class Admission:
@@ -43,9 +43,9 @@ class Admission:
     def take_turn(self, *, keep: bool = False) -> None:
         """Wait until nothing else of the scope uses the connection; `give_back` ends that.
 
-        With `keep` also where the code is the block's own, which tasks inside could otherwise come
-        before while it waits for something other than them. Raises TransactionManagementError
-        where its block was broken meanwhile.
+        With `keep` the block's own code takes a turn, too: else tasks inside could come before it
+        while it waits for something other than them. Raises TransactionManagementError where the
+        block was broken meanwhile.
         """
         wrapper, scope = self._wrapper, self._scope
         if wrapper is None or scope is None:
@@ -54,13 +54,13 @@ class Admission:
             self.call = take_turn(wrapper, scope, keep=keep)
 
     def give_back(self) -> None:
-        """Let the next one of the scope go on."""
+        """Let the next caller of the scope go on."""
         call, self.call = self.call, None
         if call is not None:
             call.end()
 
     def block_began_to_end(self) -> bool:
-        """Tell whether a block of the connection did, the caller's or one beside it."""
+        """Tell whether a block of the connection began to end: the caller's or one beside it."""
         return self._scope is not None and self._scope.seals != self._seals
 
     def look_again(self) -> None:
@@ -78,7 +78,7 @@ class Admission:
 
 
 def require(wrapper: Lease, scope: Scope) -> None:
-    """Raise `ScopeEnded` where the calling code's block has ended: it waited too long."""
+    """Raise `ScopeEnded` where the calling code's block has ended: the code waited too long."""
     if scope.is_ended_by_caller:
         return
     node = current_node(wrapper.alias)
@@ -90,8 +90,8 @@ def take_turn(wrapper: Lease, scope: Scope, *, keep: bool = False) -> Node | Non
     """Wait until the calling code may use `wrapper`'s connection, which `scope` owns.
 
     Returns a node whose turn must be given back after the statement, where the calling code has
-    no chain to keep it (a thread of the user's own that carries the scope in its context), or is
-    to `keep` it; see `Admission.take_turn`, and for what it raises.
+    no chain to keep the node (a thread of the user's own that carries the scope in its context),
+    or is to `keep` the turn. `Admission.take_turn` says more, and what this raises.
     """
     if scope.ending is not None and scope.is_ended_by_caller:
         return None
@@ -109,7 +109,7 @@ def _take_turn(wrapper: Lease, scope: Scope, keep: bool) -> Node | None:
     if node is None or node.scope is not scope:
         node = scope.root
         if node.is_dropped_hold:
-            # It found the connection just before the generator around it was dropped.
+            # The caller found the connection just before the generator around it was dropped.
             pass
         elif tree.has_left(scope):
             raise ScopeEnded(task=caller_label())

@@ -1,7 +1,7 @@
 """Chains: what one task does between entering its outermost bridge and leaving it.
 
-One call of a thread of `sync_to_async` is a chain too. Its leases go back to the pool at its
-end, and whenever it awaits something that is not the driver's own, as long as they are idle.
+One call of a thread of `sync_to_async` is a chain too. A chain's leases go back to the pool at
+its end, and, if they are idle, whenever it awaits something that is not the driver's own.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KEY = "nuages.db.chain"
 thread_task: ContextVar[weakref.ref[asyncio.Task[Any]] | None] = ContextVar(
     "nuages.db.thread_task", default=None
 )
-"""In a thread of `sync_to_async`: the task that awaits it."""
+"""In a thread of `sync_to_async`: the task that awaits the thread."""
 
 
 class Chain:
@@ -39,7 +39,7 @@ class Chain:
     __slots__ = ("__weakref__", "active", "calls", "ended", "left_open", "loop", "wrappers")
 
     in_thread = False
-    """Whether it is one of a thread."""
+    """Whether the chain is a thread's."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
@@ -47,10 +47,10 @@ class Chain:
         self.wrappers: dict[str, Any] = {}
         """Wrappers by alias, connected or not."""
         self.active: list[Lease] = []
-        """Wrappers that have a connection of the pool."""
+        """Wrappers that have a connection from the pool."""
         self.calls: list[Node] = []
         self.left_open: list[Callable[[], None]] = []
-        """What sees to the end of scopes that may outlive the chain."""
+        """Calls that see to the end of scopes that may outlive the chain."""
 
     def has_lease(self, wrapper: Lease) -> None:
         """Note that `wrapper` has a connection now; tasks started from here on can tell."""
@@ -63,7 +63,7 @@ class Chain:
         chains_around.set((*around, weakref.ref(self)))
 
     def give_back(self) -> None:
-        """Give idle leases back, and turns of calls in a scope that nobody needs now."""
+        """Give back idle leases, and the turns of calls in a scope which nobody needs now."""
         for wrapper in tuple(self.active):
             if wrapper.scope is not None:
                 self.active.remove(wrapper)
@@ -107,8 +107,8 @@ def _has_ended(chain: Chain | None) -> bool:
 def count_held(alias: str, loop: asyncio.AbstractEventLoop) -> int:
     """Return how many connections of the pool of `alias` on `loop` the code around the caller has.
 
-    Those of the scopes that it is in, or is detached from, and leases that a chain of calls
-    around it keeps while it waits for something other than its statement.
+    Those are the connections of the scopes that the caller is in, or is detached from, and leases
+    that a chain around it keeps while waiting for something other than a statement.
     """
     holding: set[int] = set()
     for node in nodes_around(alias):
@@ -154,7 +154,7 @@ def current_chain() -> Chain | None:
 
 
 def chain_or_thread() -> Chain | threading.Thread:
-    """Who the calling code is: its chain, elsewhere its thread."""
+    """Return the chain of the calling code, or its thread where there is no chain."""
     return current_chain() or threading.current_thread()
 
 
@@ -179,10 +179,10 @@ def thread_chain(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
 
 
 def forget_thread_chain() -> None:
-    """Forget the thread's chain: no connections are to be had from the parent's loops."""
+    """Forget the thread's chain, after a fork: the parent's loops give no connections here."""
     found, _thread.chain = _thread.chain, None
     if found is not None:
-        # Where its code ends in the child nothing is left to be given back.
+        # When the chain's code ends in the child, nothing is left to be given back.
         found.ended = True
         found.active.clear()
         found.calls.clear()
@@ -207,7 +207,7 @@ def _ended(bridge: Bridge) -> None:
 
 
 def install_hooks() -> None:
-    """Let the bridge tell when it waits for something else and when it ends. Idempotent."""
+    """Have bridges report when they wait for something else and when they end. Idempotent."""
     if _suspended not in _bridge.suspend_hooks:
         _bridge.suspend_hooks.append(_suspended)
         _bridge.end_hooks.append(_ended)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 detached_aliases: ContextVar[Mapping[str, Detachment]] = ContextVar(
     "nuages.db.detached_aliases", default=MappingProxyType({})
 )
-"""The databases whose scopes the calling code is outside of by `detached()`."""
+"""The databases whose scopes the calling code has stepped out of by `detached()`."""
 
 
 def _outwards(node: Node | None) -> Iterator[Node]:
@@ -28,9 +28,9 @@ def _outwards(node: Node | None) -> Iterator[Node]:
 class Detachment:
     """Code that is outside of the scopes of one alias, by `detached()`.
 
-    Weakly, since tasks of the block may outlive what is around it. Where a generator with the
-    block in it is dropped, its consumer is in those scopes again, and so is what it starts from
-    then on; tasks that used the database in the block stay outside.
+    It refers to nodes weakly, because tasks of the block may outlive what is around it. When a
+    generator with the block in it is dropped, its consumer is in those scopes again, and so is
+    what it starts from then on; tasks that used the database in the block stay outside.
     """
 
     __slots__ = (
@@ -44,7 +44,7 @@ class Detachment:
     )
 
     def __init__(self, before: Node | None, outer: Detachment | None) -> None:
-        # The ones around it as well: a block in a generator that is dropped ends before its time.
+        # Outer nodes as well: a block in a generator that is dropped ends before its time.
         self._before = tuple([weakref.ref(node) for node in _outwards(before)])
         self._outer = outer
         self._owner = weakref.ref(running_caller())
@@ -55,11 +55,11 @@ class Detachment:
 
     @property
     def before(self) -> Node | None:
-        """The node that the code around the block is in; None in none."""
+        """The node that the code around the block is in; None outside scopes."""
         return next((node for one in self._before if (node := one()) is not None), None)
 
     def around(self) -> Iterator[Node]:
-        """Yield the nodes around it, innermost first."""
+        """Yield the nodes around the block, innermost first."""
         step: Detachment | None = self
         while step is not None:
             if (node := step.before) is not None:
@@ -67,19 +67,19 @@ class Detachment:
             step = step._outer
 
     def is_around(self, other: Detachment | None) -> bool:
-        """Tell whether it is `other`, or a block that `other` is in."""
+        """Tell whether this block is `other`, or one that `other` is in."""
         while other is not None and other is not self:
             other = other._outer
         return other is self
 
     def abandon(self) -> None:
-        """Note that its generator was dropped: from a finaliser, anywhere."""
+        """Note that the block's generator was dropped (from a finaliser, anywhere)."""
         self.abandoned = True
 
     def is_left_by_caller(self) -> bool:
         """Tell whether the block is over for the calling code, though nobody has left it.
 
-        Where it is not, the caller is noted: it stays outside when the generator is dropped.
+        Where it is not, the caller is noted, and stays outside when the generator is dropped.
         """
         caller = running_caller()
         if not self.abandoned:
@@ -89,7 +89,7 @@ class Detachment:
         return caller not in self._insiders
 
     def undo(self, alias: str) -> None:
-        """Take it out of the calling context; for `tree.set_node` to put `before` back."""
+        """Take the block out of the calling context; `tree.set_node` is to put `before` back."""
         detached = {**detached_aliases.get()}
         if self._outer is None:
             del detached[alias]

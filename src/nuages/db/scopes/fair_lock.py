@@ -1,7 +1,7 @@
 """A first come, first served lock that never blocks the event loop's thread.
 
-In a bridge it awaits, in a thread without a running loop it blocks, and where it can do
-neither it raises. Used for the turns of a scope's nodes (`tree.py`) and in place of the
+In a bridge the lock awaits, in a thread without a running loop it blocks, and where it can do
+neither it raises. It is used for the turns of a scope's nodes (`tree.py`) and in place of the
 `threading.Lock` of a psycopg connection.
 """
 
@@ -50,7 +50,7 @@ class _Waiter:
         self._event = threading.Event() if bridge is None else None
 
     def is_gone(self) -> bool:
-        """Tell whether its loop was closed, so that nobody waits any more."""
+        """Tell whether the waiter's loop was closed, so that nobody waits any more."""
         return self._bridge is not None and self._bridge.loop.is_closed()
 
     def wake(self) -> None:
@@ -92,14 +92,14 @@ class FairLock:
     """Called after each release, whoever has the turn then."""
 
     def __init__(self) -> None:
-        # Reentrant, since the garbage collector may unwind an abandoned bridge in between.
+        # Reentrant, because the garbage collector may unwind an abandoned bridge in between.
         self._mutex = threading.RLock()
         self._queue: deque[_Waiter] = deque()
         self.holder: Any = None
         self.on_release = None
 
     def acquire(self, holder: Any, timeout: float | None = None) -> bool:
-        """Take the turn for `holder`; False when `timeout` seconds went by first."""
+        """Take the turn for `holder`; return False when `timeout` seconds went by first."""
         with self._mutex:
             if self.holder is None:
                 self.holder = holder
@@ -129,7 +129,7 @@ class FairLock:
         return True
 
     def acquire_nowait(self, holder: Any) -> bool:
-        """Take the turn for `holder` if nobody has it, whoever waits."""
+        """Take the turn for `holder` if nobody has it, even if others wait for it."""
         with self._mutex:
             if self.holder is not None:
                 return False
@@ -166,7 +166,7 @@ class FairLock:
         with self._mutex:
             waiting, self._queue = self._queue, deque()
             for waiter in waiting:
-                # Each an error of its own, which gets a traceback of its own.
+                # Each waiter gets an error of its own, which has a traceback of its own.
                 waiter.error = type(error)(*error.args)
         for waiter in waiting:
             if not waiter.is_gone():
@@ -180,7 +180,7 @@ class FairLock:
         """Tell whether somebody holds the turn."""
         return self.holder is not None
 
-    # The face of threading.Lock, for psycopg's `with connection.lock`.
+    # The interface of threading.Lock, for psycopg's `with connection.lock`.
 
     def __enter__(self) -> bool:
         return self.acquire(Caller())
@@ -190,7 +190,7 @@ class FairLock:
 
 
 class Caller:
-    """Names a caller only when asked, so that the usual case costs nothing."""
+    """A caller that is named only when asked, so that the usual case costs nothing."""
 
     __slots__ = ("_task", "thread")
 
@@ -201,7 +201,7 @@ class Caller:
 
     @property
     def label(self) -> str:
-        """Name it for messages."""
+        """Name the caller for messages."""
         if self._task is None:
             return "a thread"
         return f"task {self._task.get_name()!r}"

@@ -1,9 +1,9 @@
 """Families: the wrappers of one context, which share what is set on `django.db.connection`.
 
 In Django a wrapper belongs to its context, and a request has one. Here every chain of calls needs
-a wrapper of its own, since concurrent tasks have transactions of their own, so that one context
-has several: its *family* for an alias. What a project or a tool sets on one of them, replaced
-methods included, is state of the context and is set on all, those to come included. What Django,
+a wrapper of its own, because concurrent tasks have transactions of their own; so one context has
+several: its *family* for an alias. What a project or a tool sets on one member, replaced methods
+included, is state of the context and is set on all members, later ones included. What Django,
 Nuages, or a backend at work on its session sets is the member's own.
 
 The families are in a contextvar: tasks and threads inherit them, the handler begins a request with
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from nuages.db.scopes.lease import Lease
 
 _OF_SETTINGS = ("timezone", "timezone_name")
-"""What Django keeps on a wrapper of settings that may change before it serves again."""
+"""Cached settings on a wrapper; the settings may change before the wrapper serves again."""
 
 
 class Family:
@@ -70,7 +70,7 @@ class Family:
 
     def begin_in_child(self) -> list[Lease]:
         """Return the members (after a fork). What is set on them stays."""
-        # Another thread, which is not here any more, may have held it.
+        # A thread that does not exist in the child may have held the lock.
         self._lock = threading.RLock()
         return self._living()
 
@@ -123,7 +123,7 @@ def has_families() -> bool:
 
 @contextmanager
 def own_families() -> Iterator[None]:
-    """Have no wrapper and no state of the context around the block, while it lasts."""
+    """Hide the wrappers and the state of the context around the block, while it lasts."""
     outer = _families.get()
     _families.set({})
     try:

@@ -1,16 +1,16 @@
-"""What a finaliser may do with a connection: nothing. It notes, and the owner closes.
+"""What a finaliser may do with a connection: nothing. It takes notes; the owner closes.
 
 The garbage collector runs finalisers (the `finally` of an abandoned generator, say) in any task
-and any thread, in the middle of any statement, of the same connection too. Waiting there would
+and any thread, in the middle of any statement, even of the same connection. Waiting there would
 wait for the very code that is interrupted, and a greenlet that switched there would let others in
-between two steps of what is no place to stop. So `may_close()` says no; a cursor is orphaned, to
+between two steps that must not be separated. So `may_close()` says no; a cursor is orphaned, to
 be closed before its connection's next statement or at its give-back, and a block is put on its
-scope's list of what is not ended, to be rolled back by the next code in its scope, or by the
-pool's loop if none comes.
+scope's list of blocks to end, to be rolled back by the next code in its scope, or by the pool's
+loop if none comes.
 
 Python tells of a collection by `gc.callbacks`. An object that dies outside a collection is
-finalised by the code that let its last reference go, at a place like any other: there it counts
-whose the connection is, and whether it is free.
+finalised by the code that let its last reference go, at a place like any other: what counts there
+is whose the connection is, and whether it is free.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from nuages.db.scopes.scope import Scope
 
 _collecting: int | None = None
-"""The thread in which a collection runs; there is never more than one."""
+"""The thread in which a collection runs; there is never more than one collection."""
 
 
 def _collection(phase: str, info: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ def _collection(phase: str, info: dict[str, Any]) -> None:
 
 
 def install_hook() -> None:
-    """Let the garbage collector tell when it runs. Idempotent."""
+    """Have the garbage collector tell when it runs. Idempotent."""
     if _collection not in gc.callbacks:
         gc.callbacks.append(_collection)
 
@@ -104,7 +104,7 @@ def leave_to_others(scope: Scope, end: Callable[[], None]) -> None:
 
 def end_later(pool: Pool, end: Callable[[], None]) -> None:
     """Have `end` called by a task of the pool's loop, which is not closed (from a finaliser)."""
-    # In a context of its own: the one here is of whomever the finaliser has interrupted.
+    # In a context of its own: the current one belongs to the code that the finaliser interrupted.
     pool.loop.call_soon_threadsafe(
         pool.run_in_background, lambda: run_on_loop(end, (), {}), context=contextvars.Context()
     )
@@ -119,13 +119,13 @@ def end_left(scope: Scope) -> None:
     """End what finalisers have left of a scope, where the calling code may wait for that."""
     if not may_do_io_here():
         return
-    # Taken out first, since ending one looks the wrapper up.
+    # Taken out first, because ending one looks the wrapper up.
     ends, scope.unended = scope.unended, []
     try:
         while ends:
             ends.pop()()
     except BaseException:
-        # Cancelled, say: the next one goes on, or the pool's loop.
+        # Cancelled, say: the next code in the scope goes on, or the pool's loop.
         for end in ends:
             leave_to_others(scope, end)
         raise

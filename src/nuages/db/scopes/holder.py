@@ -1,10 +1,10 @@
 """Holders: the holds and open iterations or cursors that one scope's connection is kept for.
 
 Code in a hold, or in the body of an `aiterator()`, shares its connection, and what that code
-opens may outlive it: two iterations of one task end in any order, and a generator that holds a
-connection is dropped while its consumer reads from it. So a scope has a list of holders. It goes
-on, with the connection, until the last of them ends, and is abandoned when all that are left are
-in generators that were dropped.
+opens may outlive the hold or the iteration: two iterations of one task end in any order, and a
+generator that holds a connection is dropped while its consumer reads from that connection. So a
+scope has a list of holders. The scope goes on, with the connection, until the last of them ends,
+and is abandoned when all holders that are left are in generators that were dropped.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Holder:
         self.scope = scope
         self.kind = kind
         self.dropped = False
-        """Whether an async generator that it is in was dropped."""
+        """Whether an async generator that the holder is in was dropped."""
         self._generators: Generators = ()
         if generators:
             self._generators = when_dropped(generators, self._drop)
@@ -37,7 +37,7 @@ class Holder:
 
     @property
     def is_alone(self) -> bool:
-        """Tell whether the scope ends with it; False where that has ended."""
+        """Tell whether the scope ends with this holder; False where the scope has ended."""
         return self.scope.holders == [self]
 
     @property
@@ -47,19 +47,19 @@ class Holder:
 
     @property
     def is_within_others(self) -> bool:
-        """Tell whether it has begun in another one, which goes on."""
+        """Tell whether it began in another holder, which goes on."""
         return self in self.scope.holders and self.scope.holders[0] is not self
 
     @property
     def is_within_hold(self) -> bool:
-        """Tell whether it has begun in a hold, whose tasks may use the connection."""
+        """Tell whether it began in a hold, whose tasks may use the connection."""
         holders = self.scope.holders
         return self in holders and any(
             holder.kind is Kind.HOLD for holder in holders[: holders.index(self)]
         )
 
     def leave(self) -> None:
-        """End it, and with the last one the scope; the connection goes on as the chain's lease."""
+        """End it; the last one ends the scope, whose connection goes on as the chain's lease."""
         self._generators = ()
         holders = self.scope.holders
         if self not in holders:
@@ -74,7 +74,7 @@ class Holder:
             self.scope.leave()
 
     def _drop(self) -> None:
-        """Note that it was dropped: from a finaliser, anywhere."""
+        """Note that the holder was dropped (from a finaliser, anywhere)."""
         self.dropped = True
         if all([holder.dropped for holder in tuple(self.scope.holders)]):
             self.scope.root.abandon()
@@ -94,8 +94,8 @@ class Holder:
 def keep(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
     """Keep `wrapper`'s connection for the calling task's `kind`, a hold or a pin.
 
-    Where it is opened in async `generators`, it is dropped with the first of them. Returns None
-    where something else keeps the connection: a block that the caller is in, another task's hold.
+    Where the holder is opened in async `generators`, it is dropped with the first of them. Returns
+    None where something else keeps the connection: the caller's block, another task's hold.
     """
     if wrapper.scope is None:
         return Holder(open_scope(wrapper, kind), kind, generators)
@@ -103,7 +103,7 @@ def keep(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
 
 
 def keep_shared(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
-    """Keep a connection as `keep` does if others of the calling task's keep it already."""
+    """Keep a connection as `keep` does if other holders of the calling task keep it already."""
     scope = wrapper.scope
     if scope is None or not (scope.holders and scope.root.owned_by_caller):
         return None

@@ -19,10 +19,10 @@ class Lease(Protocol):
     connection: Any
     session: Session | None
     scope: Scope | None
-    """The scope that its connection belongs to."""
+    """The scope that the wrapper's connection belongs to."""
 
     family: Family | None
-    """Whose state it shares; None for copies."""
+    """The family whose state it shares; None for copies."""
     serves: Chain | None
     """The chain that it serves, outside scopes."""
 
@@ -30,7 +30,7 @@ class Lease(Protocol):
     """Whether a block is open on it that the parent process goes on with."""
 
     seen_by_threads: bool
-    """Whether a thread has found it in a scope, and may be about to use it when that has ended."""
+    """Whether a thread has found it in a scope, and may go on to use it after the scope's end."""
     transaction_over: bool
     """Whether a COMMIT or ROLLBACK was answered since the transaction began."""
     in_atomic_block: bool
@@ -40,28 +40,28 @@ class Lease(Protocol):
     savepoint_ids: list[Any]
 
     def as_member(self, name: str, value: Any) -> Any:
-        """Return what the member of a family is to have of an attribute that is set on it."""
+        """Return the value that a member is to have for an attribute set on its family."""
 
     def is_idle(self) -> bool:
         """Tell whether the connection could serve somebody else right now."""
 
     lends: bool
-    """Whether it is a thread's, which lends its connection between two statements."""
+    """Whether it is a thread's wrapper, which lends its connection between two statements."""
 
     def lend(self) -> None:
-        """Let others have a connection that is idle, until it is used again."""
+        """Let others have the connection while it is idle, until it is used here again."""
 
     def is_kept(self) -> bool:
-        """Tell whether its code keeps it while it waits for something other than a statement."""
+        """Tell whether its code keeps it while waiting for something other than a statement."""
 
     def release(self) -> None:
         """Give the connection back to the pool."""
 
     def note_opened(self, chain: Chain) -> None:
-        """Note that `chain` has opened the cursors that are open."""
+        """Note that `chain` has opened the cursors that are open now."""
 
     def chain_at_work(self) -> Chain | None:
-        """Return a chain that has a cursor open on it, and goes on; None for none."""
+        """Return a chain that goes on and has a cursor open on it; None for none."""
 
     def drop_connection(self) -> None:
         """Close the connection without I/O and be as new."""
@@ -76,12 +76,12 @@ class Lease(Protocol):
         """Block until a connection that was dropped has let its locks go."""
 
     def forget_closed(self) -> None:
-        """Give up the pool's place of a connection that was closed."""
+        """Give up the place in the pool of a connection that was closed."""
 
     closed_in_transaction: bool
 
     def share(self) -> None:
-        """Prepare a test's connection for others than the test's own thread."""
+        """Prepare a test's connection for use by threads other than the test's own."""
 
     def unshare(self) -> None:
         """Undo `share`."""

@@ -1,12 +1,12 @@
 """Scopes: a connection that belongs to a block of code, from its beginning to its end.
 
-A scope owns its wrapper's connection. It knows the blocks that are open on it, who is ending one,
-and how often one began to end, so that code which waited meanwhile looks again (`admission.py`).
+A scope owns its wrapper's connection. It knows the blocks that are open there, who is ending one,
+and how often one began to end, so that code that waited meanwhile looks again (`admission.py`).
 It begins with an outermost transaction, a hold, or an open `aiterator()` or `acursor()`.
 
 An early exit is a normal end. What a generator held when it was dropped is over for its consumer
-at once (`tree.Node.abandoned`); a block that is open in it by then keeps the connection and ends
-the scope with itself (`let_go`): a finaliser, which comes some time later, must not take it away.
+at once (`tree.Node.abandoned`). A block that is open in it by then keeps the connection, and the
+scope ends with the block (`let_go`): the finaliser, which runs later, must not take them away.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ class Scope:
         self.blocks: list[Node] = []
         """The open atomic blocks, outermost first."""
         self.ending: Chain | Thread | None = None
-        """The chain, or else thread, that is ending a block: it needs no turn."""
+        """The chain, or else the thread, that is ending a block: it needs no turn."""
         self.seals = 0
         """How often a block began to end."""
         self.unended: list[Callable[[], None]] = []
-        """What ends the blocks that a finaliser has left, the innermost last (`finalising.py`)."""
+        """Calls that end the blocks finalisers have left, innermost last (`finalising.py`)."""
         self.holders: list[Holder] = []
-        """What keeps the connection, other than blocks, in the order of their beginnings."""
+        """What keeps the connection, other than blocks, in the order in which they began."""
         self.left = False
-        """Whether the last block to end ends the scope: what began it is over."""
+        """Whether the last block to end ends the scope: what began the scope is over."""
         self.pool: Pool | None = None
         """The pool that the connection is from."""
         self.forget: Callable[[], object] | None = None
-        """For manual mode: takes it back that its task would end it. On the loop's thread."""
+        """For manual mode: undoes that the scope ends with its task (on the loop's thread)."""
         self.root = Node(kind, self, None, chain)
         vars(wrapper)["scope"] = self
 
@@ -75,7 +75,7 @@ class Scope:
 
     @property
     def is_ended_by_caller(self) -> bool:
-        """Tell whether the calling code is ending one of its blocks."""
+        """Tell whether the calling code is ending one of the scope's blocks."""
         return self.ending is not None and self.ending is chain_or_thread()
 
     # Blocks
@@ -110,11 +110,11 @@ class Scope:
             yield
         finally:
             if self.ending is caller:
-                # Else its hooks ran after its end, and another's end began meanwhile.
+                # Else the block's hooks ran after its end, and another one began to end meanwhile.
                 self.ending = outer
 
     def block_ended(self, node: Node) -> None:
-        """Take a block out; the scope of an outermost one ends with it."""
+        """Take a block out; the scope ends with its outermost block."""
         if node in self.blocks:
             self.blocks.remove(node)
         if node.parent is None or (self.left and not self.blocks):
@@ -158,7 +158,7 @@ class Scope:
             self.root.wait_for_children()
 
     def leave(self) -> None:
-        """End it; its connection goes on as a lease of the calling chain."""
+        """End the scope; its connection goes on as a lease of the calling chain."""
         wrapper = self.wrapper
         if wrapper.scope is not self:
             return
@@ -171,7 +171,7 @@ class Scope:
         self.root.end()
         chain = current_chain()
         if wrapper.role == "lease":
-            # First: where somebody keeps it, it tells of the session of whoever it does not serve.
+            # First: a kept wrapper tells of the caller's own session, unless it serves the caller.
             vars(wrapper)["serves"] = chain
         wrapper.forget_closed()
         if wrapper.connection is None or wrapper.role != "lease":
@@ -190,7 +190,7 @@ class Scope:
             wrapper.lend()
 
     def let_go(self) -> None:
-        """End it without I/O: now, or with the last block that is open in it."""
+        """End the scope without I/O: now, or with the last block that is open in it."""
         self.left = True
         if not self.blocks:
             self.leave()
@@ -198,7 +198,7 @@ class Scope:
     def end_hold(self, *, goes_on: bool = False) -> Node | None:
         """End a hold; return the innermost block that a task has open in it.
 
-        It waits for a statement in flight. What is not committed is rolled back; a block whose
+        This waits for a statement in flight. What is not committed is rolled back; a block whose
         COMMIT is answered meanwhile is not open any more. The scope ends, unless it `goes_on` for
         what the hold is in.
         """
@@ -221,7 +221,7 @@ class Scope:
         return left_open
 
     def end_forgotten(self) -> None:
-        """End it where nobody is left to do so: what is open in it is rolled back."""
+        """End the scope where nobody is left to do so: what is open in it is rolled back."""
         self.wrapper.scope = None
         self.holders.clear()
         for block in (self.root, *self.blocks):
@@ -246,14 +246,14 @@ def open_scope(wrapper: Lease, kind: Kind) -> Scope:
         if wrapper in chain.active:
             chain.active.remove(wrapper)
         if chain.wrappers.get(wrapper.alias) is wrapper:
-            # From now on it is found by the scope, and only by code in the scope.
+            # From now on the wrapper is found by its scope, and only by code in that scope.
             del chain.wrappers[wrapper.alias]
     tree.enter(scope.root)
     return scope
 
 
 def hold_for_request(wrapper: Lease) -> Node:
-    """Make `wrapper`'s connection, open or not, the request's: all of its tasks find it."""
+    """Make `wrapper`'s connection, open or not, the request's: all the request's tasks find it."""
     caller = current_chain()
     loop = asyncio.get_running_loop() if caller is None else caller.loop
     # A chain of its own: no task's code may go without a turn.
@@ -263,14 +263,14 @@ def hold_for_request(wrapper: Lease) -> Node:
 def manual_mode(wrapper: Lease, *, on: bool) -> None:
     """Follow `set_autocommit()` outside `atomic`: off makes a scope, on ends it.
 
-    A task that ends without switching it on again, be it in a thread that it awaited, leaves
-    nobody who could: it is done here.
+    Where a task, or a thread that it awaited, does not switch autocommit on again, nobody is left
+    to do so when the task ends: the scope ends then.
     """
     scope = wrapper.scope
     if on and scope is None:
         opened = open_scope(wrapper, Kind.TRANSACTION)
         if (chain := current_chain()) is not None and opened.pool is not None:
-            # Not sooner, since a thread may go on when the task has given it up.
+            # Not sooner, because a thread may go on after the task has given it up.
             chain.left_open.append(
                 functools.partial(on_loop_of, opened.pool, _end_with_task, opened, task_behind())
             )
@@ -281,7 +281,7 @@ def manual_mode(wrapper: Lease, *, on: bool) -> None:
         and scope.root.kind is Kind.TRANSACTION
     ):
         session = wrapper.session
-        # While a new connection is opened, which Django begins in autocommit, it goes on.
+        # The scope goes on while a new connection is opened, which Django begins in autocommit.
         if session is None or session.raw is not None:
             scope.leave()
 

@@ -4,15 +4,15 @@ A scope is a tree. Its root is what took the connection out of free use: an oute
 a hold, or the pin of an open `aiterator()`. Below it stand nested atomic blocks and the bridged
 calls of other tasks. A node has the turn of its parent while it lives, so siblings never
 interleave: saves that are gathered in a transaction run one after another, concurrent savepoints
-nest. A node's own code needs no turn but waits while a child has it.
+nest. A node's own code needs no turn but waits while a child has one.
 
 The current node of every alias is kept in one contextvar, so tasks and threads started inside a
-block see it. It is set back to the previous value, never reset by token: async generators
-change context between steps. A generator that is dropped leaves its nodes in its consumer's
-context; they are *abandoned* from that moment on, and the code is outside of them.
+block see it. The variable is set back to its previous value, never reset by token: async
+generators change context between steps. A generator that is dropped leaves its nodes in its
+consumer's context; they are *abandoned* from then on, and the consumer's code is outside of them.
 
-Longer than most modules: where a node is in its life, who finds it and whose turn it is are one
-state machine, and are best read together.
+This module is longer than most: where a node is in its life, who finds it and whose turn it is
+are one state machine, and are best read together.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class RequestNodes(dict[str, "Node"]):
     """The connections that one request holds, by alias, with CONNECTION_PER = "request"."""
 
     ended = False
-    """Tasks that outlive the request find it so, and use connections like any other code."""
+    """Whether it is over: tasks that outlive the request use connections like any other code."""
 
 
 request_nodes: ContextVar[RequestNodes | None] = ContextVar(
@@ -61,11 +61,11 @@ context_variables: tuple[ContextVar[Any], ...] = (
     detached_aliases,
     chains_around,
 )
-"""All that says, in a context, which scope its code is in."""
+"""The variables that say, in a context, which scope its code is in."""
 
 
 def held_by_request(alias: str) -> RequestNodes | None:
-    """Return the connections of the running request, if that of `alias` is to be among them."""
+    """Return the running request's connections, if the one for `alias` is to be among them."""
     held = request_nodes.get()
     return None if held is None or held.ended or alias in detached_aliases.get() else held
 
@@ -73,8 +73,8 @@ def held_by_request(alias: str) -> RequestNodes | None:
 test_nodes: dict[str, Node] = {}
 """The roots of the transactions that a running test has open; empty but in tests.
 
-They are not in a context: whatever runs in the process meanwhile works on the test's connection,
-on any loop and in any thread (`db/testing/` opens and ends them).
+They are not in a context: whatever runs in the process during the test works on the test's
+connection, on any loop and in any thread (`db/testing/` opens and ends the transactions).
 """
 
 
@@ -102,7 +102,7 @@ class State(Enum):
     LIVE = "live"
     """It has its parent's turn."""
     SUSPENDED = "suspended"
-    """It waits for that turn, or gave it back while it awaits something else (a call does)."""
+    """It waits for that turn, or has given it back while awaiting something else (as calls do)."""
     ENDING = "ending"
     """Sealed: only whoever ends it may still use it."""
     ENDED = "ended"
@@ -154,7 +154,7 @@ class Node:
         self.alias: str = self.wrapper.alias
         self.parent = parent
         self.chain = chain
-        """The chain of calls that opened it: whose own code needs no turn."""
+        """The chain of calls that opened it; that chain's own code needs no turn."""
         self.previous: Node | None = None
         self.turns = FairLock()
         self.state = LIVE
@@ -163,17 +163,17 @@ class Node:
         self.abandoned = False
         """Whether the async generator that it was opened in was dropped."""
         self.was_dropped = False
-        """Whether it has ever been."""
+        """Whether it has ever been abandoned."""
         self.generators: object = None
-        """What notes that, for as long as it is here."""
+        """What notes the drop of its generators, for as long as it is kept here."""
         self.insiders: weakref.WeakSet[Any] | None = None
-        """The other tasks that used it, where a generator was to be dropped: they are in it."""
+        """The other tasks that used it, if it was opened in a generator: they are in it."""
         self.atomic: Any = None
         self.depth = (0, 0)
         self.doomed = False
-        """Whether it must be rolled back, noted while a block of another task is open in it."""
+        """Whether it must be rolled back; noted while another task's block is open in it."""
         self.interrupted = False
-        """Whether that is since a statement of it was interrupted, which nobody asked for."""
+        """Whether it is doomed because a statement of it was interrupted, unasked."""
         self._owner = weakref.ref(running_caller())
         self.label = caller_label()
 
@@ -182,7 +182,7 @@ class Node:
 
     @property
     def ended(self) -> bool:
-        """Tell whether it is over."""
+        """Tell whether the node is over."""
         return self.state.is_over
 
     @property
@@ -197,7 +197,7 @@ class Node:
 
     @property
     def has_no_task(self) -> bool:
-        """Tell whether the task that entered it is done: its body runs in another, outside."""
+        """Tell whether the task that entered it is done: its body runs in another task then."""
         owner = self._owner()
         return owner is None or (isinstance(owner, asyncio.Future) and owner.done())
 
@@ -210,30 +210,30 @@ class Node:
 
     @property
     def is_dropped_hold(self) -> bool:
-        """Tell whether it holds a connection, still, for a generator that was dropped."""
+        """Tell whether it still holds a connection for a generator that was dropped."""
         return self.abandoned and self.kind not in _BLOCKS and not self.is_closed_to_caller
 
     def abandon(self) -> None:
-        """Note that the generator in which it was opened was dropped: from a finaliser, anywhere.
+        """Note that the generator it was opened in was dropped (from a finaliser, anywhere).
 
-        Its consumer is outside from now on. Whoever unwinds the generator ends the node.
+        The consumer is outside from now on. Whoever unwinds the generator ends the node.
         """
         self.abandoned = self.was_dropped = True
 
     def has_insider(self) -> bool:
-        """Tell whether the calling task was started in it; else its consumer may have."""
+        """Tell whether the calling task was started in it, and not by its consumer later on."""
         return self.insiders is not None and running_caller() in self.insiders
 
     def seal(self) -> None:
-        """Close it to all but the calling task, which is about to end it."""
+        """Close the node to all but the calling task, which is about to end it."""
         self.state, self.ender = ENDING, running_caller()
-        # For its own end it is found in the context again.
+        # For its own end the node is found in the context again.
         self.abandoned = False
         self.scope.seals += 1
         self.turns.refuse_waiting(ScopeEnded(task="a task"))
 
     def open_again(self) -> None:
-        """Undo `seal`: only what was in it is over, its code goes on."""
+        """Undo `seal`: only what was in the node is over, its own code goes on."""
         self.state, self.ender = LIVE, None
         holder = self.turns.holder
         if isinstance(holder, Node) and holder.ended:
@@ -245,12 +245,12 @@ class Node:
         self.turns.refuse_waiting(ScopeEnded(task="a task"))
 
     def adopt(self) -> None:
-        """Make the running task (or thread) its owner, and what was abandoned its own."""
+        """Make the running task (or thread) the owner of the node, even if it was abandoned."""
         self._owner = weakref.ref(running_caller())
         self.abandoned = False
 
     def wait_for_children(self) -> None:
-        """Wait until no child has the turn: before this node's own statements."""
+        """Wait until no child has the turn (before this node's own statements)."""
         if self.turns.holder is not None:
             _acquire(self, self)
             self.turns.release()
@@ -287,14 +287,14 @@ class Node:
 
 
 class _Requeue(Exception):
-    """The node whose turn was waited for has ended; wait at the one above."""
+    """The node whose turn was waited for has ended; wait at the node above."""
 
 
 def current_node(alias: str) -> Node | None:
     """Return the innermost node that has not ended, for the calling code; None outside scopes.
 
     Raises `ScopeEnded` where the transaction that this code was started in is over: a silent
-    write outside of it would be worse.
+    write outside of that transaction would be worse.
     """
     node = above = _nodes.get().get(alias)
     while above is not None:
@@ -322,7 +322,7 @@ def _in_test(root: Node) -> Node:
         root.wrapper.share()
     blocks = root.scope.blocks
     if blocks and root.alias in detached_aliases.get():
-        # Outside of the block around it there is nothing but that block's own connection.
+        # Outside of the block around the code there is nothing but that block's own connection.
         return blocks[-1]
     return root
 
@@ -344,7 +344,7 @@ def _climb(node: Node | None) -> Node | None:
 
 
 def _is_passable(barrier: Node) -> bool:
-    """Tell whether the calling code goes on outside of what is over, and is not refused."""
+    """Tell whether the calling code may go on outside of `barrier`, which is over."""
     return (
         barrier.kind in (Kind.CALL, Kind.PIN, Kind.REQUEST, Kind.TEST)
         or barrier.abandoned
@@ -360,7 +360,7 @@ def _barrier(start: Node) -> Node | None:
     """
     barrier: Node | None = None
     in_block = False
-    """Whether a block of the path goes on: with its connection, whatever the root becomes."""
+    """Whether a block on the path goes on, with its connection, whatever the root becomes."""
     step: Node | None = start
     while step is not None:
         if step.state is KILLED:
@@ -378,7 +378,7 @@ def _barrier(start: Node) -> Node | None:
             in_block = in_block or step.kind in _BLOCKS
         if is_outside:
             if barrier is not None and not _is_passable(barrier):
-                # A block in it that is over, in which the caller was started.
+                # A block inside is over, and the caller was started in that one.
                 raise ScopeEnded(task=caller_label())
             barrier = step
         step = step.parent
@@ -405,7 +405,7 @@ def _acquire(node: Node, child: Node) -> Node:
             isinstance(holder, Node)
             and holder.kind in _BLOCKS
             and holder.has_no_task
-            and not holder.was_dropped  # it is about to be ended
+            and not holder.was_dropped  # the holder is about to be ended
         ):
             raise EnteredElsewhere(opener=holder.label, caller=child.label)
         try:
@@ -418,7 +418,7 @@ def _acquire(node: Node, child: Node) -> Node:
                 waiter=child.label, holder=holder.label if holder else "nobody", timeout=timeout
             )
         if seals != live.scope.seals and is_over(node):
-            # Its block began to end between the turn's arrival and now.
+            # The caller's block began to end between the turn's arrival and now.
             live.turns.release()
             raise ScopeEnded(task=caller_label())
         if live.state.has_turn:
@@ -454,7 +454,7 @@ def enter(node: Node) -> None:
 
 
 def leave(node: Node) -> None:
-    """Take `node`, and what ended in it, out of the calling context; what lives on stays."""
+    """Take `node`, and inner nodes that ended, out of the calling context; live ones stay."""
     current = _nodes.get().get(node.alias)
     inner = None
     while current is not None and current is not node:
@@ -540,7 +540,7 @@ def forget_left() -> None:
     """Take what is over for the calling task out of its context, which is about to be copied.
 
     A thread could not tell whether it was started in a block whose generator was dropped, or
-    after that.
+    after the drop.
     """
     for alias in tuple(detached_aliases.get()):
         context_node(alias)
@@ -582,7 +582,7 @@ def nodes_in_context() -> list[Node]:
 
 
 def forget_context() -> None:
-    """Forget the parent's scopes, but for blocks open around the code (in a forked child)."""
+    """Forget the parent's scopes, except blocks open around the code (in a forked child)."""
     forked = {alias: node for alias, node in _nodes.get().items() if node.wrapper.forked}
     _nodes.set(forked)
     request_nodes.set(None)

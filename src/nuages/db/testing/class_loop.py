@@ -2,9 +2,9 @@
 
 Django gives every async test a loop of its own, in a thread, while the test's own thread runs what
 `sync_to_async` is given. Here the loop stays for the class, so that what is bound to it lives on
-from one test to the next; all else is as it was, since asgiref finds the loop where it looks for
-the one of an outer `sync_to_async`: everything that the test's thread gives to `async_to_sync`
-runs on it.
+from one test to the next; all else is as it was, because asgiref finds the loop where it looks for
+that of an outer `sync_to_async`: everything that the test's thread gives to `async_to_sync` runs
+on the class's loop.
 """
 
 from __future__ import annotations
@@ -52,20 +52,20 @@ class ClassLoop:
         self.adopt()
 
     def adopt(self) -> None:
-        """Have the calling thread's `async_to_sync` use it (again: asgiref notes each loop)."""
+        """Have the calling thread's `async_to_sync` use this loop (again: asgiref notes each)."""
         local = SyncToAsync.threadlocal
         local.main_event_loop = self.loop
         local.main_event_loop_pid = os.getpid()
 
     def keep_tasks(self) -> None:
-        """Remember the tasks there are: they belong to the class, not to the test that comes."""
+        """Remember the tasks there are: they belong to the class, not to the next test."""
         self._kept = set(self._call(lambda: asyncio.all_tasks(self.loop)))
 
     def end_tasks(self, look: Callable[[], list[str]]) -> tuple[list[str], list[str]]:
         """Cancel the tasks of the test and wait for their end.
 
-        Returns what `look()` saw before, called on the loop where every task stands still, and
-        the tasks' names.
+        Returns what `look()` saw before (it is called on the loop, while every task stands still)
+        and the tasks' names.
         """
         done = asyncio.run_coroutine_threadsafe(self._end_tasks(look), self.loop)
         return done.result()
@@ -97,7 +97,7 @@ class ClassLoop:
         return asyncio.run_coroutine_threadsafe(call(), self.loop).result()
 
     def stop(self) -> None:
-        """End the loop, with everything on it, and wait for that."""
+        """End the loop, with everything on it, and wait for its end."""
         local = SyncToAsync.threadlocal
         for name, value in self._before.items():
             if value is not _MISSING:

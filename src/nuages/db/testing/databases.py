@@ -17,9 +17,9 @@ else:
 class TestDatabases(_Base):
     """Mixin for Django's `DatabaseCreation` classes.
 
-    Where a test run makes its databases it is told to who wants to know (`testing.run_hooks`):
-    nothing of it costs a production process anything. A database cannot be copied or dropped
-    while connections are open, so ours are closed before.
+    Where a test run makes its databases, the hooks in `testing.run_hooks` are called; a production
+    process pays nothing for that. A database cannot be copied or dropped while connections are
+    open, so ours are closed before.
     """
 
     __test__ = False
@@ -27,7 +27,7 @@ class TestDatabases(_Base):
     def _create_test_db(self, *args: Any, **kwargs: Any) -> Any:
         """Do as Django does.
 
-        Not `create_test_db`, which calls it: that one's warnings name the line it is called from.
+        `create_test_db`, which calls this, is left alone: its warnings name its caller's line.
         """
         testing.begin_run()
         return super()._create_test_db(*args, **kwargs)  # type: ignore[misc]

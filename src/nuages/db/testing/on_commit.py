@@ -17,9 +17,9 @@ logger = logging.getLogger("django.test")
 class CaptureOnCommit:
     """A context manager, sync and async, that gives the list of callbacks registered in it.
 
-    As Django's: the list is filled at the end of the block, callbacks that callbacks register
-    included. With `execute` they are called then; by `async with` they run on the loop, where
-    they may query. What a callback returns is awaited.
+    As in Django, the list is filled at the end of the block, including callbacks that callbacks
+    register. With `execute` they are called then; by `async with` they run on the loop, where they
+    may query. What a callback returns is awaited.
     """
 
     def __init__(self, using: str = DEFAULT_DB_ALIAS, execute: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""What surrounds a test of Django's classes: its class's loop, and the end of what it left.
+"""The surroundings of a test of Django's classes: its class's loop, and the end of what it left.
 
 `seams/test.py` has Django call these.
 """
@@ -20,7 +20,7 @@ from nuages.exceptions import TestLeftOpen
 logger = logging.getLogger("nuages.test")
 
 _loops: list[ClassLoop] = []
-"""The loop of the class that runs now; a list, since a test may run another class's tests."""
+"""The loop of the class that runs now; a list, because a test may run another class's tests."""
 
 
 def is_async_class(cls: type[Any]) -> bool:
@@ -64,7 +64,7 @@ def begin_test() -> None:
 def end_test(test: str) -> None:
     """End what a test left: tasks, then blocks. Raises `TestLeftOpen` for what it left open.
 
-    Tasks that are not at work in its transaction are cancelled as at the end of any loop.
+    Tasks that are not at work in the test's transaction are cancelled as at any loop's end.
     """
     if asyncio._get_running_loop() is not None:
         return

@@ -1,14 +1,14 @@
-"""The transaction of a test: whatever runs in the process meanwhile works in it.
+"""The transaction of a test: whatever runs in the process during the test works in it.
 
 Django's TestCase opens its transactions on the test's own thread, outside any event loop. An
 async test runs elsewhere: on another loop, in tasks, in threads, in a server that the test
-started. So while a TestCase has a transaction open on one of our backends, that wrapper serves
-every user of the alias, in turns, with its connection waiting as its caller can: awaited in a
-bridge, blocking in a thread. The root of the turns is kept in `scope.test_nodes`, which is empty
+started. So while a TestCase has a transaction open on one of our backends, its wrapper serves
+every user of the alias, in turns, and its connection waits as each caller can: awaited in a
+bridge, blocking in a thread. The root of the turns is kept in `tree.test_nodes`, which is empty
 in production.
 
 The test's own thread, outside loops, is the ground that all else stands on: it needs no turn, and
-its blocks are Django's as they are.
+its blocks are plain Django's.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ _levels: dict[str, list[_Level]] = {}
 """The blocks that tests have open, by alias, outermost first."""
 
 run_hooks: list[Callable[[], None]] = []
-"""Called when this process begins to run tests: their databases are about to be made."""
+"""Hooks called when this process begins to run tests: their databases are about to be made."""
 
 _lost: dict[str, str] = {}
 """Which test lost the connection of its class's transaction, by alias."""
 
 
 def begin_run() -> None:
-    """Tell that this process is going to run tests."""
+    """Call the hooks: this process is going to run tests."""
     for hook in run_hooks:
         hook()
 
 
 def enter(atomic: Atomic, django_enter: Callable[[Atomic], None]) -> bool:
-    """Enter a block of a TestCase; False where it is one like any other.
+    """Enter a block of a TestCase; False where it is a block like any other.
 
-    It is where the whole test run is on a loop, and with other engines.
+    It is such a block where the whole test run is on a loop, and with other engines.
     """
     if asyncio._get_running_loop() is not None or current_chain() is not None:
         return False
@@ -87,7 +87,7 @@ def enter(atomic: Atomic, django_enter: Callable[[Atomic], None]) -> bool:
 
 
 def leave(atomic: Atomic, django_exit: Callable[..., None], exc_info: tuple[Any, ...]) -> bool:
-    """Leave a block that `enter` entered; what was left open in it is rolled back with it."""
+    """Leave a block that `enter` entered; what was left open inside is rolled back with it."""
     alias = atomic.using or DEFAULT_DB_ALIAS
     levels = _levels.get(alias)
     if not levels or levels[-1].atomic is not atomic:
@@ -120,7 +120,7 @@ def is_ground(wrapper: LoopWrapper) -> bool:
 
 
 def at_work() -> list[str]:
-    """Describe what works in the tests' transactions, beside the test's own thread."""
+    """Describe what is at work in the tests' transactions, beside the test's own thread."""
     found: list[str] = []
     for alias, root in _scope.test_nodes.items():
         found += _work(root, alias)
@@ -139,8 +139,8 @@ def _work(root: Node, alias: str) -> list[str]:
 def end_leftovers(test: str) -> list[str]:
     """End what a test left open: blocks in its transaction, transactions on any loop.
 
-    `test` names it in later errors. Tasks that are still at work must have been ended before,
-    where that was possible. Returns a description of everything found.
+    `test` is the test's name in later errors. Tasks that are still at work must have been ended
+    before, where that was possible. Returns a description of everything found.
     """
     found: list[str] = []
     for alias, root in _scope.test_nodes.items():
@@ -152,7 +152,7 @@ def end_leftovers(test: str) -> list[str]:
             found += _on_thread_of(pool, _end_transactions, pool)
     found += _end_given_to_thread()
     for alias in connections:
-        # async_to_sync brings the context of what it called back.
+        # async_to_sync brings back the context of what it called.
         _scope.set_node(alias, None)
     return found
 
@@ -222,7 +222,7 @@ def _end_blocks(root: Node) -> list[str]:
     root.turns.refuse_waiting(ScopeEnded(task="a task"))
     raw = wrapper.connection
     if raw is not None and not (raw.is_alive() and raw.quiesce()):
-        # It is broken, or in a statement whose loop does not run any more.
+        # The connection is broken, or in a statement whose loop does not run any more.
         wrapper.abandon()
         wrapper.wait_for_end(raw)
         found.append(f"a broken connection to {root.alias!r}")

@@ -7,8 +7,8 @@
   I/O and goes back as soon as it is idle.
 * ``facade``: for bare coroutine code; does no I/O.
 
-A backend adds a raw connection class that fulfils `contracts.RawConnection`. It is one class, and
-as long as the list of Django's methods that a lease must answer differently.
+A backend adds a raw connection class that fulfils `driver.RawConnection`. `LoopWrapper` is one
+class, as long as the list of Django's methods that a lease must answer differently.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from nuages.exceptions import (
 )
 from nuages.tracebacks import PASSWORD_FRAMES, hide_frames
 
-# Here, since the app that registers the other checks is what it misses.
+# Registered here, because the app that registers the other checks is what this one misses.
 engines.register()
 
 if TYPE_CHECKING:
@@ -83,15 +83,15 @@ class LoopWrapper(
     role: Literal["plain", "lease", "facade"] = "plain"
     session: Session | None = None
     scope: Scope | None = None
-    """What this wrapper's connection belongs to, where that is a block of code."""
+    """The scope that this wrapper's connection belongs to, if it belongs to a block of code."""
     lends = False
-    """Whether it is a thread's, which has its connection for a statement, or block, at a time."""
+    """Whether it is a thread's, with a connection for one statement, or block, at a time."""
     seen_by_threads = False
-    """Whether a thread has found it in a scope, and may be about to use it when that has ended."""
+    """Whether a thread has found it in a scope, and may go on to use it after the scope's end."""
     transaction_over = False
     """Whether a COMMIT or ROLLBACK was answered since the transaction began."""
     _lent: Session | None = None
-    """What the thread had until its last statement ended, and may find again (`lend`)."""
+    """The session that the thread had for its last statement, and may find again (`lend`)."""
 
     def pool_options(self) -> PoolOptions:
         """Return the pool's options; raises ImproperlyConfigured."""
@@ -115,10 +115,10 @@ class LoopWrapper(
         if self.scope is None:
             self._connect_now()
             return
-        # A request's or a hold's connection, which several tasks may be the first to use.
+        # A request's or a hold's connection: any of several tasks may be the first to use it.
         turn = take_turn(self, self.scope)
         if turn is not None:
-            # In a thread without a chain; so that the statements of connecting need no turn.
+            # In a thread without a chain: so that the statements of connecting need no turn.
             enter(turn)
         try:
             if self.connection is None:
@@ -136,7 +136,7 @@ class LoopWrapper(
             self._check_out(chain)
 
     def _chain_to_serve(self) -> Chain | None:
-        """The caller's chain; in a thread without one, that of who made the scope it is in."""
+        """The caller's chain; in a thread without one, the chain that opened the scope around."""
         chain = current_chain()
         if chain is not None or self.scope is None or asyncio._get_running_loop() is not None:
             return chain
@@ -145,14 +145,14 @@ class LoopWrapper(
 
     def _check_out(self, chain: Chain) -> None:
         if self.scope is None and self.serves is not chain and self.family is not None:
-            # Found in a block that has ended meanwhile, in another thread.
+            # The wrapper was found in a block that has ended meanwhile, in another thread.
             raise ScopeEnded(task=caller_label())
         if self.session is not None:
             self._drop_session()
         if self.lends:
             self.lends = False
         if self.is_subclassed:
-            # However the last session went.
+            # However the last session ended.
             self.forget_session()
         while True:
             session = acquire(self, chain.loop)
@@ -203,7 +203,7 @@ class LoopWrapper(
             reconnect.sleep(pause)
 
     def is_away(self, error: Exception) -> bool:
-        """Tell whether connecting failed since the server is not up: trying again may help."""
+        """Tell whether connecting failed because the server is not up: a retry may help."""
         return False
 
     def take_statement_timeout(self, params: dict[str, Any]) -> float | None:
@@ -261,9 +261,9 @@ class LoopWrapper(
         )
 
     def is_kept(self) -> bool:
-        """Tell whether the code that has this lease keeps it while it waits for something else.
+        """Tell whether the code that has this lease keeps it while waiting for something else.
 
-        Asked by others, for whom it changes nothing: in another thread, perhaps.
+        Others ask, perhaps in another thread; so this changes nothing.
         """
         raw = self.__dict__.get("connection")
         if raw is None or raw.is_working():
@@ -282,9 +282,9 @@ class LoopWrapper(
     def lend(self) -> None:
         """Let others have the connection (in its thread, where a statement or a block ended).
 
-        Until it is used again, that is until somebody reads `connection`: that attribute is not
-        there meanwhile (`__getattr__`), so nothing can use what has become somebody else's. State
-        in the session that a reset would end stays with the thread, and its connection with it.
+        They may until it is used here again, that is until somebody reads `connection`: the
+        attribute is not there meanwhile (`__getattr__`), so nothing can use what has become
+        somebody else's. A session with state that a reset would end stays with the thread.
         """
         session = self.session
         if (
@@ -403,7 +403,7 @@ class LoopWrapper(
         self.forget_closed()
 
     def forget_closed(self) -> None:
-        """Give up the pool's place of a connection that was closed."""
+        """Give up the place in the pool of a connection that was closed."""
         if self.connection is None and self.session is not None:
             chain = current_chain()
             if chain is not None and self in chain.active:
@@ -433,10 +433,10 @@ class LoopWrapper(
                 self.close()
 
     def share(self) -> None:
-        """A test's connection is used beside the test's own thread from now on. Idempotent."""
+        """Prepare a test's connection for use beside the test's own thread. Idempotent."""
 
     def unshare(self) -> None:
-        """The opposite, at the end of the test's transaction."""
+        """Undo `share`, at the end of the test's transaction."""
 
     def snapshot(self) -> session_check.Snapshot:
         """Ask the server what is set in the session."""
@@ -461,15 +461,15 @@ class LoopWrapper(
         if bridge is None:
             super()._commit()
             return
-        # The outcome of a COMMIT must be known before a cancellation is delivered: it decides
-        # whether the on-commit hooks run.
+        # The outcome of a COMMIT must be known before a cancellation is delivered, because the
+        # outcome decides whether the on-commit hooks run.
         try:
             with bridge.shield():
                 super()._commit()
         except Exception:
             raise  # Django's rollback follows
         except BaseException:
-            # It was not sent yet: cancelled while a statement of another task was in flight.
+            # COMMIT was not sent yet: cancelled while another task's statement was in flight.
             try:
                 self._rollback()
             except BaseException:
@@ -480,8 +480,8 @@ class LoopWrapper(
     def _rollback(self) -> None:
         scope = self.scope
         if scope is not None and scope.ending is None and self._is_dead():
-            # By hand, on a connection that is gone: with it the transaction has ended, and what
-            # the program is about to raise, a cancellation, say, must not be lost.
+            # By hand, on a connection that is gone: the transaction has ended with it, and what
+            # the program is about to raise (a cancellation, say) must not be lost.
             self.connection = None
             self._drop_session()
             return
@@ -500,7 +500,7 @@ class LoopWrapper(
             self.needs_rollback = True
 
     def note_interruption(self) -> None:
-        """Note that a statement was interrupted: what the caller's block did is not whole."""
+        """Note that a statement was interrupted: the work of the caller's block is incomplete."""
         if not self.in_atomic_block:
             return
         self.needs_rollback = True
@@ -525,10 +525,10 @@ class LoopWrapper(
         ending = self._is_ending()
         if autocommit and ending:
             if not self.run_commit_hooks_on_set_autocommit_on:
-                # Not committed. Where its end was interrupted, Django has not come to this.
+                # Not committed. Where the end was interrupted, Django has not come to clearing it.
                 self.run_on_commit = []
             if not self._is_dead() and not self._has_ended():
-                # Its end was interrupted; what came of it is not known here.
+                # The transaction's end was interrupted; its outcome is not known here.
                 self._terminate()
             if self._is_dead():
                 self._end_without_connection()
@@ -538,7 +538,7 @@ class LoopWrapper(
             manual_mode(self, on=not autocommit)
 
     def _is_ending(self) -> bool:
-        """Tell whether a block of it ends: one of its scope, or the caller's, which is over."""
+        """Tell whether a block is ending: the scope's, or the caller's in a scope that is over."""
         scope = self.scope
         if scope is None:
             return self.left_by is not None and self.left_by is chain_or_thread()
@@ -563,17 +563,17 @@ class LoopWrapper(
                 raise
             if not isinstance(error, ScopeEnded) and not self.is_lost(error):
                 raise
-            # The transaction has ended before, whether committed or rolled back: only that the
-            # connection goes on has failed. With ScopeEnded a hold around it began to end.
+            # The transaction had ended before, whether committed or rolled back: all that failed
+            # is that the connection goes on. With ScopeEnded a hold around it began to end.
             self._terminate()
             self._end_without_connection()
 
     def _end_without_connection(self) -> None:
-        """The end of a block on a connection that is gone: no I/O, and no new connection."""
+        """End a block on a connection that is gone: no I/O, and no new connection."""
         self.connection = None
         self.autocommit = True
         if self.run_commit_hooks_on_set_autocommit_on:
-            # It was lost after the answer to COMMIT.
+            # The connection was lost after the answer to COMMIT.
             self.run_commit_hooks_on_set_autocommit_on = False
             self.run_and_clear_commit_hooks()
         else:
@@ -599,7 +599,7 @@ class LoopWrapper(
             if scope.root.kind is Kind.TRANSACTION:
                 scope.leave()
             elif scope.blocks:
-                # In a hold, which goes on.
+                # The block was in a hold, which goes on.
                 scope.ending = None
                 scope.block_ended(scope.blocks[-1])
         if not hooks:

@@ -1,8 +1,8 @@
 """What a connection that several tasks share tells each of them of its own atomic block.
 
 Django keeps on the connection what is true of its innermost block. Where tasks have blocks open
-inside one another's scope, or one has a transaction in a hold that another uses too, that is the
-block of somebody else.
+inside one another's scope, or one task has a transaction in a hold that another uses too, the
+innermost block may be somebody else's.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ class BlockState(_Base):
 
     scope: Scope | None
     _needs_rollback = False
-    """Of the innermost block; those around it note it on their nodes."""
+    """The innermost block's; the blocks around it note their own on their nodes."""
     _committed_by: Chain | Thread | None = None
 
     @property
     def run_commit_hooks_on_set_autocommit_on(self) -> bool:
         """Tell whether the calling code has committed, and switches autocommit on next.
 
-        While it runs its hooks after that, others go on: one may have committed, too.
+        While that code runs its hooks afterwards, others go on: one may have committed, too.
         """
         return self._committed_by is not None and self._committed_by is chain_or_thread()
 
@@ -75,7 +75,7 @@ class BlockState(_Base):
 
     @of_caller
     def on_commit(self, func: Callable[[], Any], robust: bool = False) -> None:
-        """Do as Django does; a hook belongs to the caller's block, not to one of another task."""
+        """Do as Django does; a hook belongs to the caller's block, not to another task's."""
         scope = self.scope
         if scope is not None and scope.is_beside_transaction():
             call_hook(func, robust)

@@ -32,7 +32,7 @@ class KnownOutcome:
                 unknown = OutcomeUnknown()
                 bridge = current_bridge()
                 if bridge is not None and bridge.deferred_cancel is not None:
-                    # The task is cancelled, and what it ends with seldom looked at.
+                    # The task is cancelled, and what it ends with is seldom looked at.
                     logging.getLogger(f"nuages.{self.vendor}").error("%s", unknown)
                 raise unknown from error
             raise

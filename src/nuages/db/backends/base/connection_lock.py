@@ -1,9 +1,9 @@
-"""The lock of a driver's connection, and its end, which waits for whoever is inside the driver.
+"""The lock of a driver's connection, and the connection's end, which waits for callers inside.
 
-A thread that holds the lock may be in the driver's C code, or wait for its socket. What the driver
-frees or closes under it ends the process, or leaves the thread waiting for ever. So a connection
-that must end at once has its socket shut down, which ends the thread's call with an error; it is
-freed when the thread has let go of the lock.
+A thread that holds the lock may be in the driver's C code, or wait for its socket. If something
+that the thread uses is freed or closed, the process ends, or the thread waits for ever. So a
+connection that must end at once has its socket shut down, which ends the thread's call with an
+error; it is freed when the thread has let go of the lock.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class ConnectionLock(FairLock):
         self._connection = connection
         self._admission: Admission | None = None
         self._end: Callable[[], None] | None = None
-        """What frees the connection, where a thread that was inside is still to do it."""
+        """The call that frees the connection, if a thread that was inside is still to make it."""
 
     def __enter__(self) -> bool:
         wrapper = self._connection.wrapper
@@ -63,15 +63,15 @@ class ConnectionLock(FairLock):
     def end_when_free(self, end: Callable[[], None]) -> bool:
         """Call `end`, which frees the connection, while no other thread is inside the driver.
 
-        That is now, or when the thread that holds the lock lets go of it, in that thread; False
-        where it is still to come. `end` may be called twice.
+        The call is made now, or when the thread that holds the lock lets go of it, in that thread;
+        False where it is still to come. `end` may be called twice.
         """
         self._end = end
         self.on_release = self._end_if_free
         return self._end_if_free()
 
     def _end_if_free(self) -> bool:
-        # Whoever has let go of the lock looks here too, so that one of the two finds it free.
+        # A thread that has let go of the lock looks here, too: one of the two finds it free.
         while (end := self._end) is not None:
             if self.acquire_nowait(Caller()):
                 self._end = None
@@ -84,7 +84,7 @@ class ConnectionLock(FairLock):
             if holder is not None:
                 if holder.thread != threading.get_ident():
                     return False
-                # Code that awaits, of this thread: it is not inside now.
+                # The holder is code of this thread that awaits: it is not inside the driver now.
                 self._end = None
                 end()
         return True

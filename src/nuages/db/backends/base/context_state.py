@@ -1,12 +1,12 @@
-"""What is set on a wrapper: of its context, or of its own session; and whom a kept one serves.
+"""What is set on a wrapper, of its context or of its own session; and whom a kept one serves.
 
 A wrapper of the loop is a member of its context's family (`scopes/family.py`). An attribute that
 code outside the wrapper sets (`connection.tenant = x`, a replaced `cursor`) is set on the whole
 family. What Django and we keep on a wrapper is listed in `OWN`. What a subclass elsewhere sets in
-its overrides of the methods in `AT_WORK`, as django-tenants notes the search path that it has
-set, is of the session at hand: of that member alone, and forgotten with the session.
+its overrides of the methods in `AT_WORK` (django-tenants notes the search path that it has set)
+belongs to the session at hand: to that member alone, and is forgotten with the session.
 
-A member that somebody kept, a closure in a replaced method, say, is called by code of any chain;
+A member that somebody kept (a closure in a replaced method, say) is called by code of any chain;
 the methods that use a session go on with the member that serves the caller.
 """
 
@@ -76,12 +76,12 @@ AT_WORK = (
 """Django's methods in which a backend works on its session."""
 
 _GUARDED = cast(Any, async_unsafe(lambda: None)).__code__
-"""The code of whatever Django's `async_unsafe` guards."""
+"""The code that all functions guarded by Django's `async_unsafe` have."""
 
 
 def of_caller(method: F) -> F:
     """Decorate a wrapper's method that uses its session: called on a kept wrapper, it goes on
-    with the one that serves the caller.
+    with the wrapper that serves the caller.
     """  # noqa: D205
     name = method.__name__
 
@@ -90,14 +90,14 @@ def of_caller(method: F) -> F:
         here = self if self.family is None else self.here()
         if here is self:
             return method(self, *args, **kwargs)
-        # The class's: what was replaced on the instance is what called this.
+        # The class's method: one that was set on the instance is what called this.
         return getattr(type(here), name)(here, *args, **kwargs)
 
     return cast(F, call)
 
 
 def _at_work(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap a subclass's override of one of `AT_WORK`: what it sets is of this session."""
+    """Wrap a subclass's override of one of `AT_WORK`: what it sets belongs to this session."""
     guarded = getattr(function, "__code__", None) is _GUARDED
     # Django's guard refuses wherever a loop runs; in a bridge there is nothing to guard.
     inner = cast(Any, function).__wrapped__ if guarded else function
@@ -120,7 +120,7 @@ def _at_work(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Guarded:
-    """What replaces a method of a facade: bare coroutine code may not call it, as the method."""
+    """A replaced method on a facade: bare coroutine code may not call it, like the original."""
 
     def __init__(self, replaced: Any) -> None:
         self.replaced = replaced
@@ -153,17 +153,17 @@ class ContextState(_Base):
     """Mixin: attributes of the context and of the session, told apart."""
 
     family: Family | None = None
-    """Whose state it shares; None for copies."""
+    """The family whose state it shares; None for copies."""
     serves: Chain | None = None
     """The chain that it serves, outside scopes."""
     scope: Scope | None
     role: str
     left_by: Chain | threading.Thread | None = None
-    """Who is ending a block of it."""
+    """The chain, or the thread, that is ending one of its blocks."""
     gives_back = False
     """Whether its session is being given back, so that `close()` closes nothing."""
     is_subclassed = False
-    """Whether its class is not one of ours: only then is anything of this but a look at a flag."""
+    """Whether its class is not one of ours: else all of this costs no more than this flag."""
     _at_work: list[object]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -194,7 +194,7 @@ class ContextState(_Base):
                 value = value.replaced
             self.family.set(name, value)
             if self.role != "plain" and callable(getattr(type(self), name, None)):
-                # It replaces a method, and who replaces one may keep this very wrapper.
+                # The value replaces a method, and code that does so may keep this very wrapper.
                 follow(self)
 
     def __delattr__(self, name: str) -> None:
@@ -204,13 +204,13 @@ class ContextState(_Base):
             self.family.delete(name)
 
     def as_member(self, name: str, value: Any) -> Any:
-        """Return what the member is to have: the facade's replaced methods are guarded, too."""
+        """Return the value this member is to have: a facade's replaced methods are guarded."""
         if self.role == "facade" and name in AT_WORK and callable(value):
             return _Guarded(value)
         return value
 
     def _is_its_own(self, name: str) -> bool:
-        """Tell whether a property of the class takes it, or the wrapper's own class is at work."""
+        """Tell whether a property of the class takes `name`, or the class itself is at work."""
         if hasattr(getattr(type(self), name, None), "__set__"):
             return True
         return bool(self._at_work) and chain_or_thread() in self._at_work
@@ -223,7 +223,7 @@ class ContextState(_Base):
             node = current_node(self.alias)
         except ScopeEnded:
             if self.left_by is not None and self.left_by is chain_or_thread():
-                # The end of a block, in a hold that has ended meanwhile.
+                # A block is ending, in a hold that has ended meanwhile.
                 return self
             raise
         if node is not None:
@@ -236,12 +236,12 @@ class ContextState(_Base):
                 return self
             there = connections[self.alias]
         if self.scope is not None and getattr(there, "family", None) is not self.family:
-            # Another request's, in its transaction: that is an error, and told as one.
+            # This wrapper is in another request's transaction: an error, and reported as one.
             return self
         return there
 
     def forget_session(self) -> None:
-        """Let a subclass forget what it knows of the session, as it does in `close()`."""
+        """Let a subclass forget, as in `close()`, what it knows of the session."""
         if self.is_subclassed:
             self.gives_back = True
             try:
@@ -296,13 +296,13 @@ class ContextState(_Base):
 
 
 def _of_session(name: str) -> property:
-    """Make an attribute of a kept wrapper that of the one that serves the caller."""
+    """Return a property that reads `name` from the wrapper that serves the caller."""
 
     def get(self: Any) -> Any:
         there = self
         if not self.gives_back and self.family is not None:
             chain = current_chain()
-            # Outside of chains it is we who ask a lease: one ends, or a connection is dropped.
+            # Outside of chains only our own code asks a lease: one ends, or is dropped.
             asked = chain is not None and (self.scope is not None or self.serves is not chain)
             if asked or self.role == "facade":
                 there = self.here()
@@ -311,7 +311,7 @@ def _of_session(name: str) -> property:
         try:
             return vars(self)[name]
         except KeyError:
-            # A connection that is lent: `__getattr__` takes it back.
+            # The connection is lent: `__getattr__` takes it back.
             raise AttributeError(name) from None
 
     def set_own(self: Any, value: Any) -> None:
@@ -324,7 +324,7 @@ def _of_session(name: str) -> property:
 
 
 class Followed:
-    """Mixin: a wrapper that others keep, whose session is that of whoever looks.
+    """Mixin: a wrapper that others keep, whose session is the one of the code that looks.
 
     The debug toolbar keeps one wrapper of a request, to ask for its `connection` after each query.
     """
@@ -339,14 +339,14 @@ def _followed(cls: Any) -> type:
 
 
 def follow(wrapper: Any) -> None:
-    """Make what a wrapper tells of its session that of the caller's, from now on."""
+    """Have `wrapper`, from now on, tell of the caller's session instead of its own."""
     if not isinstance(wrapper, Followed):
         cls: Any = type(wrapper)
         object.__setattr__(wrapper, "__class__", _followed(cls))
 
 
 def _overridden(cls: type, name: str) -> Callable[..., Any] | None:
-    """Return what a class, or a mixin of it elsewhere, has in place of our or Django's method."""
+    """Return a class's override, or that of a mixin elsewhere, of our or Django's method."""
     for base in cls.__mro__:
         if base is ContextState or base.__module__.startswith(("nuages.", "django.db.")):
             return None

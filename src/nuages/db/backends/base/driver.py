@@ -1,4 +1,4 @@
-"""What the pool and the wrappers ask of a driver's connection, and who may use one where."""
+"""What the pool and the wrappers ask of a driver's connection, and where it may be used."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class RawConnection(Protocol):
     """What the pool and the wrapper ask of a driver connection."""
 
     wrapper: LoopWrapper | None
-    """The wrapper that uses it now."""
+    """The wrapper that uses the connection now."""
 
     def is_alive(self) -> bool:
         """Tell, without a round trip, whether it may be used."""
@@ -35,7 +35,7 @@ class RawConnection(Protocol):
         """Tell whether it is in no transaction."""
 
     def inspect(self) -> GiveBack:
-        """What must be done before another user gets it."""
+        """What must be done with the connection before another user gets it."""
 
     state_is_meant: bool
     """Whether the session's state was set on purpose, in a hold: nobody need be warned."""
@@ -49,7 +49,7 @@ class RawConnection(Protocol):
     def quiesce(self) -> bool:
         """Wait for the statement in flight (from the test's own thread, all others being stopped).
 
-        False where it cannot end any more.
+        Returns False where the statement cannot end any more.
         """
 
     def attach(self, pool: Pool) -> None:

@@ -16,10 +16,10 @@ else:
 
 
 class Forked(_Base):
-    """Mixin: what becomes of it where the process forks."""
+    """Mixin: what becomes of a wrapper where the process forks."""
 
     forked = False
-    """Whether this process was forked in a block of it, which only the parent goes on with."""
+    """Whether this process was forked in a block of its, which goes on in the parent only."""
 
     scope: Scope | None
     serves: Chain | None
@@ -36,7 +36,8 @@ class Forked(_Base):
     def leave_to_parent(self) -> Any:
         """Forget the connection without I/O, in a forked child; return what must be kept.
 
-        Where a block is open on it, or autocommit was switched off, the child cannot go on.
+        Where a block is open on the connection, or autocommit was switched off, the child cannot
+        go on.
         """
         state = vars(self)
         left = state.get("connection"), state.get("session"), self._lent
@@ -53,7 +54,7 @@ class Forked(_Base):
         return left
 
     def leave_forked(self, atomic: Any) -> None:
-        """Leave a block that goes on in the parent process; after the last one it is as new."""
+        """Leave a block that goes on in the parent; after the last one the wrapper is as new."""
         del self.atomic_blocks[self.atomic_blocks.index(atomic) :]
         if not self.atomic_blocks:
             self._begin_anew()

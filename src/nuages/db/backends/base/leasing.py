@@ -48,13 +48,13 @@ def _acquire_in_thread(wrapper: LoopWrapper, loop: asyncio.AbstractEventLoop) ->
         waiting.close()
         if not loop.is_closed():
             raise
-        # The thread has outlived it; what it had until now may have gone to somebody else.
+        # The thread has outlived the loop; what it had until now may have gone to somebody else.
         raise PoolClosed(alias=wrapper.alias) from None
     return future.result()
 
 
 async def _acquire_for_thread(wrapper: LoopWrapper, held: int) -> Session:
-    # The pool may be made here, which must be on the loop for it to be closed with the loop.
+    # The pool may be made here: on the loop, so that it is closed with the loop.
     session = await pool_for(wrapper, asyncio.get_running_loop()).acquire(held)
     if session.raw is not None:
         session.raw.detach()

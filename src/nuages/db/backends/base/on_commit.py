@@ -1,9 +1,9 @@
 """On-commit hooks: what they return is awaited, what they raise told apart, and all of them run.
 
-Django calls a hook and drops what it returns. Here that may be awaited, by whoever runs the hook:
-a bridge, or `async_to_sync` in a thread or a sync program. The hooks of a transaction run after
-its COMMIT was answered, so whatever becomes of them must not look as if it had not been committed:
-a database's error of a hook becomes a `HookFailed`, and a cancellation waits for the other hooks.
+Django calls a hook and drops what it returns. Here the result may be awaited, by what runs the
+hook: a bridge, or `async_to_sync` in a thread or a sync program. The hooks of a transaction run
+after its COMMIT was answered, so no failure of theirs must look as if there had been no commit: a
+database error in a hook becomes a `HookFailed`, and a cancellation waits for the other hooks.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ Entry = tuple[Any, ...]
 
 
 def call_hook(function: Callable[[], Any], robust: bool) -> None:
-    """Call a hook outside a transaction; with `robust` an error of it is logged, not raised.
+    """Call a hook outside a transaction; with `robust` its error is logged, not raised.
 
-    As `BaseDatabaseWrapper.on_commit` does, which goes by the whole connection's transaction.
+    `BaseDatabaseWrapper.on_commit` does so, too, but goes by the whole connection's transaction.
     """
     hook = AwaitingHook(function)
     if not robust:
@@ -57,26 +57,26 @@ class AwaitingHook:
     def __init__(self, function: Callable[[], Any]) -> None:
         functools.update_wrapper(self, function)
         self.function = function
-        # Django's log asks for it, and a partial has none.
+        # Django's log asks for the attribute, and a partial has none.
         self.__qualname__ = _name_of(function)
 
     def __call__(self) -> None:
-        """Call it."""
+        """Call the hook."""
         call_and_await(self.function, None)
 
 
 def kept_hook(function: Any) -> Any:
     """Return what a wrapper of ours keeps of `function` until the commit, which awaits all hooks.
 
-    A coroutine function is kept as one that is called and awaits: tests call what they captured.
+    A coroutine function is kept as a callable that awaits it: tests call what they captured.
     """
     return AwaitingHook(function) if callable(function) and is_async(function) else function
 
 
 def call_and_await(function: Callable[[], Any], period: GracePeriod | None) -> None:
-    """Call `function`, and await what it returns, for `period` although that is cancelled.
+    """Call `function` and await what it returns, for `period` even if cancelled.
 
-    Futures and tasks are left alone: they run by themselves, and who starts one in a hook wants
+    Futures and tasks are left alone: they run by themselves, and a hook that starts one wants
     nobody to wait for it.
     """
     result = function()
@@ -107,7 +107,7 @@ class CommittedHooks:
         bridge = current_bridge()
         around = None if bridge is None else bridge.grace
         self._is_outermost = around is None
-        # Hooks of a hook's own transaction have the time that is left for the hook.
+        # Hooks of a hook's own transaction have the time that is left for the outer hook.
         self._period = around or GracePeriod(float(setting("HOOKS_TIMEOUT")))
         self.entries: list[Entry] = [self._entry(*entry) for entry in entries]
         """What Django is to run in place of the entries given."""
@@ -121,7 +121,7 @@ class CommittedHooks:
 
     def _call(self, function: Any, robust: bool) -> None:
         if self._period.is_over and self._period.cancelled is not None:
-            self._running = None  # it has swallowed its cancellation
+            self._running = None  # that hook has swallowed its cancellation
             raise self._period.cancelled
         self._running = self._left.pop(0)
         if isinstance(function, AwaitingHook):

@@ -53,7 +53,7 @@ def _opened_by(chain: Chain, opened: weakref.ref[Any]) -> weakref.ref[Any]:
 
 
 class OpenCursors(_Base):
-    """Mixin: knows its open cursors."""
+    """Mixin: a wrapper that knows its open cursors."""
 
     role: str
     scope: Scope | None
@@ -87,16 +87,16 @@ class OpenCursors(_Base):
 
     @of_caller
     def chunked_cursor(self) -> Any:
-        """Do as Django does; the rows that are left do not keep a lease, but on the server."""
+        """Do as Django does; rows that are left keep no lease, unless they are on the server."""
         made = super().chunked_cursor()
         if self._cursors and self._cursors[-1]() is made.cursor:
-            vars(made)["opened"] = self._cursors.pop()  # it executes once
+            vars(made)["opened"] = self._cursors.pop()  # such a cursor executes once
         if self.role == "lease":
             self._iterations.add(made)
         return made
 
     def note_opened(self, chain: Chain) -> None:
-        """Note that `chain`, which it serves, has opened what is open: it gets a scope now."""
+        """Note that `chain`, served so far, has opened what is open: the wrapper gets a scope."""
         if self._cursors:
             self._cursors = [_opened_by(chain, one) for one in self._cursors]
         for made in tuple(self._iterations):
@@ -104,7 +104,7 @@ class OpenCursors(_Base):
                 vars(made)["opened"] = _opened_by(chain, vars(made)["opened"])
 
     def chain_at_work(self) -> Chain | None:
-        """Return a chain on this loop that has a cursor open here, and goes on; None for none."""
+        """Return a chain on this loop that goes on and has a cursor open here; None for none."""
         self._has_cursor()
         opened = [*self._cursors]
         for made in tuple(self._iterations):
@@ -117,7 +117,7 @@ class OpenCursors(_Base):
         return None
 
     def _end_iterations(self) -> None:
-        """Tell whoever goes on with an `iterator()` why it cannot (at give-back)."""
+        """Have code that goes on with an `iterator()` told why it cannot (at give-back)."""
         for made in tuple(self._iterations):
             if self.has_rows_left(made.cursor):
                 made.fetchmany = _refuse_rows
@@ -139,9 +139,9 @@ class OpenCursors(_Base):
         return bool(self._cursors)
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Tell whether what `create_cursor()` has made was not closed."""
+        """Tell whether a cursor that `create_cursor()` has made is still open."""
         raise NotImplementedError
 
     def close_cursor(self, cursor: Any) -> None:
-        """Close it without I/O: it must not execute any more."""
+        """Close a cursor without I/O: it must not execute any more."""
         raise NotImplementedError

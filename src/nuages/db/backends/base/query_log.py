@@ -2,8 +2,8 @@
 
 `connection.queries`, `force_debug_cursor` (`assertNumQueries`) and `execute_wrapper()` are
 attributes of a wrapper in Django. On the loop a task may use many wrappers, one after another or
-several at once, so they live in a record in the context and apply to every lease taken there,
-by child tasks too.
+several at once, so these attributes live in a record in the context and apply to every lease
+taken there, by child tasks too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Record:
 def begin(alias: str, limit: int | None, execute_wrappers: Iterable[Any]) -> Record:
     """Return the record of `alias` in the calling context; begin one if there is none.
 
-    It begins with the execute wrappers that were put on the context's connection by hand.
+    A new record has the execute wrappers that were put on the context's connection by hand.
     """
     current = records.get()
     found = current.get(alias)
@@ -58,7 +58,7 @@ def _remove_last(wrappers: list[Any], wrapper: Any) -> None:
 
 
 class QueryCapture:
-    """Mixin: what Django keeps on the connection is kept in the context of a lease."""
+    """Mixin: for a lease, what Django keeps on the connection is kept in the context."""
 
     if TYPE_CHECKING:
         role: str
@@ -72,7 +72,7 @@ class QueryCapture:
 
     def _record(self) -> Record | None:
         if self.role == "plain" and (self.scope is None or self.scope.root.kind is not Kind.TEST):
-            # A thread's own, which the coroutines that it waits for have as it is.
+            # A thread's own wrapper, which the coroutines that it waits for use as it is.
             return None
         return records.get().get(self.alias)
 
@@ -80,7 +80,7 @@ class QueryCapture:
         if self.role == "plain":
             root = None if self.scope is None else self.scope.root
             if root is None or root.kind is not Kind.TEST or root.owned_by_caller:
-                # Of a test's connection only what uses it beside the test's own thread.
+                # For a test's connection, only code beside the test's own thread begins one.
                 return self._record()
         return begin(self.alias, self.queries_limit, self._execute_wrappers)
 
@@ -132,5 +132,5 @@ class QueryCapture:
         try:
             yield
         finally:
-            # Not the last one, which is another's where the garbage collector comes here late.
+            # Not just the last one: another's, where the garbage collector comes here late.
             _remove_last(wrappers, wrapper)

@@ -1,9 +1,9 @@
 """What was left in a session though no statement told, found in development by asking the server.
 
-A function of the project's own, a trigger, or a call past the driver's cursors may set what
-neither command tags nor texts show. With NUAGES["CHECK_SESSIONS"] (by default where DEBUG is on)
-a session is compared, each time it comes back, to what it was when it was opened. Without it
-nothing is asked and nothing is kept.
+A function of the project's own, a trigger, or a call past the driver's cursors may set something
+that neither command tags nor texts show. With NUAGES["CHECK_SESSIONS"] (by default where DEBUG is
+on) a session is compared, each time it comes back, to what it was when it was opened. Without the
+setting nothing is asked and nothing is kept.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def is_on() -> bool:
 
 
 def begin(wrapper: LoopWrapper, session: Session) -> None:
-    """Remember what a session is like that was just opened, or reset."""
+    """Remember the state of a session that was just opened, or reset."""
     try:
         session.baseline = wrapper.snapshot()
     except wrapper.Database.Error as error:
@@ -51,7 +51,7 @@ def begin(wrapper: LoopWrapper, session: Session) -> None:
 
 
 def compare(wrapper: LoopWrapper, session: Session) -> None:
-    """Warn of what was left in the session and reset it, or leave it as it is."""
+    """Warn of what was left in the session and reset the session; leave a clean one as it is."""
     raw = session.raw
     recent = [_text(statement) for statement in raw.recent]
     found = wrapper.snapshot()

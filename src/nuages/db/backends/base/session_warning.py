@@ -1,4 +1,4 @@
-"""The word to a developer whose session state had to be discarded."""
+"""The warning to a developer whose session state had to be discarded."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from nuages.conf import setting
 from nuages.db.pool.pool import logger
 
 warned: set[str] = set()
-"""The kinds of statement that were warned of."""
+"""The kinds of statement that have been warned of."""
 
 _STRING = re.compile(
     r"""(['"`])(?:\\.|\1\1|(?!\1).)*(?:\1|\Z)|(\$\w*\$).*?(?:\2|\Z)""", re.DOTALL | re.ASCII
@@ -17,7 +17,7 @@ _NUMBER = re.compile(r"\d+")
 
 
 def without_values(statement: str) -> str:
-    """Return a statement, or its beginning, with `...` in the place of what it quotes.
+    """Return a statement, or its beginning, with `...` in place of what it quotes.
 
     Drivers write parameters into the text, and a log is no place for them.
     """

@@ -1,7 +1,7 @@
 """Process-wide counts of how database statements were waited for.
 
 `bridged` were awaited on the loop, `worker` were handed to SQLite's worker thread, `blocked`
-blocked a thread whose event loop was running. The last should be 0: it is counted so that a
+blocked a thread whose event loop was running. The last count should be 0: it is kept so that a
 test, a watchdog or a curious reader can see it.
 """
 

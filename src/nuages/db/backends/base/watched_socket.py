@@ -1,7 +1,7 @@
 """A connection's socket as the event loop knows it: registered while the pool keeps it.
 
-Being registered all the time, a wait costs no system call, and a connection that the server closes
-is noticed while it is idle.
+Because the socket is registered all the time, a wait costs no system call, and a connection that
+the server closes is noticed while it is idle.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from collections.abc import Callable
 class WatchedSocket:
     """The descriptor `fd` of a socket, registered with at most one loop.
 
-    It must leave the loop before whoever owns it closes it. All but making it is done on the
-    thread of that loop.
+    The socket must leave the loop before its owner closes it. All but making a `WatchedSocket` is
+    done on the thread of that loop.
     """
 
     def __init__(self, fd: int) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
-        """The loop it is registered with for reading."""
+        """The loop that the socket is registered with for reading."""
         self._fd = fd
         self._process = os.getpid()
         self._writing: asyncio.AbstractEventLoop | None = None
@@ -31,7 +31,7 @@ class WatchedSocket:
     def watch(self, loop: asyncio.AbstractEventLoop, readable: Callable[[], None]) -> None:
         """Have `loop` call `readable` whenever there is something to read."""
         self.unwatch()
-        # It may outlive the caller, whose context it must not keep alive.
+        # The registration may outlive the caller, whose context it must not keep alive.
         contextvars.Context().run(loop.add_reader, self._fd, readable)
         self.loop = loop
         if not isinstance(loop, asyncio.SelectorEventLoop):
@@ -60,7 +60,7 @@ class WatchedSocket:
 
     @property
     def is_of_parent(self) -> bool:
-        """Tell whether this process was forked since, so that it is its parent's."""
+        """Tell whether this process was forked since, so that the socket is its parent's."""
         return self._process != os.getpid()
 
     def _may_leave(self, loop: asyncio.AbstractEventLoop) -> bool:
@@ -72,6 +72,6 @@ class WatchedSocket:
         return self._errors is not None and bool(self._errors.poll(0))
 
     def leave(self) -> None:
-        """Undo all; what must be done before the descriptor is closed."""
+        """Undo all registrations, which must be done before the descriptor is closed."""
         self.unwatch()
         self.unwatch_writing()

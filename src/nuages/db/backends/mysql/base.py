@@ -1,8 +1,8 @@
 """Django's MySQL backend over a connection that awaits on the event loop.
 
 `ENGINE = "nuages.db.backends.mysql"`, for MySQL and MariaDB. Everything but the driver is
-Django's; the driver is PyMySQL, where Django's own engine has mysqlclient. What of Django's module
-depends on the driver is overridden here, so a process may have both.
+Django's; the driver is PyMySQL, where Django's own engine has mysqlclient. The parts of Django's
+module that depend on the driver are overridden here, so a process may use both.
 """
 
 from __future__ import annotations
@@ -56,14 +56,14 @@ Database.__dict__.update(pymysql.__dict__)
 Database.connect = Database.Connection = Connection
 
 CONVERSIONS = {**converters.conversions, FIELD_TYPE.TIME: typecast_time}
-"""PyMySQL's, and TIME as Django wants it: a time, not a timedelta."""
+"""PyMySQL's conversions, with TIME as Django wants it: a time, not a timedelta."""
 
 _PARAMETERS = {*inspect.signature(pymysql.connections.Connection).parameters} - {"defer_connect"}
 _AWAY = (
     ER.CON_COUNT_ERROR,  # too many connections
     ER.TOO_MANY_USER_CONNECTIONS,
     ER.SERVER_SHUTDOWN,
-    # The connection broke before it was one.
+    # The connection broke before it was established.
     CR.CR_SERVER_GONE_ERROR,
     CR.CR_SERVER_LOST,
 )
@@ -85,11 +85,11 @@ _MYSQLCLIENT_ONLY = {
 }
 
 _server_data: dict[int, dict[str, Any]] = {}
-"""What Django asks a server once for each wrapper; here wrappers come and go with every task."""
+"""Answers that Django asks for once a wrapper; here wrappers come and go with every task."""
 
 
 class CursorWrapper(django_base.CursorWrapper):
-    """Django's, for PyMySQL's errors."""
+    """Django's cursor wrapper, for PyMySQL's errors."""
 
     def execute(self, query: Any, args: Any = None) -> Any:
         """Do as Django does."""
@@ -118,7 +118,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     Database = Database
     creation_class = DatabaseCreation
     _is_pools_doing = False
-    """Whether a connection is opened or reset: its statements are in nobody's capture."""
+    """Whether a connection is being opened or reset: the statements are in nobody's capture."""
     _given_server_data: dict[str, Any] | None = None
 
     # Connecting
@@ -142,7 +142,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
                 f'DATABASES[{self.alias!r}]["OPTIONS"] has what PyMySQL does not know: '
                 f"{', '.join(unknown)}. It knows {', '.join(sorted(_PARAMETERS))}."
             )
-        # Django's set_autocommit() then finds it as it should be, without asking.
+        # Django's set_autocommit() then finds the mode as it should be, without asking.
         params.setdefault("autocommit", self.settings_dict["AUTOCOMMIT"])
         return params
 
@@ -154,7 +154,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return connection
 
     def init_connection_state(self) -> None:
-        """Do as Django does, each assignment by itself: PyMySQL sends one statement at a time."""
+        """Do as Django does, one assignment at a time: PyMySQL sends one statement at a time."""
         super(_DjangoWrapper, self).init_connection_state()
         assignments = []
         if self.isolation_level:
@@ -214,14 +214,14 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     @property
     def mysql_server_data(self) -> dict[str, Any]:
-        """What Django asks a server about itself; once for a server and version.
+        """What Django asks a server about itself, once for a server and version.
 
-        It can be set and deleted, as Django's, which tests of other versions and modes do.
+        As in Django it can be set and deleted, which tests of other versions and modes do.
         """
         if self._given_server_data is not None:
             return self._given_server_data
         settings = self.settings_dict
-        # Hashed, since error reports show what functions have at hand.
+        # Hashed, because error reports show what functions have at hand.
         names = ("HOST", "PORT", "USER", "NAME", "OPTIONS")
         key = hash(tuple(repr(settings[name]) for name in names))
         version = getattr(self.connection, "server_version", None)
@@ -249,7 +249,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     @contextmanager
     def _quietly_connected(self) -> Iterator[Any]:
-        """Do as `temporary_connection()` does, with such a cursor."""
+        """Do as `temporary_connection()` does, with a quiet cursor."""
         with self.temporary_connection(), self._quiet_cursor() as cursor:
             yield cursor
 
@@ -260,11 +260,11 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return CursorWrapper(self.connection.cursor())
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Tell whether what `create_cursor()` has made was not closed."""
+        """Tell whether a cursor that `create_cursor()` has made is still open."""
         return cursor.cursor.connection is not None
 
     def close_cursor(self, cursor: Any) -> None:
-        """Close it without I/O: `close()` would read what is left of its result."""
+        """Close a cursor without I/O: `close()` would read what is left of its result."""
         cursor.cursor.connection = None
 
     def snapshot(self) -> Snapshot:
@@ -272,7 +272,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return snapshot(self.connection, mariadb=self.mysql_is_mariadb)
 
     def reset_session(self) -> None:
-        """COM_RESET_CONNECTION, and the settings of a new connection again."""
+        """Send COM_RESET_CONNECTION, and the settings of a new connection again."""
         connection = self.connection
         state, meant = connection.session_state, connection.state_is_meant
         if state and not meant:
@@ -284,10 +284,10 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             connection.note_baseline()
 
     def close_pool(self) -> None:
-        """Nothing: a MySQL session has no time zone of Django's."""
+        """Do nothing: a MySQL session has no time zone of Django's."""
 
     def _rollback(self) -> None:
-        # As in Django: some tables know no transactions.
+        # Suppressed, as in Django: some tables know no transactions.
         with suppress(err.NotSupportedError):
             super()._rollback()
 
@@ -296,7 +296,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         if bridge is None:
             super()._set_autocommit(autocommit)
         elif autocommit:
-            # The end of a transaction, which may have been committed: the hooks are to run.
+            # A transaction ends here and may have been committed: its hooks are to run.
             with bridge.shield():
                 super()._set_autocommit(True)
         else:
@@ -307,7 +307,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
                 raise
 
     def _undo_begin(self) -> None:
-        """A cancelled `SET AUTOCOMMIT = 0` may have had its effect; the code may go on."""
+        """Undo a cancelled `SET AUTOCOMMIT = 0`, which may have had effect: code may go on."""
         connection, bridge = self.connection, current_bridge()
         if not connection.is_alive() or connection.get_autocommit():
             return

@@ -16,7 +16,7 @@ def open_socket(
 ) -> socket.socket:
     """Connect over TCP; `timeout` seconds for each address of `host`. Raises OSError.
 
-    In a bridge nothing blocks; a name that must be looked up is, in a thread, as asyncio does.
+    In a bridge nothing blocks; a name is looked up, if need be, in a thread, as asyncio does.
     """
     source = None if bind_address is None else (bind_address, 0)
     bridge = current_bridge()

@@ -1,10 +1,10 @@
 """PyMySQL's connection, with its waits awaited on the event loop.
 
 Everything that PyMySQL reads and writes goes through `_read_bytes` and `_write_bytes`, and the
-socket is a `Transport`, which TLS, too, goes through. A command and its answer are one *exchange*
+socket is a `Transport`, through which TLS goes, too. A command and its answer are one *exchange*
 (`exchange.py`), which takes the connection's lock.
 
-Longer than most modules: it is one class, and half of it the list of PyMySQL's commands.
+This module is longer than most: it is one class, half of which lists PyMySQL's commands.
 """
 
 from __future__ import annotations
@@ -58,15 +58,15 @@ class Connection(connections.Connection):  # type: ignore[misc]
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
     abandoned: Any = None
-    """The result of an unbuffered cursor that is gone, if it was not read to its end."""
+    """The result of an unbuffered cursor that is gone, if the result was not read to its end."""
     identity: Identity = ()
-    """Which server this is; empty where it does not say."""
+    """The identity of the server; empty where the server does not say."""
     _role: Any = ...
     """The role of a fresh session, or None; Ellipsis where the server does not say."""
     isolation_of_wrapper: str | None = None
     _maybe_state = False
     _other_database = False
-    """Whether the session may be in another database than it was opened in."""
+    """Whether the session may be in a database other than the one it was opened in."""
     _checks_off = False
     _takes_several = True
     """Whether the server takes several statements in one text."""
@@ -79,9 +79,9 @@ class Connection(connections.Connection):  # type: ignore[misc]
     def __init__(self, *, connect_to: Any = None, **params: Any) -> None:
         self._params = params
         self._connect_to = connect_to
-        """The address of the server itself, whatever its name means by now."""
+        """The address of the server itself, whatever the host name means by now."""
         self._peer: Any = None
-        """The address that it is connected to; a socket that is lost does not know any more."""
+        """The address that this is connected to, which a socket that is lost does not know."""
         self._process = os.getpid()
         self.lock = ConnectionLock(self)
         self.exchange = Exchange(self)
@@ -95,7 +95,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
     # Opening
 
     def connect(self, sock: Any = None) -> None:
-        """Connect, as PyMySQL's; inside a bridge nothing blocks.
+        """Connect as PyMySQL does; inside a bridge nothing blocks.
 
         `connect_timeout` is for each address, and then for the greeting and authentication.
         """
@@ -235,13 +235,13 @@ class Connection(connections.Connection):  # type: ignore[misc]
                 else:
                     exchange.interrupt(interruption, can_go_on=not (writing or self._connecting))
                 if transport.available():
-                    return  # it came together with the interruption
+                    return  # data came together with the interruption
                 continue
             if until is not None and time.monotonic() >= until:
                 exchange.waited_long()
 
     def _wait_in_thread(self, transport: Transport, writing: bool, limit: float | None) -> None:
-        # A thread that shares a scope waits for itself. The loop lets go of the socket when data
+        # A thread that shares a scope waits by itself. The loop lets go of the socket when data
         # arrives that no bridge waits for, and takes it up again at its next wait.
         if asyncio._get_running_loop() is not None:
             if not may_do_io():
@@ -260,7 +260,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             sql = sql.encode(self.encoding, "surrogateescape")
         text = sql
         if self.encoding not in _PLAIN:
-            # A character's second byte may be a backslash there.
+            # In such an encoding a character's second byte may be a backslash.
             text = bytes(sql).decode(self.encoding, "replace").encode()
         escapes = not self.server_status & SERVER_STATUS.SERVER_STATUS_NO_BACKSLASH_ESCAPES
         trace = trace_of(text, several=self._takes_several, escapes=escapes)
@@ -287,14 +287,14 @@ class Connection(connections.Connection):  # type: ignore[misc]
             self._other_database = True
 
     def _mark_rolled_back(self, error: Exception) -> None:
-        # What follows would be in a transaction of its own, and half of the work lost unseen.
+        # The statements that follow would be in a new transaction, and half of the work be lost.
         wrapper = self.wrapper
         if error.args[0] == ROLLED_BACK and wrapper is not None:
             wrapper.note_interruption()
 
     def _execute_command(self, command: int, sql: Any) -> None:
         if self._sock is None:
-            # As mysqlclient. PyMySQL has an InterfaceError, whether it was closed or lost.
+            # As in mysqlclient. PyMySQL has InterfaceError for a closed and for a lost connection.
             raise err.OperationalError(CR.CR_SERVER_GONE_ERROR, _CLOSED)
         abandoned, self.abandoned = self.abandoned, None
         if abandoned is not None and abandoned is self._result and abandoned.unbuffered_active:
@@ -334,12 +334,12 @@ class Connection(connections.Connection):  # type: ignore[misc]
             super().rollback()
 
     def autocommit(self, value: bool) -> None:
-        """Do as PyMySQL does: nothing is sent where the session is in that mode."""
+        """Do as PyMySQL does: nothing is sent where the session is in that mode already."""
         with self.exchange:
             super().autocommit(value)
 
     def select_db(self, db: Any) -> None:
-        """Do as PyMySQL does; the session is reset before its next user, who expects another."""
+        """Do as PyMySQL does; the session is reset, as its next user expects another database."""
         self._note("use", b"USE")
         with self.exchange:
             super().select_db(db)
@@ -355,7 +355,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             return super().show_warnings()
 
     def ping(self, reconnect: bool = False) -> None:
-        """Do as PyMySQL does; it does not reconnect unless it is asked to."""
+        """Do as PyMySQL does, but reconnect only if asked to."""
         with self.exchange:
             super().ping(reconnect)
 
@@ -364,10 +364,10 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self.query(f"KILL {thread_id:d}")
 
     def reset(self) -> None:
-        """COM_RESET_CONNECTION, and what `connect()` does after authentication.
+        """Send COM_RESET_CONNECTION, and do what `connect()` does after authentication.
 
-        A session that has another role than in the beginning is closed. Raises
-        OperationalError where the server does not know the command.
+        A session whose role is not the one of its beginning is closed. Raises OperationalError
+        where the server does not know the command.
         """
         with self.exchange:
             if self._other_database and self.db is None:
@@ -386,12 +386,12 @@ class Connection(connections.Connection):  # type: ignore[misc]
         if self.autocommit_mode is not None:
             self.autocommit(True)
         if self._role is not Ellipsis and self._current_role() != self._role:
-            # The server leaves it, and cannot be told to take the one of the beginning.
+            # The server keeps the role, and cannot be told to take the one of the beginning.
             self.terminate()
         self.note_baseline()
 
     def cursor(self, cursor: Any = None) -> Any:
-        """Do as PyMySQL does; it takes its own results, and leaves none unread."""
+        """Do as PyMySQL does; the cursor takes its own results, and leaves none unread."""
         return tracked(cursor or self.cursorclass)(self)
 
     def thread_id(self) -> int:
@@ -412,7 +412,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self._force_close()
 
     def _force_close(self) -> None:
-        # PyMySQL calls it too, where it finds the connection lost, in whichever thread that is.
+        # PyMySQL calls this, too, in whichever thread it finds the connection lost.
         transport = self._sock
         self._sock = self._rfile = None
         if transport is None:
@@ -420,7 +420,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         self._closed = True
         loop = transport.loop
         if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
-            # Another thread's, whose loop the socket must leave before it is closed.
+            # The socket is in another thread's loop, which it must leave before it is closed.
             loop.call_soon_threadsafe(self._part, transport)
         else:
             self._part(transport)
@@ -447,7 +447,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             transport.close()
 
     def _unwatched(self) -> None:
-        """Data while nobody waits: an idle session's is the server's good-bye."""
+        """Look at data that came while nobody waits: to an idle session, the server's good-bye."""
         if self.wrapper is None and self.pool is not None:
             if self.is_alive():
                 self.attach(self.pool)
@@ -461,7 +461,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             self._sock.attach(pool.loop)
 
     def detach(self) -> None:
-        """Take the socket out of the loop. On the loop's thread."""
+        """Take the socket out of the loop (on the loop's thread)."""
         if self._sock is not None:
             self._sock.detach()
 
@@ -471,7 +471,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             pass
 
     def is_open(self) -> bool:
-        """Tell whether it was not closed here."""
+        """Tell whether the connection was not closed here."""
         return self._sock is not None
 
     def has_more(self) -> bool:
@@ -487,7 +487,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         if self.lock.locked() or self.has_more() or transport.seems_quiet():
             return True
         if not self.lock.acquire_nowait(Caller()):
-            return True  # whoever has it by now will find out
+            return True  # whoever has the lock by now will find out
         try:
             return transport.is_quiet()
         finally:
@@ -501,7 +501,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         """Tell whether nothing is under way: no statement, transaction or unbuffered result."""
         if self.in_transaction() or self.lock.locked():
             return False
-        # What a finaliser has left keeps nobody waiting: the connection is closed then.
+        # A result that a finaliser has left keeps nobody waiting: the connection is closed then.
         return not self.has_more() or self.abandoned is self._result
 
     def is_working(self) -> bool:
@@ -509,17 +509,17 @@ class Connection(connections.Connection):  # type: ignore[misc]
         return self.lock.locked()
 
     def is_outside_transaction(self) -> bool:
-        """Tell whether it is in no transaction."""
+        """Tell whether the session is in no transaction."""
         return not self.in_transaction()
 
     def quiesce(self) -> bool:
-        """Tell whether no statement is in flight: only its own loop could end it."""
+        """Tell whether no statement is in flight: only its own loop could end one."""
         return self._sock is not None and not self.lock.locked()
 
     def note_identity(self) -> None:
-        """Ask which server this is: statements are cancelled there only.
+        """Ask which server this is: statements are cancelled on that server only.
 
-        Where it does not say, a statement that is cancelled ends with its connection.
+        Where the server does not say, a statement that is cancelled ends with its connection.
         """
         try:
             self.identity = identity_of(self)
@@ -566,7 +566,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
             or self.session_state
             or self._maybe_state
             or self._checks_off
-            # What a function set in a hold left no trace.
+            # What a function has set in a hold left no trace.
             or self.state_is_meant
         ):
             return "reset"
@@ -578,7 +578,7 @@ _CLOSED = "MySQL server has gone away (the connection is closed)"
 
 
 class _Context:
-    """Stands for an SSLContext while PyMySQL connects: the handshake waits as all else does."""
+    """A stand-in for an SSLContext while PyMySQL connects: the handshake waits as all else."""
 
     def __init__(self, connection: Connection, transport: Transport, context: Any) -> None:
         self._connection = connection

@@ -1,8 +1,8 @@
-"""A command and its answer: one exchange, which is brought to its end though it is interrupted.
+"""A command and its answer: one exchange, which is brought to its end even if interrupted.
 
-The statement is cancelled on the server (`killing.py`), PyMySQL reads the answer as ever, and the
-cancellation is raised when the exchange is over and the session known to be at rest. What cannot
-be brought to its end is closed.
+The statement is cancelled on the server (`kill_query.py`), PyMySQL reads the answer as ever, and
+the cancellation is raised when the exchange is over and the session is known to be at rest. A
+connection whose exchange cannot be brought to its end is closed.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("nuages.mysql")
 
 INTERRUPTED = 1317
-"""ER_QUERY_INTERRUPTED: what a statement answers that was ended by KILL QUERY."""
+"""ER_QUERY_INTERRUPTED: the answer of a statement that was ended by KILL QUERY."""
 _AGAIN = "closed a connection: cancelled again while its statement ended"
 
 
 class Exchange:
     """`with connection.exchange:` around a command and its answer; takes the connection's lock.
 
-    Reentrant where PyMySQL nests them.
+    Reentrant where PyMySQL nests commands.
     """
 
     __slots__ = (
@@ -54,11 +54,11 @@ class Exchange:
         self._killer: Killer | None = None
         self._give_up = 0.0
         self._shielded_until: float | None = None
-        """Until when an exchange may go on whose task was cancelled."""
+        """Until when an exchange may go on after its task was cancelled."""
 
     @property
     def open(self) -> bool:
-        """Tell whether one is going on."""
+        """Tell whether an exchange is going on."""
         return self._depth > 0
 
     def __enter__(self) -> None:
@@ -83,7 +83,7 @@ class Exchange:
         finally:
             self._shielded_until = None
             if connection.pool is None:
-                # A test's connection, say: registered with a loop for as long as it waits there.
+                # A test's connection, say, is registered with a loop only while it waits there.
                 connection.detach()
             self._owner, self._depth = None, 0
             connection.lock.__exit__()
@@ -93,13 +93,13 @@ class Exchange:
     # While it waits
 
     def look_again_at(self, limit: float | None) -> float | None:
-        """When, by `time.monotonic()`, a wait ends that may last until `limit`; None: open."""
+        """Return when, by `time.monotonic()`, a wait limited by `limit` ends; None for no end."""
         if self._killer is not None:
             return min(self._give_up, self._killer.next_at)
         return limit if self._shielded_until is None else self._shielded_until
 
     def waited_long(self) -> None:
-        """The time of `look_again_at` has come: cancel the statement again, or give up.
+        """Cancel the statement again, or give up: the time of `look_again_at` has come.
 
         Raises TimeoutError, and ConnectionAbortedError where the connection was closed.
         """
@@ -110,15 +110,15 @@ class Exchange:
         self._kill(self._killer)
 
     def shield(self) -> None:
-        """Its task was cancelled, and it must go on: a COMMIT, say. For COMMIT_TIMEOUT at most."""
+        """Let the exchange (of a COMMIT, say) go on after a cancellation, for COMMIT_TIMEOUT."""
         if self._shielded_until is None:
             self._shielded_until = time.monotonic() + float(setting("COMMIT_TIMEOUT"))
 
     def interrupt(self, interruption: BaseException, *, can_go_on: bool) -> None:
         """Cancel the statement on the server; its answer is read as if nothing had happened.
 
-        A second interruption meanwhile only shortens this to closing the socket. Unless it
-        `can_go_on`, or where the server cannot be told, the connection is closed at once.
+        A second interruption meanwhile only shortens this to closing the socket. Unless the
+        exchange `can_go_on`, or where the server cannot be told, the connection is closed at once.
         """
         connection = self._connection
         wrapper = connection.wrapper
@@ -163,7 +163,7 @@ class Exchange:
         """Make sure of the session, return what to raise (at the end of an interrupted exchange).
 
         A KILL QUERY that came when the statement had ended by itself may be kept by the server
-        for the next one. So it gets one that may be killed.
+        for the next statement. So the server gets one that may be killed.
         """
         connection, killer = self._connection, self._killer
         assert killer is not None
@@ -189,7 +189,7 @@ class Exchange:
         return interruption
 
     def _read_the_rest(self) -> bool:
-        """Read what is left of the result; whether it was cut off by KILL QUERY."""
+        """Read what is left of the result; tell whether it was cut off by KILL QUERY."""
         connection = self._connection
         result = connection._result
         try:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from nuages.db.backends.mysql.connection import Connection
 
 _FIRST_PAUSE = 0.1
-"""Seconds after which a statement that goes on is cancelled once more; then twice as many."""
+"""Seconds until a statement that goes on is cancelled once more; doubled each time."""
 
 Identity = tuple[Any, ...]
 _IDENTITY = "SELECT @@hostname, @@port, @@server_id"
@@ -24,7 +24,7 @@ class SessionOver(Exception):
 
 
 class NotTheServer(err.OperationalError):  # type: ignore[misc]
-    """Behind this address answers another server, where the number is somebody else's."""
+    """Another server answers at this address, where the number is somebody else's session."""
 
 
 def identity_of(connection: Connection) -> Identity:
@@ -35,11 +35,11 @@ def identity_of(connection: Connection) -> Identity:
 
 
 class Killer:
-    """Cancels the statement of one connection; to be used in a bridge, and closed.
+    """A side connection that cancels statements of `victim`; used in a bridge, then closed.
 
     Every `KILL QUERY` is answered before the next thing happens, so that none can arrive late. The
-    number of a session means something on its own server only: where another one answers (behind a
-    load balancer, say), nothing is cancelled and `NotTheServer` raised.
+    number of a session means something on its own server only: where another server answers
+    (behind a load balancer, say), nothing is cancelled and `NotTheServer` is raised.
     """
 
     def __init__(self, victim: Connection, deadline: float) -> None:
@@ -48,12 +48,12 @@ class Killer:
         self._side: Connection | None = None
         self._pause = _FIRST_PAUSE
         self.count = 0
-        """How many KILL QUERY the server has answered."""
+        """How many times the server has answered KILL QUERY."""
         self.next_at = 0.0
         """When the statement, if it goes on, should be cancelled again."""
 
     def kill(self) -> None:
-        """Cancel what the session does now. Raises SessionOver, and what goes wrong on the way."""
+        """Cancel what the session does now. Raises SessionOver, and errors on the way."""
         side = self._side
         if side is None:
             side = self._side = self._victim.beside(self._deadline)

@@ -1,8 +1,8 @@
 """PyMySQL's results and cursors, which share what their connection has received.
 
 A connection has one result, that of its last command, and PyMySQL's cursors take it from there
-after the command: by then it may be that of another thread, or gone. So a cursor takes its result
-in the exchange that asked for it. Unbuffered cursors read from the socket long after that.
+after the command: by then the result may be another thread's, or gone. So a cursor takes its
+result in the exchange that asked for it. Unbuffered cursors read from the socket long afterwards.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from nuages.db.backends.mysql.connection import Connection
 
     class _Cursor:
-        """PyMySQL's cursor, of which it has no types."""
+        """PyMySQL's cursor, for which PyMySQL has no types."""
 
         connection: Connection | None
         _result: Any
@@ -42,7 +42,7 @@ class Result(MySQLResult):  # type: ignore[misc]
     def _check_packet_is_eof(self, packet: Any) -> bool:
         if not super()._check_packet_is_eof(packet):
             return False
-        # PyMySQL drops it: whether there is a transaction now, after a SELECT.
+        # PyMySQL drops the status, which says whether there is a transaction after a SELECT.
         (self.server_status,) = struct.unpack_from("<H", packet.get_all_data(), 3)
         if self.connection is not None:
             self.connection.server_status = self.server_status
@@ -55,7 +55,7 @@ class Result(MySQLResult):  # type: ignore[misc]
             return super()._read_rowdata_packet_unbuffered()
 
     def __del__(self) -> None:
-        """No I/O, in whatever task the garbage collector runs."""
+        """Do no I/O, in whatever task the garbage collector runs."""
 
 
 class _Own(_Cursor):
@@ -73,7 +73,7 @@ class _Own(_Cursor):
 
 
 class _Tracked(_Own):
-    """Cursor mixin: what is left to read when it goes is read when it may be."""
+    """Cursor mixin: rows left unread by a cursor that goes are read when reading is allowed."""
 
     def close(self) -> None:
         connection, result = self.connection, self._result
@@ -93,14 +93,14 @@ class _Tracked(_Own):
         super().close()
 
     def _leave(self) -> None:
-        """Leave it to the connection's next statement to read the rest, or to its give-back."""
+        """Leave it to the connection's next statement, or its give-back, to read the rest."""
         if self.connection is not None and self._result is not None:
             self.connection.abandoned = self._result
         self.connection = None
 
 
 class _TrackedUnbuffered(_Tracked):
-    """Unbuffered cursor mixin: PyMySQL would read what is left wherever it is finalised."""
+    """Unbuffered cursor mixin: PyMySQL would read the rest wherever the cursor is finalised."""
 
     def __del__(self) -> None:
         self._leave()
@@ -108,7 +108,7 @@ class _TrackedUnbuffered(_Tracked):
 
 @functools.cache
 def tracked(kind: type[Any]) -> type[Any]:
-    """Return a subclass of a cursor class that takes its own results, where it may read."""
+    """Return a subclass of a cursor class that takes its own results, and reads where it may."""
     if not issubclass(kind, Cursor) or issubclass(kind, _Own):
         return kind
     mixin = _TrackedUnbuffered if issubclass(kind, SSCursor) else _Tracked

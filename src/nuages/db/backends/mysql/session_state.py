@@ -1,7 +1,7 @@
 """What a statement leaves behind in the session, so that the next user does not find it.
 
-MySQL's answers do not say it (session tracking would for variables, but not for locks and not
-after a SELECT), so the statement's text does. Where that is wrong it is wrong to the safe side: a
+MySQL's answers do not tell (session tracking would for variables, but not for locks and not after
+a SELECT), so the statement's text must. Where the text misleads, it errs on the safe side: a
 session is reset that need not be.
 """
 
@@ -28,7 +28,7 @@ _SKIPPED = re.compile(
 _SKIPPED_WITHOUT_ESCAPES = re.compile(
     rb"(?P<text>'[^']*'|\"[^\"]*\")|`[^`]*`|(?P<comment>" + _COMMENT + rb")", re.DOTALL
 )
-"""The same in the mode NO_BACKSLASH_ESCAPES."""
+"""The same pattern for the mode NO_BACKSLASH_ESCAPES."""
 _ASSIGNS = re.compile(rb"@(?:[\w$.]+|`[^`]*`|'')\s*:=|\binto\s+@", re.IGNORECASE)
 _INTO_VARIABLE = re.compile(rb"\binto" + _GAP + rb"@", re.IGNORECASE | re.DOTALL)
 _LOCKS = re.compile(rb"\bget_lock`?\s*\(", re.IGNORECASE)

@@ -1,6 +1,6 @@
 """What is set in a MySQL session, for the check in development.
 
-Temporary tables are in no table that one may read: MariaDB counts them, MySQL does not tell.
+Temporary tables are listed in no readable table: MariaDB counts them, MySQL does not tell.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _VOLATILE = """(
     'in_transaction', 'insert_id', 'last_gtid', 'last_insert_id', 'original_commit_timestamp',
     'pseudo_thread_id', 'rand_seed1', 'rand_seed2', 'statement_id', 'timestamp', 'warning_count'
 )"""
-"""What every statement changes."""
+"""Variables that every statement changes."""
 
 _COMMON = """
     SELECT 'role', '', coalesce(CURRENT_ROLE(), '')

@@ -16,9 +16,9 @@ _contexts: dict[tuple[Any, ...], ssl.SSLContext] = {}
 def context_for(options: Any, make: Callable[[Any], ssl.SSLContext]) -> ssl.SSLContext:
     """Return the context for PyMySQL's `ssl` options: a dict, or a context of the project's own.
 
-    Without options, where the connection is encrypted if the server can but nothing is verified,
-    no authority is read. Others are made by `make`, in a bridge in a thread, and made anew when
-    their files have changed.
+    Without options (the connection is encrypted if the server can, but nothing is verified) no
+    authority is read. Other contexts are made by `make`, in a bridge in a thread, and made anew
+    when their files have changed.
     """
     if isinstance(options, ssl.SSLContext):
         return options
@@ -26,7 +26,7 @@ def context_for(options: Any, make: Callable[[Any], ssl.SSLContext]) -> ssl.SSLC
     key = (*known, *(_changed(options.get(name)) for name in _FILES))
     context = _contexts.get(key)
     if context is None:
-        # Without arguments: frames outside this package show them, the key's password too.
+        # Without arguments: frames outside this package show these, even the key's password.
         context = off_loop(lambda: make(options))() if options else _unverified()
         _contexts[key] = context
     return context

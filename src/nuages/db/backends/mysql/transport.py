@@ -2,8 +2,8 @@
 
 PyMySQL reads from a file and writes to a socket. Both are this object, which PyMySQL is given as
 its socket. On a loop the socket stays registered while its connection is in the pool, so waiting
-costs no system call and a server that closes is noticed; what arrives for somebody who waits is
-taken over at once. Without a loop it waits in `poll()`. A connection can be used in both ways.
+costs no system call and a server that closes is noticed; data that arrives while somebody waits is
+taken over at once. Without a loop the wait is in `poll()`. A connection can be used in both ways.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Transport:
         """Where in `data` the next byte to read is; what arrived later is in the chunks."""
         self.eof = False
         self.unwatched: Callable[[], None] | None = None
-        """Called on the loop where data, or the end, arrives while nobody waits."""
+        """A function called on the loop when data, or the end, arrives while nobody waits."""
         self._chunks: list[bytes] = []
         self._chunked = 0
         self._error: Exception | None = None
@@ -47,10 +47,10 @@ class Transport:
     # What PyMySQL asks of a socket
 
     def settimeout(self, seconds: float | None) -> None:
-        """Nothing: whoever waits says for how long."""
+        """Do nothing: each wait has its own timeout."""
 
     def makefile(self, mode: str) -> Transport:
-        """Return itself: PyMySQL only closes its file, reading is ours."""
+        """Return this object: PyMySQL only closes its file, the reading is ours."""
         return self
 
     # The buffer
@@ -71,7 +71,7 @@ class Transport:
         return data
 
     def receive(self) -> bool:
-        """Take over what has arrived; whether that was anything, the end included.
+        """Take over what has arrived; tell whether that was anything, the end included.
 
         Raises OSError where the connection broke.
         """
@@ -102,7 +102,7 @@ class Transport:
         self._chunked += len(chunk)
 
     def send(self, data: memoryview) -> int:
-        """Send what fits; return how many bytes that was, 0 where one must wait first."""
+        """Send what fits; return how many bytes that was, 0 where the caller must wait first."""
         if self.sock is None:
             raise BrokenPipeError("the connection was closed")
         try:
@@ -115,7 +115,7 @@ class Transport:
     def begin_tls(self, context: ssl.SSLContext, server_hostname: str | None) -> ssl.SSLSocket:
         """Put TLS on the socket; the handshake is still to be done (`handshake`)."""
         if self.available() or self.sock is None:
-            # Sent in clear before the handshake, it may be anybody's.
+            # Data sent in clear before the handshake may be anybody's.
             raise ConnectionAbortedError("the server sent data before the TLS handshake")
         self.detach()
         secure = context.wrap_socket(
@@ -142,7 +142,7 @@ class Transport:
     # Waiting
 
     def wait_in_thread(self, writing: bool, timeout: float | None) -> bool:
-        """Block until the socket is ready, what arrived being taken over; False past `timeout`."""
+        """Block until the socket is ready, and take over what arrived; False past `timeout`."""
         if self.sock is None:
             raise ConnectionAbortedError("the connection was closed")
         writing = writing or self._wants_write
@@ -155,7 +155,7 @@ class Transport:
         return True
 
     def wait_on_loop(self, bridge: Bridge, writing: bool, timeout: float | None) -> bool:
-        """Await that the socket is ready, what arrived being taken over; False past `timeout`.
+        """Await until the socket is ready, and take over what arrived; False past `timeout`.
 
         Raises OSError where the connection broke, and whatever interrupts the wait.
         """
@@ -191,7 +191,7 @@ class Transport:
             self._notice()
             return
         if not self._takes:
-            self.detach()  # or it would be called over and over until the handshake reads
+            self.detach()  # or this would be called over and over until the handshake reads
             self._ready = True
             wake(future)
             return
@@ -206,13 +206,13 @@ class Transport:
             wake(future)
 
     def _notice(self) -> None:
-        """Data that nobody waits for, or the end. It must not stay registered while readable."""
+        """Unregister a socket that has data, or the end, for nobody; report it (`unwatched`)."""
         self.detach()
         if self.unwatched is not None:
             self.unwatched()
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Keep the socket registered with `loop` from now on. On the loop's thread."""
+        """Keep the socket registered with `loop` from now on (on the loop's thread)."""
         if self._watched.loop is loop:
             return
         if self.sock is None:
@@ -220,7 +220,7 @@ class Transport:
         self._watched.watch(loop, self._readable)
 
     def detach(self) -> None:
-        """Take the socket out of its loop. On the loop's thread."""
+        """Take the socket out of its loop (on the loop's thread)."""
         self._watched.unwatch()
 
     @property
@@ -231,7 +231,7 @@ class Transport:
     # The end
 
     def seems_quiet(self) -> bool:
-        """Tell whether it is open and has nothing to be read; a look that disturbs nobody."""
+        """Tell whether the socket is open with nothing to read; a look that disturbs nobody."""
         if self.sock is None or self.eof or self.available():
             return False
         poll = select.poll()
@@ -239,22 +239,22 @@ class Transport:
         return not poll.poll(0)
 
     def is_quiet(self) -> bool:
-        """Tell whether it is open and nothing has arrived that was not asked for.
+        """Tell whether the socket is open and nothing has arrived that was not asked for.
 
-        It reads, so no other thread may be using the connection.
+        This reads, so no other thread may be using the connection.
         """
         if self.sock is None or self.eof:
             return False
         if self.seems_quiet():
             return True
         try:
-            # What is readable may be TLS's own.
+            # The readable data may be TLS's own.
             return not self.receive() and not self.available()
         except OSError:
             return False
 
     def leave(self) -> None:
-        """Take the socket out of its loop for good. On the loop's thread."""
+        """Take the socket out of its loop for good (on the loop's thread)."""
         self._watched.leave()
 
     def shut_down(self) -> None:
@@ -262,23 +262,23 @@ class Transport:
         sock = self.sock
         if sock is not None and not self._watched.is_of_parent:
             with suppress(OSError):  # it is not connected any more
-                # Not TLS's own, which takes its parts away from who uses them.
+                # Not TLS's own shutdown, which takes away parts that a thread is using.
                 socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
     def wake_waiting(self) -> None:
-        """Have whoever waits on the loop look at what has become of the connection."""
+        """Have a waiter on the loop look at what has become of the connection."""
         if self._future is not None:
             wake(self._future)
 
     def close(self) -> None:
-        """Close the socket, which has left its loop and in which no other thread is."""
+        """Close the socket, which has left its loop and which no other thread uses."""
         closing, self.sock = self.sock, None
         if closing is not None:
             closing.close()
         self.wake_waiting()
 
     def __getattr__(self, name: str) -> Any:
-        # What else a plugin for authentication may ask of a socket.
+        # For anything else that an authentication plugin may ask of a socket.
         if self.sock is None:
             raise AttributeError(name)
         return getattr(self.sock, name)

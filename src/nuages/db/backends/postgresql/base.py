@@ -50,7 +50,7 @@ from nuages.db.scopes.finalising import may_close
 from nuages.db.testing.databases import TestDatabases
 from nuages.exceptions import NotCommitted
 
-# Django's backend calls `Database.connect()`; everything else of psycopg is as it is.
+# Django's backend calls `Database.connect()`; everything else of psycopg stays as it is.
 Database: Any = types.ModuleType("psycopg")
 Database.__dict__.update(psycopg.__dict__)
 Database.connect = Connection.connect
@@ -58,7 +58,7 @@ Database.Connection = Connection
 
 
 _AWAY = (
-    # libpq has no code for these: its own words of the system's error, and the server's.
+    # libpq has no code for these errors: its own words for the system's error, and the server's.
     *(f"failed: {os.strerror(code)}" for code in UNREACHABLE),
     "server closed the connection unexpectedly",
     f"could not receive data from server: {os.strerror(errno.ECONNRESET)}",
@@ -92,10 +92,10 @@ class _Tracked(Noting, _NamedCursor):
     _conn: Connection
     _has_tags = False
     _savepoints = 0
-    """How many savepoints of the connection had been rolled back when it was declared."""
+    """How many savepoints of the connection had been rolled back when this was declared."""
 
     def _note_text(self, text: bytes) -> None:
-        # Not the DECLARE: this cursor is known to its connection.
+        # Without the DECLARE: this cursor is known to its connection.
         super()._note_text(text.partition(b" FOR ")[2])
 
     def execute(self, *args: Any, **kwargs: Any) -> Any:
@@ -108,42 +108,42 @@ class _Tracked(Noting, _NamedCursor):
             self._conn.open_cursors.discard(self.name)
             raise
         except BaseException:
-            # Cancelled. Django closes what failed with an Exception only.
+            # Cancelled. Django closes only what failed with an Exception.
             self.orphan()
             raise
 
     def _make_declare_statement(self, query: Any) -> Any:
-        # Django has looked before this had its turn, maybe beside a transaction of another task
-        # that is over now.
+        # Django looked before this cursor had its turn, maybe beside a transaction of another
+        # task that is over now.
         self._withhold = self._withhold or self._conn.autocommit
         if self._withhold:
             self._conn.held_cursors.add(self.name)
         return super()._make_declare_statement(query)
 
     def __del__(self) -> None:  # type: ignore[override]
-        # A collection comes to this, maybe, before the generator that would close it.
+        # A collection may come to this cursor before the generator that would close it.
         if not getattr(self, "_closed", True):
             self.orphan()
 
     def orphan(self) -> None:
-        """Leave it to the connection to close this on the server: before its next statement."""
+        """Leave it to the connection to close this cursor on the server, before a statement."""
         if self.name in self._conn.open_cursors:
             self._conn.orphaned_cursors.add(self.name)
         self._closed = True
 
     def close(self) -> None:
-        """Do as psycopg does, with Django's errors: it is what iterating ends with."""
+        """Do as psycopg does, with Django's errors, because iterating ends with this."""
         connection = self._conn
         wrapper: Any = connection.wrapper
         if self.closed:
             return
         if self.name not in connection.open_cursors:
-            # It was never declared, or ended with its transaction.
+            # The cursor was never declared, or it ended with its transaction.
             self._closed = True
             return
         if (
             not may_close(wrapper, busy=connection.lock.locked())
-            # It went with a savepoint, maybe: closing it would fail, and the transaction with it.
+            # It may be gone with a savepoint: closing it would fail, and the transaction too.
             or self._savepoints != connection.savepoint_rollbacks
         ):
             self.orphan()
@@ -151,7 +151,7 @@ class _Tracked(Noting, _NamedCursor):
         bridge = current_bridge()
         errors = wrapper.wrap_database_errors
         try:
-            # Shielded, since a generator that is finalised would swallow a cancellation.
+            # Shielded, because a generator that is finalised would swallow a cancellation.
             with errors, nullcontext() if bridge is None else bridge.shield():
                 super().close()
         except BaseException:
@@ -186,7 +186,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return None
 
     def close_pool(self) -> None:
-        """Close the idle connections of this loop's pool, the others as they come back."""
+        """Close the idle connections of this loop's pool now, the others as they come back."""
         session = self.session
         if session is not None:
             session.pool.clear()
@@ -229,8 +229,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
     def release(self) -> None:
         """Give the connection back; where it changed types, the pool opens all others anew.
 
-        What receivers of `connection_created` register by oid (hstore and citext of
-        django.contrib.postgres, a project's own types) is as old as the connection.
+        Types that receivers of `connection_created` register by oid (hstore and citext of
+        django.contrib.postgres, a project's own) are as old as the connection.
         """
         raw = self.connection  # first: it may have been lent
         session = self.session
@@ -251,8 +251,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             and connection is not None
             and connection.is_failed()
         ):
-            # The server answers ROLLBACK to COMMIT then, which Django takes for a success and
-            # runs the hooks. Without hooks its silence is relied on, by its own tests for one.
+            # The server answers ROLLBACK to COMMIT then; Django takes that for a success and runs
+            # the hooks. Without hooks its silence is relied on, for example by its own tests.
             raise NotCommitted(
                 "The block ended without an error, but a statement in it had failed, and what "
                 "that raised was caught in the block: PostgreSQL rolls back all of it, and the "
@@ -267,7 +267,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         self._transaction_ended()
 
     def _transaction_ended(self) -> None:
-        """Forget the cursors that ended with it: all but those WITH HOLD."""
+        """Forget the cursors that ended with the transaction: all but those WITH HOLD."""
         connection = self.connection
         if connection is not None and connection.is_outside_transaction():
             connection.open_cursors &= connection.held_cursors
@@ -279,7 +279,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return any(sign in text for sign in _AWAY)
 
     def ends_session(self, error: Exception) -> bool:
-        """Tell whether it is of class 08 (connection exception), or the session was terminated.
+        """Tell whether `error` is of class 08 (connection exception) or a session's termination.
 
         A COMMIT that waits for a standby is committed already when its session is terminated.
         """
@@ -291,8 +291,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         if not name:
             return super().create_cursor(name)
         connection = self.connection
-        # Django counts them for each wrapper, and a connection serves one after another: it may
-        # have one of that name open that is still to be closed.
+        # Django counts cursors for each wrapper, and a connection serves one after another: it
+        # may have a cursor of that name that is still to be closed.
         name = f"{name}_{next(_numbers)}"
         kind = (
             ServerBindingServerSideCursor
@@ -308,15 +308,15 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return cursor
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Tell whether what `create_cursor()` has made was not closed."""
+        """Tell whether a cursor that `create_cursor()` has made is still open."""
         return not cursor.closed
 
     def has_rows_left(self, cursor: Any) -> bool:
-        """Tell whether it is open on the server."""
+        """Tell whether the cursor is open on the server."""
         return isinstance(cursor, _Tracked) and not cursor.closed
 
     def close_cursor(self, cursor: Any) -> None:
-        """Close it without I/O, as psycopg's own `close()` of a client-side cursor."""
+        """Close the cursor without I/O, as psycopg's own `close()` of a client-side cursor."""
         if isinstance(cursor, _Tracked):
             cursor.orphan()
         else:
@@ -327,7 +327,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         return snapshot(self.connection)
 
     def reset_session(self) -> None:
-        """ROLLBACK, DISCARD ALL, and Django's settings of a new connection again.
+        """Send ROLLBACK, DISCARD ALL, and Django's settings of a new connection again.
 
         A session with state that DISCARD ALL leaves is closed.
         """

@@ -18,9 +18,9 @@ from psycopg.conninfo import make_conninfo, timeout_from_conninfo
 T = TypeVar("T", bound=psycopg.Connection[Any])
 
 INTERVAL = 0.1
-"""Seconds between two looks of psycopg at what else happened."""
+"""Seconds between two looks by psycopg at what else has happened."""
 CANCEL_AGAIN = 0.1
-"""Seconds after which a statement that goes on is cancelled once more; then twice as many."""
+"""Seconds until a statement that goes on is cancelled once more; doubled each time."""
 
 
 async def connect_on_loop(
@@ -56,8 +56,8 @@ async def connect_on_loop(
         else:
             break
         finally:
-            # An attempt that was cancelled or timed out lets go of its socket now, not when
-            # the last traceback of it is collected. (Still in its thread it cannot be closed.)
+            # An attempt that was cancelled or timed out lets go of its socket now, not when its
+            # last traceback is collected. (While still in its thread it cannot be closed.)
             with suppress(ValueError):
                 begun.close()
     if connection is None:
@@ -79,7 +79,7 @@ async def connect_on_loop(
 
 
 async def _attempts(params: Any, timeout: float) -> list[Any]:
-    """Look the hosts' names up, in `timeout` seconds each; libpq would wait for the resolver."""
+    """Look up the hosts' names, in `timeout` seconds each; libpq would wait for the resolver."""
     hosts = str(params.get("host") or "").count(",") + 1
     try:
         async with asyncio.timeout(timeout * hosts):
@@ -91,7 +91,7 @@ async def _attempts(params: Any, timeout: float) -> list[Any]:
 
 
 def _libpq_resolves(attempt: Any) -> bool:
-    """Tell whether libpq itself would look a host name up, which blocks: a service's."""
+    """Tell whether libpq itself would look up a host name (a service's), which blocks."""
     return (
         not attempt.get("host")
         and not attempt.get("hostaddr")

@@ -5,12 +5,12 @@
 `lock` is replaced by one that never blocks the loop's thread.
 
 A connection of the pool keeps its socket registered with the loop (`watching`), so that waiting
-costs no system call and a connection the server closes is noticed while idle. It is unregistered
-whenever data arrives that nobody waits for, before any close, and before a thread uses it: a
-dead socket left registered spins the loop.
+costs no system call and a connection the server closes is noticed while idle. The socket is
+unregistered whenever data arrives that nobody waits for, before any close, and before a thread
+uses it: a dead socket left registered spins the loop.
 
-Longer than most modules: waiting, being interrupted and answering the pool share the state of one
-socket, and are best read together.
+This module is longer than most: waiting, being interrupted and answering the pool share the state
+of one socket, and are best read together.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ class Connection(psycopg.Connection[Any]):
     session_state: str = ""
     """The first statement that left state behind in the session; empty for none."""
     maybe_state = False
-    """Whether a statement may have left state that nobody need be warned of."""
+    """Whether a statement may have left state of which nobody needs a warning."""
     lasting_state = False
-    """Whether the state is such that the session must end."""
+    """Whether the state that was left is such that the session must end."""
     is_noted = False
-    """Whether the query that is about to start is one of a cursor that notes what it leaves."""
+    """Whether the query about to start comes from a cursor that notes what the query leaves."""
     recent: deque[Any] | None = None
     own_settings: list[str] | None = None
-    """Settings that the project's functions and policies name, where sessions are checked."""
+    """Settings named in the project's functions and policies, where sessions are checked."""
     types_changed = False
     """Whether a statement made or dropped types, whose oids other connections have looked up."""
 
@@ -79,9 +79,9 @@ class Connection(psycopg.Connection[Any]):
         self.open_cursors: set[str] = set()
         self.orphaned_cursors: set[str] = set()
         self.held_cursors: set[str] = set()
-        """Those of them that outlive their transaction."""
+        """The open cursors that outlive their transaction."""
         self.savepoint_rollbacks = 0
-        """How many savepoints were rolled back, and with each what was declared in it."""
+        """How many savepoints were rolled back, each with the cursors declared in it."""
         self._watched: DuplicatedSocket | None = None
         self._future: asyncio.Future[None] | None = None
         self._ready = 0
@@ -109,7 +109,7 @@ class Connection(psycopg.Connection[Any]):
         """Consume one of psycopg's generators: awaited in a bridge, else blocking.
 
         Raises `psycopg.errors._WaitTimeout` past `timeout` seconds. An interruption (a
-        cancellation, say) cancels the statement on the server before it goes on.
+        cancellation, say) cancels the statement on the server before it is passed on.
         """
         bridge = current_bridge()
         if bridge is None:
@@ -151,8 +151,8 @@ class Connection(psycopg.Connection[Any]):
     def _wait_elsewhere(
         self, gen: Generator[Any, Any, Any], interval: float, timeout: float | None
     ) -> Any:
-        # A thread that shares a scope waits for itself. The loop lets go of the socket when
-        # data arrives that no bridge waits for, and takes it up again at its next wait.
+        # A thread that shares a scope waits by itself. The loop lets go of the socket when data
+        # arrives that no bridge waits for, and takes it up again at its next wait.
         running = asyncio._get_running_loop()
         if running is not None:
             if not may_do_io():
@@ -187,7 +187,7 @@ class Connection(psycopg.Connection[Any]):
             if wanted & WAIT_W:
                 watched.unwatch_writing()
         if self._closed:
-            # Meanwhile. The generator, written in C, would go on with memory that was freed.
+            # Closed meanwhile: the generator, written in C, would go on with freed memory.
             raise e.OperationalError("the connection is closed")
         return self._ready
 
@@ -241,7 +241,7 @@ class Connection(psycopg.Connection[Any]):
             self._watch(pool.loop)
 
     def detach(self) -> None:
-        """Take the socket out of the loop. On the loop's thread."""
+        """Take the socket out of the loop (on the loop's thread)."""
         if self._watched is not None:
             self._watched.unwatch()
 
@@ -250,8 +250,8 @@ class Connection(psycopg.Connection[Any]):
     def _interrupted(self, bridge: Bridge, gen: Generator[Any, Any, Any], wanted: int) -> None:
         """Cancel the statement on the server and let it end; close where that fails.
 
-        The server ignores a request that comes before the statement it is for, which travels on
-        another connection, so it is repeated while the statement goes on. A second cancellation
+        The request travels on another connection, and the server ignores one that comes before
+        its statement; so it is repeated while the statement goes on. A second cancellation
         meanwhile only shortens this to closing the socket.
         """
         if self.wrapper is not None:
@@ -274,7 +274,7 @@ class Connection(psycopg.Connection[Any]):
                     bridge.wait(self._cancel_on_loop(deadline - now))
                     pause *= 2
         except StopIteration:
-            return  # it had ended before the request arrived
+            return  # the statement had ended before the request arrived
         except e.QueryCanceled:
             return
         except e.Error as error:
@@ -338,7 +338,7 @@ class Connection(psycopg.Connection[Any]):
     def close(self) -> None:
         """Close the connection; its socket leaves the loop first."""
         if self.closed:
-            self._finish()  # lost, perhaps, with its socket in the loop
+            self._finish()  # perhaps it was lost with its socket in the loop
         else:
             self.terminate()
 
@@ -367,7 +367,7 @@ class Connection(psycopg.Connection[Any]):
         if self.is_noted:
             self.is_noted = False
         else:
-            # Of a cursor that `cursor()` did not make.
+            # The query comes from a cursor that `cursor()` did not make.
             self.maybe_state = True
         if self.orphaned_cursors and self._pipeline is None:
             return self._start_without_orphans()
@@ -378,10 +378,10 @@ class Connection(psycopg.Connection[Any]):
         yield from super()._start_query()
 
     def _close_orphans(self) -> Generator[Any, Any, None]:
-        """Close on the server what finalisers have left, and what is there yet."""
+        """Close, on the server, the cursors that finalisers have left and that still exist."""
         if self.pgconn.transaction_status not in (IDLE, pq.TransactionStatus.INTRANS):
             return
-        # A copy, since a finaliser may come in between.
+        # A copy, because a finaliser may come in between.
         orphans = self.orphaned_cursors.copy()
         found = yield from self._exec_command(b"SELECT name FROM pg_catalog.pg_cursors")
         assert found is not None
@@ -404,33 +404,33 @@ class Connection(psycopg.Connection[Any]):
                 self.session_state = query[:200].decode("utf-8", "replace")
 
     def forget_state(self) -> None:
-        """Note that the session is as a fresh one."""
+        """Note that the session is like a fresh one."""
         self.session_state = ""
         self.maybe_state = self.lasting_state = self.state_is_meant = self.is_noted = False
-        # What came for the channels of another.
+        # Forget notifications for another user's channels.
         self._notifies_backlog = deque()
 
     # What the pool asks
 
     @property
     def closed(self) -> bool:
-        """Do as psycopg does; also of one that is freed as soon as a thread has left it."""
+        """Do as psycopg does; also for a connection to be freed once a thread has left it."""
         return self._closed or super().closed
 
     def keep_descriptor(self) -> None:
-        """Have a descriptor of the socket that stays valid, whichever thread is inside libpq."""
+        """Make a descriptor of the socket that stays valid, whichever thread is inside libpq."""
         if self._watched is None:
             self._watched = DuplicatedSocket(self.pgconn.socket)
 
     def terminate(self) -> None:
-        """Close at once, without waiting: what a thread does inside ends with an error."""
+        """Close at once, without waiting: a thread's call inside ends with an error."""
         self._closed = True
         self._finish()
 
     def _finish(self) -> None:
         loop = self.loop
         if loop is not None and loop.is_running() and asyncio._get_running_loop() is not loop:
-            # Another thread's, whose loop the socket must leave before it is closed.
+            # The socket is in another thread's loop, which it must leave before it is closed.
             loop.call_soon_threadsafe(self._finish_here)
         else:
             self._finish_here()
@@ -449,7 +449,7 @@ class Connection(psycopg.Connection[Any]):
             try:
                 watched = DuplicatedSocket(self.pgconn.socket)
             except (e.OperationalError, OSError):
-                return  # the thread that is inside has found it lost
+                return  # the thread that is inside has found the connection lost
         watched.shut_down()
 
     def _free(self) -> None:
@@ -481,10 +481,10 @@ class Connection(psycopg.Connection[Any]):
             self.guard.release()
 
     def _is_open(self, loop: asyncio.AbstractEventLoop | None) -> bool:
-        """Look at what can be read; with the lock, since a thread could be inside libpq."""
+        """Look at what can be read; with the lock, because a thread could be inside libpq."""
         poll = select.poll()
         poll.register(self.pgconn.socket, select.POLLIN)
-        self.detach()  # it may not stay there if this is the end of the stream
+        self.detach()  # the socket must not stay there if this is the end of the stream
         try:
             # Behind the server's last words comes the end of the stream, which one read misses.
             while poll.poll(0):
@@ -511,15 +511,15 @@ class Connection(psycopg.Connection[Any]):
         return self.lock.locked()
 
     def is_outside_transaction(self) -> bool:
-        """Tell whether it is in no transaction."""
+        """Tell whether the session is in no transaction."""
         return self.pgconn.transaction_status == IDLE
 
     def is_failed(self) -> bool:
-        """Tell whether it is in a transaction that can only be rolled back."""
+        """Tell whether the session is in a transaction that can only be rolled back."""
         return self.pgconn.transaction_status == pq.TransactionStatus.INERROR
 
     def quiesce(self) -> bool:
-        """Tell whether no statement is in flight: only its own loop could end it."""
+        """Tell whether no statement is in flight: only its own loop could end one."""
         return self.pgconn.transaction_status != ACTIVE and not self.lock.locked()
 
     def note_baseline(self) -> None:
@@ -559,7 +559,7 @@ class Connection(psycopg.Connection[Any]):
             or self.open_cursors
             or self.session_state
             or self.maybe_state
-            # What a function set in a hold left no trace.
+            # What a function has set in a hold left no trace.
             or self.state_is_meant
         ):
             return "reset"

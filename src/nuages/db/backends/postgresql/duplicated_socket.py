@@ -1,8 +1,8 @@
 """libpq's socket as the event loop knows it: by a descriptor of its own.
 
 libpq closes its descriptor itself as soon as it finds the connection lost, in whichever thread it
-was called from. The next socket of the process gets that number, and what was registered with
-the loop for the old one would be taken for the new one's: its reader would be replaced, and it
+was called from. The next socket of the process gets that number, and the loop's registration of
+the old socket would be taken for the new one's: the new socket's reader would be replaced, and
 would never wake again. A duplicate (POSIX `dup`) stays ours until it has left the loop.
 """
 
@@ -17,7 +17,7 @@ from nuages.db.backends.base.watched_socket import WatchedSocket
 
 
 class DuplicatedSocket(WatchedSocket):
-    """A duplicate of the descriptor `fd`, which it owns."""
+    """A duplicate of the descriptor `fd`; the object owns the duplicate."""
 
     def __init__(self, fd: int) -> None:
         super().__init__(os.dup(fd))
@@ -26,9 +26,9 @@ class DuplicatedSocket(WatchedSocket):
     def shut_down(self) -> None:
         """Shut the socket down, whoever waits for it: every call on it ends with an error.
 
-        Not in a process that was forked, where it is the parent's.
+        Nothing is done in a process that was forked: there the socket is the parent's.
         """
-        # What is closed in another thread meanwhile is another file's descriptor the next moment.
+        # A descriptor closed in another thread meanwhile is another file's the next moment.
         with self._mutex:
             if self._fd == -1 or self.is_of_parent:
                 return
@@ -48,6 +48,6 @@ class DuplicatedSocket(WatchedSocket):
             os.close(fd)
 
     def __del__(self) -> None:
-        # Registered with a loop it would be alive.
+        # It is in no loop: registered with one, it would be alive.
         if getattr(self, "_fd", -1) != -1:
             os.close(self._fd)

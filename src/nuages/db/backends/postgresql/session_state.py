@@ -1,9 +1,9 @@
 """What a statement leaves behind in the session, so that the next user does not find it.
 
 The command tags of the answer tell, and the statement's text where they are not enough, or where
-nobody sees the answer: of a COPY, a stream, a named cursor, a pipeline, and of what failed or was
-cancelled, which may have had its effect all the same. Where the text is wrong, it is wrong to the
-safe side: a session is reset that need not be.
+nobody sees the answer: of a COPY, a stream, a named cursor, a pipeline, and of a statement that
+failed or was cancelled, which may have had its effect all the same. Where the text misleads, it
+errs on the safe side: a session is reset that need not be.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ DISCARD ALL leaves, so that only the session's end ends it."""
 
 
 class Adapters(AdaptersMap):
-    """A connection's adapters, which count what is registered."""
+    """A connection's adapters, which count registrations."""
 
     def __init__(self, template: AdaptersMap) -> None:
         super().__init__(template)
@@ -51,7 +51,7 @@ class Noting(_CursorBase):
 
     _conn: Connection
     _has_tags = True
-    """Whether its answers carry command tags."""
+    """Whether the cursor's answers carry command tags."""
     _by_tags = False
     """Whether the answer will be looked at, so that the text need not be."""
 
@@ -68,7 +68,7 @@ class Noting(_CursorBase):
         super()._execute_send(query, **kwargs)
 
     def _send_prepare(self, name: bytes, query: Any) -> None:
-        # From now on it is executed by its name.
+        # From now on the statement is executed by its name.
         self._note_text(query.query)
         super()._send_prepare(name, query)
 
@@ -84,13 +84,13 @@ class Noting(_CursorBase):
         except BaseException:
             if by_tags and self._query is not None:
                 trace = trace_of_text(self._query.query)
-                # Nobody need be warned of what may not have happened.
+                # Nobody needs a warning of what may not have happened.
                 connection.maybe_state = connection.maybe_state or trace != ""
                 connection.lasting_state = connection.lasting_state or trace == "lasting"
             raise
         finally:
             self._by_tags = False
-        # Without `_query` the statement was prepared, and so noted then.
+        # Without `_query` the statement was prepared before, and noted then.
         if by_tags and self._query is not None:
             text = self._query.query
             for answer in self._results:
@@ -145,7 +145,7 @@ _CLEAN = frozenset(
 
 
 def trace_of(tag: bytes, query: bytes) -> Trace:
-    """Tell what a statement left in its session that was answered with `tag`.
+    """Tell what a statement that was answered with `tag` left in its session.
 
     `query` may be several statements; each has a tag of its own.
     """
@@ -175,7 +175,7 @@ def trace_of(tag: bytes, query: bytes) -> Trace:
         or b"dblink_" in text
     ) and (trace := _trace_of_calls(text)):
         return trace
-    # A name may be written in escapes, a procedure may do anything.
+    # A name may be written with escapes, and a procedure may do anything.
     return "maybe" if word == b"CALL" or b'u&"' in text else ""
 
 
@@ -201,7 +201,7 @@ def _reduced(match: re.Match[bytes]) -> bytes:
 
 
 def _tags(query: bytes) -> Iterator[bytes]:
-    """The first word of each statement, in the place of its command tag."""
+    """Yield the first word of each statement, in place of its command tag."""
     for statement in _bare(query).split(b";"):
         match = _FIRST_WORD.match(statement)
         if match is not None and match[1]:

@@ -23,7 +23,7 @@ _NAMES = r"""
         'gi'
     ) AS found
 """
-"""Settings of the project's own are in no catalogue: their names are where they are used."""
+"""The project's own settings are in no catalogue: their names are found where they are used."""
 
 _STATE = r"""
     SELECT 'setting', name, setting FROM pg_settings WHERE source = 'session'

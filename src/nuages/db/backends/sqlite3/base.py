@@ -46,7 +46,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
     """The connection that has a worker for the length of a test."""
 
     def pool_options(self) -> PoolOptions:
-        """Return them; an in-memory database has one connection, which is never closed."""
+        """Return the options; an in-memory database has one connection, never closed."""
         options = super().pool_options()
         if self.is_in_memory_db():
             options = dataclasses.replace(options, min_size=1, max_size=1, max_lifetime=None)
@@ -73,7 +73,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return given.upper() if given else None
 
     def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
-        """Do as Django does; a lease's is opened by its worker."""
+        """Do as Django does; a lease's connection is opened by its worker."""
         key = (self.alias, str(conn_params["database"]))
         in_memory = self.is_in_memory_db()
         serves_loop = self.role == "lease" and self._chain_to_serve() is not None
@@ -104,7 +104,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         try:
             worker.call(lambda: opened.append(self._open_in_worker(conn_params, worker)))
         except BaseException:
-            # The worker may have opened it, or still be about to.
+            # The worker may have opened the connection, or still be about to.
             worker.submit(Job(close, None))
             worker.stop()
             raise
@@ -116,7 +116,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     @staticmethod
     def _take_part(key: tuple[str, str]) -> bool:
-        """Become one user more of a database in memory; tell whether there is one."""
+        """Become one more user of a database in memory; tell whether there is such a database."""
         connection = _in_memory.get(key)
         if connection is None or not connection.is_alive():
             return False
@@ -127,7 +127,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return True
 
     def is_copied(self) -> bool:
-        """Tell whether it is in memory, and this wrapper's own."""
+        """Tell whether the database is in memory, and this wrapper's own."""
         return self.role == "plain" and bool(self.is_in_memory_db())
 
     def _open_in_worker(self, conn_params: dict[str, Any], worker: Worker) -> Connection:
@@ -147,11 +147,11 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
 
     def _open(self, session: Any) -> None:
         super()._open(session)
-        self.connection.attach(session.pool)  # in a thread too: a worker serves any
+        self.connection.attach(session.pool)  # in a thread, too: a worker serves any thread
         self.connection.note_baseline()
 
     def is_single(self) -> bool:
-        """Tell whether it is in memory."""
+        """Tell whether the database is in memory."""
         return bool(self.is_in_memory_db())
 
     def _reuse(self, session: Any) -> bool:
@@ -164,7 +164,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return self.connection.cursor(factory=Cursor)
 
     def cursor_is_open(self, cursor: Any) -> bool:
-        """Tell whether what `create_cursor()` has made was not closed."""
+        """Tell whether a cursor that `create_cursor()` has made is still open."""
         return bool(cursor.is_open())
 
     def has_rows_left(self, cursor: Any) -> bool:
@@ -172,11 +172,11 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         return bool(cursor.has_rows_left())
 
     def close_cursor(self, cursor: Any) -> None:
-        """Close it without I/O."""
+        """Close a cursor without I/O."""
         cursor.forget()
 
     def share(self) -> None:
-        """Give the connection a worker: it must not block a loop, nor be used by two at once."""
+        """Give the connection a worker, so that it blocks no loop and two never use it at once."""
         connection = self.connection
         if connection is None:
             return
@@ -193,7 +193,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             connection.end_sharing()
 
     def wait_for_end(self, raw: Any) -> None:
-        """Block until the worker has closed the connection: a writer fails at once before that."""
+        """Block until the worker has closed the connection: until then a writer fails at once."""
         if raw is not None and raw.worker is not None and not raw.is_alive():
             raw.worker.join()
 
@@ -205,7 +205,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
             self.validate_thread_sharing()
 
     def close_pool(self) -> None:
-        """Nothing: a SQLite session has no time zone."""
+        """Do nothing: a SQLite session has no time zone."""
 
     def snapshot(self) -> Snapshot:
         """Ask what is set in the connection."""
@@ -218,7 +218,7 @@ class DatabaseWrapper(LoopWrapper, django_base.DatabaseWrapper):
         state, meant = connection.what_was_left(), connection.state_is_meant
         connection.forget_state()
         if state and connection.kept:
-            # The database would end with it. What Django switches is switched back.
+            # Not closed: the database would end with it. What Django switches is switched back.
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA legacy_alter_table = OFF")
         elif state:

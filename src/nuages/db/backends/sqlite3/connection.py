@@ -1,13 +1,13 @@
 """sqlite3's connection, worked by one thread of its own when it serves an event loop.
 
 Every call that may touch the file runs in the connection's worker and is awaited in a bridge
-(in a thread: waited for). Outside loops a connection has no worker and is sqlite3's as it is.
+(in a thread: waited for). Outside loops a connection has no worker and is plain sqlite3's.
 
 Waiting for SQLite's write lock never blocks anything but the waiter: in-process writers queue in
 a `FairLock` of their database file, first come, first served, and where another process has the
 lock the statement is tried again until the connection's timeout.
 
-Longer than most modules: half of it is the list of sqlite3's methods that touch the file.
+This module is longer than most: half of it lists sqlite3's methods that touch the file.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ gates: dict[str, FairLock] = {}
 _living: weakref.WeakSet[Connection] = weakref.WeakSet()
 """The connections of this process, and in a forked child those of the parent."""
 _in_use_by_parent: dict[str, list[Connection]] = {}
-"""In a forked child: files on which something was under way in the parent, and what had them open,
-which is kept: collected it would be closed."""
+"""In a forked child: files on which something was under way in the parent, with the connections
+that had them open. These are kept, because a connection that is collected is closed."""
 
 
 class FileReplaced(sqlite3.OperationalError):
@@ -76,7 +76,7 @@ class FileReplaced(sqlite3.OperationalError):
 
 def _after_fork() -> None:
     global _switching
-    # Another thread, which is not here any more, may have held it.
+    # A thread that does not exist in the child may have held the lock.
     _switching = threading.Lock()
     gates.clear()
     for connection in tuple(_living):
@@ -97,22 +97,22 @@ class Connection(NotesState):
     wrapper: LoopWrapper | None = None
     pool: Pool | None = None
     statement_timeout: float | None = None
-    """`OPTIONS["statement_timeout"]`, seconds; waiting for locks, `timeout`, does not count."""
+    """`OPTIONS["statement_timeout"]`, seconds; waiting for locks (`timeout`) does not count."""
     unverified = False
-    """Whether a new user has it, and nobody has looked yet whether its file is still there."""
+    """Whether it has a new user, and nobody has checked yet that its file is still there."""
     _file: tuple[int, int] | None = None
     kept = False
-    """Whether it is a whole database, in memory: it outlives pools and loops."""
+    """Whether it is a whole database in memory, which outlives pools and loops."""
 
     shared = 0
-    """How many more than one have opened the same database in memory, and got this one."""
+    """How many others have opened the same database in memory, and got this connection."""
 
     in_use_by_parent = False
     """Whether, in a forked child, something was under way on it in the parent."""
     in_test = False
-    """Whether it has the transaction of a test, which must outlive what is cancelled in it."""
+    """Whether it has the transaction of a test, which must outlive cancellations in the test."""
     _write_of_test = False
-    """Whether its last statement writes: interrupted, SQLite would roll back all of it."""
+    """Whether its last statement writes: if interrupted, SQLite would roll back everything."""
 
     def __init__(self, database: Any, *args: Any, **kwargs: Any) -> None:
         self.worker: Worker | None = None
@@ -122,7 +122,7 @@ class Connection(NotesState):
         self._broken = False
         self._deadline: float | None = None
         self.open_cursors: weakref.WeakSet[Any] = weakref.WeakSet()
-        """Cursors that have rows left; one that is dropped is closed."""
+        """Cursors that have rows left; a cursor that is dropped is closed."""
         self._thread_ident = threading.get_ident()
         if self.database in _in_use_by_parent:
             raise ForkedDatabase(database=self.database)
@@ -134,8 +134,9 @@ class Connection(NotesState):
         """Close the copy, or note that the file was in use (in a forked child).
 
         SQLite counts the locks that it has on a file process by process, and a fork copies the
-        counts but not the locks. Closing what is at rest puts them right; what is under way
-        cannot be closed, as a transaction would be rolled back in the parent's journal.
+        counts but not the locks. Closing a connection at rest puts the counts right; one with
+        work under way cannot be closed: its transaction would be rolled back in the parent's
+        journal.
         """
         worker, self.worker = self.worker, None
         self._gate_held = False
@@ -144,13 +145,13 @@ class Connection(NotesState):
         elif self._broken:
             pass
         elif self.database is None:
-            # A copy of the database. What loops shared may be in a transaction of the parent.
+            # A copy of the database. One that loops shared may be in a transaction of the parent.
             if self.kept and self.in_transaction:
                 super().rollback()
         elif self.in_transaction or self.open_cursors:
             self._leave_in_use()
         elif worker is not None or self._thread_ident == threading.get_ident():
-            # No other thread can be at work on it.
+            # No other thread can be at work on the connection.
             self._broken = True
             super().close()
 
@@ -168,16 +169,16 @@ class Connection(NotesState):
         return self.worker is not None and self.worker.busy
 
     def serve_loop(self, worker: Worker) -> None:
-        """Use `worker` from now on; waiting for locks is ours, not SQLite's."""
+        """Use `worker` from now on; the waiting for locks is ours then, not SQLite's."""
         self.worker = worker
         self._file = _file_at(self.database)
         super().execute("PRAGMA busy_timeout = 0")
 
     def _verify(self) -> None:
-        """See that the file's name is still its own (in the worker).
+        """See that the file's name still means the same file (in the worker).
 
-        SQLite would go on with a file that was replaced (a backup, put back) or removed, and what
-        is committed there is lost.
+        SQLite would go on with a file that was replaced (by a restored backup) or removed, and
+        what is committed there is lost.
         """
         self.unverified = False
         if self._file is not None and _file_at(self.database) != self._file:
@@ -191,12 +192,12 @@ class Connection(NotesState):
         if self.worker is not None or self._broken:
             return False
         self.worker = Worker()
-        # Whatever comes next queues behind it.
+        # Whatever comes next queues behind this.
         self.later(functools.partial(super().execute, "PRAGMA busy_timeout = 0"))
         return True
 
     def end_sharing(self) -> None:
-        """The opposite of `begin_sharing`, with nothing under way."""
+        """Undo `begin_sharing`, with nothing under way."""
         worker, timeout = self.worker, round(self.timeout * 1000)
         if worker is None or self._broken:
             return
@@ -206,11 +207,11 @@ class Connection(NotesState):
         worker.stop()
 
     def switch_to_wal(self) -> None:
-        """Put the file in WAL mode, unless others keep it from that for `timeout` (in the worker).
+        """Put the file in WAL mode, unless others prevent that for `timeout` (in the worker).
 
-        The mode is the file's: only the first connection changes it. SQLite refuses the change at
-        once while anybody else reads, so connections of this process that open at the same time
-        wait for each other. A file that stays in use is used in the mode it is in.
+        The mode belongs to the file: only the first connection changes it. SQLite refuses the
+        change at once while anybody else reads, so connections of this process that open at the
+        same time wait for each other. A file that stays in use is used in the mode it is in.
         """
         deadline = time.monotonic() + self.timeout
         if self._journal_mode("") == "wal":
@@ -242,13 +243,13 @@ class Connection(NotesState):
         self.worker.submit(Job(function, None), awaited=False)
 
     def in_worker(self, function: Callable[[], Any]) -> Any:
-        """Run `function` in the worker and wait for it, in turn with the others of a scope."""
+        """Run `function` in the worker and wait for it, in turn with other users of the scope."""
         return self._in_turn(functools.partial(self._send, function))
 
     def _in_turn(self, work: Callable[[Admission], Any]) -> Any:
         """Call `work` while nothing else of the scope uses the connection.
 
-        The turn comes before the file's gate, as it does for a block that begins: where one had
+        The turn is taken before the file's gate, as for a block that begins: where one caller had
         the turn and another the gate, neither could go on.
         """
         wrapper = self.wrapper
@@ -261,7 +262,7 @@ class Connection(NotesState):
                 use.look_again()
                 return work(use)
             except _BlockEnded:
-                # Of this code, which is refused, or one beside it.
+                # The block was this code's, which is refused now, or one beside it.
                 use.look_again()
             finally:
                 use.give_back()
@@ -269,12 +270,12 @@ class Connection(NotesState):
     def _send(self, function: Callable[[], Any], use: Admission) -> Any:
         work = functools.partial(self.timed, function)
         if current_bridge() is None:
-            # A block may begin to end, in another thread, before the worker hears of this.
+            # A block may begin to end, in another thread, before the worker comes to this call.
             work = functools.partial(self._in_scope, work, use)
         return self._call_worker(work)
 
     def _in_scope(self, work: Callable[[], Any], use: Admission) -> Any:
-        """Call `work`, unless a block has begun to end since it was told to (in the worker)."""
+        """Call `work`, unless a block has begun to end since it was queued (in the worker)."""
         if use.block_began_to_end():
             raise _BlockEnded
         return work()
@@ -299,9 +300,9 @@ class Connection(NotesState):
             raise
 
     def patiently(self, function: Callable[[], Any]) -> Any:
-        """Call what runs several statements, SQLite waiting for its locks itself (in the worker).
+        """Call what runs several statements; SQLite itself waits for its locks (in the worker).
 
-        Begun anew after a busy error, it would repeat the statements that had succeeded.
+        A call that began anew after a busy error would repeat the statements that had succeeded.
         """
         wait = super().execute
         wait(f"PRAGMA busy_timeout = {round(self.timeout * 1000)}")
@@ -311,8 +312,8 @@ class Connection(NotesState):
             wait("PRAGMA busy_timeout = 0")
 
     def _check_transaction(self) -> None:
-        # An interrupted or failed write may have dropped the whole transaction; what follows
-        # must not run in autocommit unseen.
+        # An interrupted or failed write may have dropped the whole transaction; the statements
+        # that follow must not run in autocommit unseen.
         wrapper = self.wrapper
         if wrapper is not None and wrapper.in_atomic_block and self.is_outside_transaction():
             wrapper.note_interruption()
@@ -336,7 +337,7 @@ class Connection(NotesState):
         except Exception:
             raise
         except BaseException:
-            # Cancelled, and the worker had begun a transaction before it was interrupted.
+            # Cancelled, but the worker had begun a transaction before it was interrupted.
             if settled and not self.is_outside_transaction():
                 self._undo()
             raise
@@ -344,7 +345,7 @@ class Connection(NotesState):
             self.leave_gate_after_transaction()
 
     def timed(self, function: Callable[[], Any]) -> Any:
-        """Call `function`, interrupted at the statement's timeout (in the thread that may)."""
+        """Call `function`, interrupted at the statement's timeout (in the connection's thread)."""
         if self.unverified:
             self._verify()
         if not self.statement_timeout or self._deadline is not None:
@@ -377,7 +378,7 @@ class Connection(NotesState):
             raise
 
     def interrupt_until_done(self, job: Job) -> None:
-        """Interrupt the worker, again and again: between two steps there is nothing to."""
+        """Interrupt the worker, repeatedly: between two steps there is nothing to interrupt."""
         if not job.done and not self._broken:
             if not self._write_of_test:
                 self.interrupt()
@@ -389,7 +390,7 @@ class Connection(NotesState):
         gate = gate_of(self.database)
         pool = self.pool if gate.locked() else None
         if pool is not None:
-            # It must not keep readers, nor whoever has the gate, from a connection meanwhile.
+            # The wait must not keep readers, or the code that has the gate, from a connection.
             on_loop_of(pool, pool.park)
         try:
             entered = gate.acquire(self, self.timeout)
@@ -417,8 +418,8 @@ class Connection(NotesState):
                 if code & 0xFF != _BUSY or (
                     code == _BUSY_SNAPSHOT and not self.is_outside_transaction()
                 ):
-                    # In a transaction waiting cannot help; else a cursor that is being closed is
-                    # still in the way.
+                    # In a transaction waiting cannot help; outside one, only a cursor that is
+                    # being closed is still in the way.
                     raise
                 if time.monotonic() + pause >= deadline:
                     raise
@@ -446,7 +447,7 @@ class Connection(NotesState):
 
     @property
     def label(self) -> str:
-        """Who holds the write queue, for messages."""
+        """The name of this holder of the write queue, for messages."""
         return f"the SQLite connection of {self.database!r}"
 
     # sqlite3.Connection's methods that touch the file
@@ -540,11 +541,11 @@ class Connection(NotesState):
     # What the pool asks
 
     def is_alive(self) -> bool:
-        """Tell whether it is open."""
+        """Tell whether the connection is open."""
         return not self._broken
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is under way, as on one that was closed: the pool must hear."""
+        """Tell whether nothing is under way; true if closed, because the pool must hear of it."""
         return self._broken or not (self.in_transaction or self.busy() or self.open_cursors)
 
     def is_working(self) -> bool:
@@ -552,11 +553,11 @@ class Connection(NotesState):
         return self.busy()
 
     def is_outside_transaction(self) -> bool:
-        """Tell whether it is in no transaction; a closed one is in none."""
+        """Tell whether the connection is in no transaction; a closed one is in none."""
         return self._broken or not self.in_transaction
 
     def inspect(self) -> GiveBack:
-        """What must be done before another user gets it."""
+        """What must be done before another user gets this connection."""
         if self._broken or (self.has_settings_of_its_own() and not self.kept):
             return "close"
         if self.in_transaction or self.busy() or self.what_was_left():
@@ -569,9 +570,9 @@ class Connection(NotesState):
             self.in_worker(lambda: None)
 
     def quiesce(self) -> bool:
-        """Wait until the worker has done what was queued, whoever waits for it.
+        """Wait until the worker has done what was queued, whoever waits for that.
 
-        False where a failure has ended the transaction.
+        Returns False where a failure has ended the transaction.
         """
         if self.worker is not None and not self._broken:
             self.worker.call(lambda: None)
@@ -582,7 +583,7 @@ class Connection(NotesState):
         self.pool = pool
 
     def detach(self) -> None:
-        """Nothing: a worker serves any thread."""
+        """Do nothing: a worker serves any thread."""
 
     def terminate(self) -> None:
         """Interrupt what runs and close, without waiting."""
@@ -615,7 +616,7 @@ def _identity(database: Any) -> str | None:
 
 
 def _file_at(database: str | None) -> tuple[int, int] | None:
-    """Which file it is; None for one in memory, and where there is none."""
+    """Return which file a database is; None for one in memory, and where there is no file."""
     if database is None:
         return None
     try:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from nuages.db.backends.sqlite3.connection import Connection
 
 PREFETCH = 100
-"""Rows that come back with execute(): as many as Django fetches at a time."""
+"""How many rows come back with execute(): as many as Django fetches at a time."""
 
 if TYPE_CHECKING:
     _CursorBase = sqlite3.Cursor
@@ -36,7 +36,7 @@ class _WorkerCursor(_CursorBase):
         self._closed = False
 
     def is_open(self) -> bool:
-        """Tell whether it was not closed."""
+        """Tell whether the cursor was not closed."""
         return not self._closed
 
     def has_rows_left(self) -> bool:
@@ -44,10 +44,10 @@ class _WorkerCursor(_CursorBase):
         return not (self._closed or self._exhausted)
 
     def forget(self) -> None:
-        """Close it without I/O: its connection goes to somebody else."""
+        """Close the cursor without I/O: its connection goes to somebody else."""
         self._closed = True
         if not self._exhausted and not self.connection.runs_here():
-            # The worker lets the statement go before the next user's.
+            # The worker lets go of the statement before it runs the next user's.
             self._forget_rows(exhausted=True)
             self.connection.later(super().close)
 
@@ -80,7 +80,7 @@ class _WorkerCursor(_CursorBase):
         self._exhausted = len(rows) < size
         self._rows.extend(rows)
         if not self._exhausted:
-            # Until all rows are read the connection is this cursor's.
+            # Until all rows are read, the connection belongs to this cursor.
             self.connection.open_cursors.add(self)
         elif self.connection.open_cursors:
             self.connection.open_cursors.discard(self)
@@ -157,17 +157,17 @@ class _WorkerCursor(_CursorBase):
         exhausted, self._closed = self._exhausted, True
         self._forget_rows(exhausted=True)
         if not connection.is_alive():
-            return  # closed with it; sqlite3 would raise, in place of the error that led here
+            return  # closed with the connection; sqlite3 would raise, and hide an earlier error
         if exhausted or connection.runs_here():
             super().close()
         elif not may_close(connection.wrapper, busy=connection.busy()):
-            # Finalised, perhaps: the worker does it when it comes to it.
+            # Perhaps the cursor is finalised: the worker closes it when it comes to that.
             connection.later(super().close)
         elif (bridge := current_bridge()) is None:
             connection.in_worker(super().close)
         else:
-            # Resetting its statement may write: INSERT ... RETURNING commits then. Shielded,
-            # since a generator that is finalised would swallow a cancellation.
+            # Resetting the statement may write: INSERT ... RETURNING commits then. Shielded,
+            # because a generator that is finalised would swallow a cancellation.
             with bridge.shield():
                 connection.in_worker(super().close)
 

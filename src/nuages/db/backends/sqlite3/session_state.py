@@ -1,4 +1,4 @@
-"""What a statement or a call leaves behind in a SQLite connection, for the next user not to find.
+"""What a statement or call leaves behind in a SQLite connection, so that the next user is spared.
 
 SQLite has no stored functions, so the text of a statement tells all that it can set. What sqlite3
 itself offers (functions, collations, hooks, limits, row factories) is noted call by call.
@@ -45,7 +45,7 @@ _QUESTIONS = frozenset(
 )
 """Pragmas that take an argument and leave nothing."""
 _SWITCHES = {"foreign_keys": True, "legacy_alter_table": False}
-"""What Django sets when it connects; its schema editor switches both, and back."""
+"""What Django sets when it connects; its schema editor switches both, and switches them back."""
 _ON = frozenset({"1", "on", "yes", "true"})
 
 
@@ -64,7 +64,7 @@ class NotesState(sqlite3.Connection):
         self.forget_state()
 
     def forget_state(self) -> None:
-        """Note that the session is as a fresh one."""
+        """Note that the session is like a fresh one."""
         self.session_state = ""
         self.state_is_meant = False
         self._switched: dict[str, str] = {}
@@ -93,7 +93,7 @@ class NotesState(sqlite3.Connection):
                 if name not in _QUESTIONS:
                     self._note_state(query)
             elif name != "foreign_keys" or not self.in_transaction:
-                # In a transaction SQLite ignores that one.
+                # In a transaction SQLite ignores foreign_keys.
                 value = _VALUE.match(query, pragma.end())
                 if value is not None and (value[1].lower() in _ON) is usual:
                     self._switched.pop(name, None)
@@ -110,7 +110,7 @@ class NotesState(sqlite3.Connection):
             self.session_state = what[:200]
 
     def _call(self, function: Callable[[], Any]) -> Any:
-        """Call what touches the connection where it may be touched."""
+        """Call `function` where the connection may be touched."""
         raise NotImplementedError
 
 

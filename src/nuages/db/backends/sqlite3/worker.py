@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Job:
-    """One call for the worker, and the way its end is told to whoever waits."""
+    """One call for the worker, and the way its end is reported to the waiter."""
 
     __slots__ = (
         "_event",
@@ -42,7 +42,7 @@ class Job:
         self._event = threading.Event() if loop is None else None
         self.done = False
         self.abandoned = False
-        """Whether it need not be begun any more."""
+        """Whether the job need not be begun any more."""
         self.result: Any = None
         self.error: BaseException | None = None
 
@@ -97,12 +97,12 @@ _PATIENCE = 10.0
 
 
 _ending: set[Worker] = set()
-"""Those that were told to stop and have not ended yet."""
+"""The workers that were told to stop and have not ended yet."""
 
 
 @atexit.register
 def _join_ending() -> None:
-    # While it closes a connection sqlite3 calls the destructors of Django's functions, which
+    # While closing a connection, sqlite3 calls the destructors of Django's functions, which
     # crashes where the interpreter is gone by then.
     for worker in list(_ending):
         worker.join()
@@ -115,10 +115,10 @@ class Worker:
         self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="nuages-sqlite", daemon=True)
         self._thread.start()
-        # Added to by whoever submits, taken from by the worker: each is one atomic step.
+        # Callers of `submit` add to this, the worker takes from it: each is one atomic step.
         self._jobs: set[Job] = set()
         self._stopped = False
-        # Reentrant, since a finaliser may submit something in between.
+        # Reentrant, because a finaliser may submit something in between.
         self._mutex = threading.RLock()
 
     def _work(self) -> None:
@@ -139,11 +139,11 @@ class Worker:
     def submit(self, job: Job, *, awaited: bool = True) -> None:
         """Queue a job; raises what sqlite3 raises on a closed connection.
 
-        One that is not `awaited` does not make it busy: it is done before whatever comes next.
+        A job that is not `awaited` does not make the worker busy: it is done before the next one.
         """
         with self._mutex:
             if self._stopped:
-                # Nobody would run it, and whoever waits would wait for ever.
+                # Nobody would run the job, and the waiter would wait for ever.
                 raise sqlite3.ProgrammingError("Cannot operate on a closed database.")
             if awaited:
                 self._jobs.add(job)
@@ -163,7 +163,7 @@ class Worker:
     def call(self, function: Callable[[], Any], connection: Connection | None = None) -> Any:
         """Run `function` in the worker: awaited in a bridge, waited for in a thread.
 
-        A cancellation interrupts the statement and arrives when it has ended, unless the bridge
+        A cancellation interrupts the statement and arrives when that has ended, unless the bridge
         is shielded.
         """
         statistics.worker += 1
