@@ -17,6 +17,8 @@
 - `RuntimeError` about `durable`: from a durable block in another one.
 - an `OperationalError`: in a thread whose task was cancelled, and with it the statement; and on a
   connection that is shared with what is cancelled twice, which closes it.
+- `IterationEnded`: of an iteration whose block has ended, in what may outlive that, or in a thread
+  whose task was cancelled.
 - an `InterfaceError`, of sqlite3 a `ProgrammingError`: of a cursor whose block has ended, in what
   may outlive that.
 """
@@ -39,6 +41,7 @@ from nuages import exceptions
 from nuages.exceptions import (
     BlockInterrupted,
     EnteredElsewhere,
+    IterationEnded,
     NuagesError,
     OpenBlock,
     OutcomeUnknown,
@@ -122,6 +125,8 @@ def _is_expected_database_error(error: BaseException, node: Node, frame: Frame) 
             for each in program.walk()
         )
         return frame.late or frame.run.tainted or in_cycle
+    if isinstance(error, IterationEnded):
+        return frame.late or (frame.cancelled and frame.place == "thread")
     if isinstance(error, OpenBlock):
         return node.kind == "crossed" or frame.run.tainted or node.kind in frame.run.shared_kinds
     if node.kind == "hook" and node.args["alias"] not in frame.blocks and BY_HOOK in str(error):
