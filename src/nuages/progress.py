@@ -1,4 +1,4 @@
-"""How far a long loop is: a bar on a terminal, a plain line now and then elsewhere.
+"""Progress of a long loop: a bar on a terminal, a plain line now and then elsewhere.
 
 A thin layer on tqdm, for management commands and for long work inside them. tqdm draws the bar;
 where it is not installed, or the output is no terminal, plain lines say the same.

@@ -19,7 +19,7 @@ _states: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _State] = weakref.
 
 
 class _State:
-    """Whether the server of one loop stops, and who wants to know."""
+    """The state of one loop's server, stopping or not, and the callbacks to call."""
 
     def __init__(self) -> None:
         self.event = asyncio.Event()

@@ -40,7 +40,7 @@ FILE_BLOCK = 2**18
 
 
 class ASGIHandler(DjangoASGIHandler):
-    """Serves http and lifespan scopes (ASGI specification 3.0), and refuses websockets.
+    """The application for http and lifespan scopes (ASGI specification 3.0); refuses websockets.
 
     `websocket` is an application for websocket scopes, such as Channels' routing.
     """

@@ -1,4 +1,4 @@
-"""How many requests a process works on: past the bound it refuses at once."""
+"""The bound on the requests that a process works on: past it a request is refused at once."""
 
 from __future__ import annotations
 

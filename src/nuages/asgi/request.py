@@ -24,7 +24,7 @@ class ASGIRequest(DjangoASGIRequest):
 
     @property
     def state(self) -> dict[str, Any]:
-        """What the project's `on_startup` hooks put there: `scope["state"]`.
+        """The state that the project's `on_startup` hooks made: `scope["state"]`.
 
         A copy of the lifespan's for each request (ASGI lifespan specification, "Lifespan
         State"), which shares the values.

@@ -1,4 +1,4 @@
-"""How a task's cancellation waits for what must end first: a COMMIT, say."""
+"""Cancellations of a task that wait for what must end first: a COMMIT, say."""
 
 from __future__ import annotations
 

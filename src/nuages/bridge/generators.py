@@ -1,4 +1,4 @@
-"""Which async generators the calling code runs in, and a call when one of them is dropped.
+"""The async generators that the calling code runs in, and a call when one of them is dropped.
 
 An async generator that is left early (`break`, an exception in the body of `async for`) is closed
 by a task of its loop, some time later. What it holds (a transaction, say) is over at once, though:

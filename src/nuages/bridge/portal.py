@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class _Step:
-    """What a portal's coroutine yielded, to be yielded again by the driver."""
+    """A value that a portal's coroutine yielded, to be yielded again by the driver."""
 
     __slots__ = ("value",)
 

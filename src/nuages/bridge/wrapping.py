@@ -1,4 +1,4 @@
-"""What kind of callable a decorator was given, and how to make its result look like that."""
+"""The kind of callable that a decorator was given, and a result that looks like it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cache asks of Redis, on the event loop: plain servers, a sentinel's service, a cluster.
+"""Clients of Redis for a cache, on the event loop: plain servers, a sentinel's service, a cluster.
 
 The commands and their meaning are those of `django.core.cache.backends.redis`; `synchronous` has
 their counterpart for code that runs in no bridge. Keys are made and values serialized by the

@@ -1,4 +1,4 @@
-"""What one entry of CACHES says, checked: the location, our options, and those of connections."""
+"""One entry of CACHES, checked: the location, our options, and those of connections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which databases are ours: by the engine's name, or by its class.
+"""The databases that are ours: by the engine's name, or by its class.
 
 An engine of ours without the app is reported clearly, because its queries would run in threads.
 """
@@ -23,7 +23,7 @@ class OwnEngine:
 
 
 class RoutedStorage:
-    """What stands in `django.db.connections` once the app has installed its seams."""
+    """The storage in `django.db.connections` once the app has installed its seams."""
 
 
 def is_named_ours(entry: Mapping[str, Any]) -> bool:

@@ -1,4 +1,4 @@
-"""Which connection serves the code that is running now.
+"""The connection that serves the code that is running now.
 
 `django.db.connections[alias]` asks here (`seams/connections.py` routes it). In order: the
 scope that the calling code is in; the lease of its chain of calls, in a bridge or in a thread

@@ -1,4 +1,4 @@
-"""What users call: transactions, holds, and code outside of them on purpose."""
+"""The functions users call: transactions, holds, and code outside of them on purpose."""
 
 from __future__ import annotations
 

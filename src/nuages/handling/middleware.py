@@ -37,7 +37,7 @@ GetResponse = Callable[[HttpRequest], HttpResponseBase]
 
 
 class Link:
-    """What handles a request from here inwards.
+    """A link of the chain, which handles a request from here inwards.
 
     `inline` is called in the request's bridge. `threaded`, where there is one, does the same for a
     caller in the request's thread, without leaving that thread.

@@ -140,7 +140,7 @@ def stepped(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class ViewKind(Enum):
-    """How a view is called from the request's bridge."""
+    """The way in which a view is called from the request's bridge."""
 
     INLINE = 1
     """Sync code that is known, or that the project has put on the loop."""

@@ -94,7 +94,7 @@ class AsyncFileResponse(DirectStreamingResponse):
 
 
 class _Names:
-    """What the client is told about the file's name and type."""
+    """The name and type of the file, as the client is told."""
 
     def __init__(self, as_attachment: bool, filename: str, content_type: str | None) -> None:
         self.as_attachment = as_attachment

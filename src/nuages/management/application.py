@@ -1,4 +1,4 @@
-"""Which ASGI application the commands serve, and what serves its lifespan.
+"""The ASGI application that the commands serve, and what serves its lifespan.
 
 `ASGI_APPLICATION` is the setting of Channels and daphne (`"mysite.asgi.application"`); a project
 can do without, because Nuages' own application is what its asgi.py would return.

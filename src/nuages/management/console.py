@@ -1,4 +1,4 @@
-"""What `manage.py shell` runs: the plain Python prompt with `await`, and code given to it."""
+"""The parts of `manage.py shell`: the plain Python prompt with `await`, and code given to it."""
 
 from __future__ import annotations
 

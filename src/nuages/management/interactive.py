@@ -1,4 +1,4 @@
-"""What is typed at a prompt, run piece by piece on one event loop.
+"""Code typed at a prompt, run piece by piece on one event loop.
 
 Each piece is a task of its own, in one context that lives on, and a portal: it may await, and sync
 code in it awaits its I/O. So a transaction that one piece opens by hand is the next one's too.

@@ -1,4 +1,4 @@
-"""How a command's coroutine is run by sync code: where it is awaited, and how signals end it.
+"""The run of a command's coroutine by sync code: where it is awaited, and how signals end it.
 
 In a fresh event loop the rules are those of `asyncio.Runner`, with two additions: SIGTERM is
 treated as SIGINT is, and both are announced to `nuages.stopping`, so that a command may end in

@@ -1,4 +1,4 @@
-"""Everything that Nuages overrides in Django and asgiref; nothing patches elsewhere."""
+"""All overrides of Nuages in Django and asgiref; nothing patches elsewhere."""
 
 from nuages.seams.installation import (
     all_seams,

@@ -1,4 +1,4 @@
-"""What Django loads from files at its first use: translations, templates, the static manifest.
+"""Files that Django loads at their first use: translations, templates, the static manifest.
 
 The first use goes to a thread if it is in a bridge; every later use stays in place.
 """

@@ -1,4 +1,4 @@
-"""How blocking code inside Django is handed to a thread, the user's subclasses of it included.
+"""The hand-over of blocking code inside Django, and in users' subclasses of it, to a thread.
 
 Django's backends of one kind (hashers, storages, caches, ...) are classes with a common base and
 known methods, and any of these classes may be the user's. Wrapping the methods of Django's classes

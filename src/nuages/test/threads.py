@@ -33,7 +33,7 @@ _ALLOWED = (
 
 
 class Threads:
-    """What was handed to threads in a block."""
+    """The work that was handed to threads in a block."""
 
     def __init__(self) -> None:
         self.submitted: list[str] = []

@@ -26,7 +26,7 @@ _AGAIN = frozenset({"40P01", "40001", "55P03"})
 
 @dataclass(frozen=True)
 class Work:
-    """What is done to the rows of one batch, and how hard."""
+    """The work on the rows of one batch, and its pace."""
 
     change: Any
     """A dict for `update()`, or a function of the apps and the batch's rows."""

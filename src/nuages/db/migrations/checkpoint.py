@@ -1,4 +1,4 @@
-"""What a backfill has done, kept in the database that it changes.
+"""The progress of a backfill, kept in the database that it changes.
 
 Two tables, made when first needed. `nuages_backfill` has one row for a backfill: up to which key
 its table is divided into batches. `nuages_backfill_range` has a row for every batch that was begun
@@ -30,7 +30,7 @@ class _Private:
 
 
 class Checkpoint(models.Model):
-    """How far a backfill is."""
+    """The progress of one backfill."""
 
     id = models.BigAutoField(primary_key=True)
     key = models.CharField(max_length=255)

@@ -37,7 +37,7 @@ _CONCURRENTLY = re.compile(r"\s*(CREATE|DROP|REINDEX)\b[^;']*\bCONCURRENTLY\b", 
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a statement waits for a lock, and how often it is tried again."""
+    """The time that a statement waits for a lock, and how often it is tried again."""
 
     timeout: float
     """Seconds."""

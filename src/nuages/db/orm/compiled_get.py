@@ -50,7 +50,7 @@ Arguments = Sequence[tuple[str, Any]]
 
 @dataclass(frozen=True)
 class Statement:
-    """What was compiled for one shape of `get()`."""
+    """The SQL compiled for one shape of `get()`, and what running it takes."""
 
     sql: str
     fields: tuple[Any, ...]
@@ -96,7 +96,7 @@ def _nothing(expressions: Any) -> dict[int, Any]:
 
 
 class _Prepared:
-    """What ModelIterable asks of a queryset, with the compiler there already."""
+    """A queryset as ModelIterable uses it, with the compiler there already."""
 
     def __init__(self, queryset: Any, alias: str, compiler: Any) -> None:
         self.db = alias

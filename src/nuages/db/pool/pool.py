@@ -109,7 +109,7 @@ class Pool:
         return f"<Pool {self.alias!r}: {state}>"
 
     def waiting(self) -> int:
-        """How many tasks wait for a connection."""
+        """Return how many tasks wait for a connection."""
         return sum(not future.done() for line in (self._holders, self._queue) for future in line)
 
     def has_waiting(self, count: int) -> bool:

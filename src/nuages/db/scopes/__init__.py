@@ -1,1 +1,1 @@
-"""Whose a connection is: scopes, the chains that use them, and who may send a statement now."""
+"""Ownership of connections: scopes, the chains that use them, and who may send a statement now."""

@@ -1,4 +1,4 @@
-"""Who may send a statement now: ask, wait, then look again.
+"""Admission to send a statement now: ask, wait, then look again.
 
 A connection that belongs to a scope is used in turns. Code that waited, for its turn or for
 something that comes after it (the connection's lock, SQLite's queue of writers), may find that

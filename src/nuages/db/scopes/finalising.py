@@ -1,4 +1,4 @@
-"""What a finaliser may do with a connection: nothing. It takes notes; the owner closes.
+"""Finalisers and connections: a finaliser may do nothing. It takes notes; the owner closes.
 
 The garbage collector runs finalisers (the `finally` of an abandoned generator, say) in any task
 and any thread, in the middle of any statement, even of the same connection. Waiting there would

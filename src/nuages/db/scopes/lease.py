@@ -1,4 +1,4 @@
-"""What scopes ask of the wrapper whose connection they own."""
+"""The wrapper whose connection a scope owns, as scopes use it."""
 
 from __future__ import annotations
 

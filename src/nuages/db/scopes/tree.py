@@ -79,7 +79,7 @@ connection, on any loop and in any thread (`db/testing/` opens and ends the tran
 
 
 class Kind(Enum):
-    """What a node stands for."""
+    """The kinds of things that a node stands for."""
 
     TEST = "test"
     """The transaction of a TestCase."""

@@ -1,1 +1,1 @@
-"""What the wrappers and the drivers' connections of all our engines share."""
+"""Code that the wrappers and the drivers' connections of all our engines share."""

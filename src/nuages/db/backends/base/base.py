@@ -1,4 +1,4 @@
-"""What the wrappers of all our backends share.
+"""The base of the wrappers of all our backends.
 
 `LoopWrapper` is mixed in before Django's `DatabaseWrapper` of a vendor. A wrapper has a role:
 

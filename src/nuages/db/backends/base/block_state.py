@@ -1,4 +1,4 @@
-"""What a connection that several tasks share tells each of them of its own atomic block.
+"""The state of its own atomic block, for each of several tasks that share a connection.
 
 Django keeps on the connection what is true of its innermost block. Where tasks have blocks open
 inside one another's scope, or one task has a transaction in a hold that another uses too, the

@@ -1,4 +1,4 @@
-"""What is set on a wrapper, of its context or of its own session; and whom a kept one serves.
+"""Attributes set on a wrapper, of its context or of its own session; and whom a kept one serves.
 
 A wrapper of the loop is a member of its context's family (`scopes/family.py`). An attribute that
 code outside the wrapper sets (`connection.tenant = x`, a replaced `cursor`) is set on the whole

@@ -1,4 +1,4 @@
-"""What the pool and the wrappers ask of a driver's connection, and where it may be used."""
+"""The contract that a driver's connection keeps, and where it may be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GiveBack = Literal["reuse", "reset", "close"]
 
 
 class RawConnection(Protocol):
-    """What the pool and the wrapper ask of a driver connection."""
+    """A driver's connection, as the pool and the wrapper use it."""
 
     wrapper: LoopWrapper | None
     """The wrapper that uses the connection now."""
@@ -35,7 +35,7 @@ class RawConnection(Protocol):
         """Tell whether it is in no transaction."""
 
     def inspect(self) -> GiveBack:
-        """What must be done with the connection before another user gets it."""
+        """Return what must be done with the connection before another user gets it."""
 
     state_is_meant: bool
     """Whether the session's state was set on purpose, in a hold: nobody need be warned."""

@@ -27,7 +27,7 @@ records: ContextVar[Mapping[str, Record]] = ContextVar("nuages.db.records", defa
 
 
 class Record:
-    """What is captured for one alias in one context."""
+    """The capture of queries for one alias in one context."""
 
     __slots__ = ("execute_wrappers", "force_debug_cursor", "queries_log")
 

@@ -1,4 +1,4 @@
-"""What was left in a session though no statement told, found in development by asking the server.
+"""State left in a session though no statement told, found in development by asking the server.
 
 A function of the project's own, a trigger, or a call past the driver's cursors may set something
 that neither command tags nor texts show. With NUAGES["CHECK_SESSIONS"] (by default where DEBUG is

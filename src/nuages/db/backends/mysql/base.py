@@ -214,7 +214,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     @property
     def mysql_server_data(self) -> dict[str, Any]:
-        """What Django asks a server about itself, once for a server and version.
+        """The answers of a server that Django asks about itself, once for a server and version.
 
         As in Django it can be set and deleted, which tests of other versions and modes do.
         """

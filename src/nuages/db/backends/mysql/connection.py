@@ -555,7 +555,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         )
 
     def inspect(self) -> GiveBack:
-        """What must be done before another user gets this connection."""
+        """Return what must be done before another user gets this connection."""
         if self._sock is None or self.lock.locked() or self.has_more():
             return "close"
         if self._settings() != self._baseline:

@@ -1,4 +1,4 @@
-"""What a statement leaves behind in the session, so that the next user does not find it.
+"""State that a statement leaves behind in the session, so that the next user does not find it.
 
 MySQL's answers do not tell (session tracking would for variables, but not for locks and not after
 a SELECT), so the statement's text must. Where the text misleads, it errs on the safe side: a

@@ -1,4 +1,4 @@
-"""What is set in a MySQL session, for the check in development.
+"""The state that is set in a MySQL session, for the check in development.
 
 Temporary tables are listed in no readable table: MariaDB counts them, MySQL does not tell.
 """

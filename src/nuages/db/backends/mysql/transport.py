@@ -56,7 +56,7 @@ class Transport:
     # The buffer
 
     def available(self) -> int:
-        """How many bytes can be read without waiting."""
+        """Return how many bytes can be read without waiting."""
         return len(self.data) - self.position + self._chunked
 
     def take(self, count: int) -> bytes:

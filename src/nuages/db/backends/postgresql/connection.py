@@ -546,7 +546,7 @@ class Connection(psycopg.Connection[Any]):
         )
 
     def inspect(self) -> GiveBack:
-        """What must be done before another user gets this connection."""
+        """Return what must be done before another user gets this connection."""
         status = self.pgconn.transaction_status
         if self.closed or self.pgconn.status != OK or self.lock.locked() or self._pipeline:
             return "close"

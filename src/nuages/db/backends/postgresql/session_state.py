@@ -1,4 +1,4 @@
-"""What a statement leaves behind in the session, so that the next user does not find it.
+"""State that a statement leaves behind in the session, so that the next user does not find it.
 
 The command tags of the answer tell, and the statement's text where they are not enough, or where
 nobody sees the answer: of a COPY, a stream, a named cursor, a pipeline, and of a statement that

@@ -557,7 +557,7 @@ class Connection(NotesState):
         return self._broken or not self.in_transaction
 
     def inspect(self) -> GiveBack:
-        """What must be done before another user gets this connection."""
+        """Return what must be done before another user gets this connection."""
         if self._broken or (self.has_settings_of_its_own() and not self.kept):
             return "close"
         if self.in_transaction or self.busy() or self.what_was_left():

@@ -1,4 +1,4 @@
-"""What a statement or call leaves behind in a SQLite connection, so that the next user is spared.
+"""State that a statement or call leaves in a SQLite connection, so that the next user is spared.
 
 SQLite has no stored functions, so the text of a statement tells all that it can set. What sqlite3
 itself offers (functions, collations, hooks, limits, row factories) is noted call by call.

@@ -1,4 +1,4 @@
-"""What is set in a SQLite connection, for the check in development."""
+"""The state that is set in a SQLite connection, for the check in development."""
 
 from __future__ import annotations
 
