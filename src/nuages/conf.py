@@ -124,22 +124,22 @@ KEYS: dict[str, Key] = {
     ),
 }
 
-_cache: dict[str, Any] = {}
 
+class _Values(dict[str, Any]):
+    """The values of NUAGES' keys, or their defaults, each looked up once: then without a call."""
 
-def setting(name: str) -> Any:
-    """Return the value of a key of NUAGES, or its default."""
-    try:
-        return _cache[name]
-    except KeyError:
-        value = getattr(settings, "NUAGES", {}).get(name, KEYS[name].default)
-        _cache[name] = value
+    def __missing__(self, name: str) -> Any:
+        value = self[name] = getattr(settings, "NUAGES", {}).get(name, KEYS[name].default)
         return value
 
 
-def _changed(*, setting: str, **kwargs: Any) -> None:
-    if setting == "NUAGES":
-        _cache.clear()
+setting = _Values()
+"""The project's value of each key of NUAGES, or the key's default."""
+
+
+def _changed(**kwargs: Any) -> None:
+    if kwargs["setting"] == "NUAGES":
+        setting.clear()
 
 
 setting_changed.connect(_changed, dispatch_uid="nuages.conf")

@@ -99,7 +99,7 @@ class ASGIHandler(DjangoASGIHandler):
 
     async def _handle_connected(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle the request; with CONNECTION_PER = "request" it has connections of its own."""
-        if setting("CONNECTION_PER") == "request":
+        if setting["CONNECTION_PER"] == "request":
             async with request_connections():
                 await self.handle(scope, receive, send)
         else:

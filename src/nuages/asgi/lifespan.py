@@ -80,12 +80,12 @@ class Lifespan:
         expect_signals(asyncio.get_running_loop())
         await warm_pools()
         await entered.enter(self.state)
-        if setting("FREEZE_GC"):
+        if setting["FREEZE_GC"]:
             freeze()
 
     async def _stop(self, entered: hooks.Entered) -> list[Exception]:
         announce_stop(asyncio.get_running_loop())
-        await self._in_flight.drain(setting("SHUTDOWN_TIMEOUT"))
+        await self._in_flight.drain(setting["SHUTDOWN_TIMEOUT"])
         failures = await entered.leave()
         for pool in open_pools():
             pool.close()

@@ -41,10 +41,10 @@ class InFlight:
         return True
 
     def _reason(self) -> str | None:
-        most: int = setting("MAX_REQUESTS")
+        most: int = setting["MAX_REQUESTS"]
         if most and self.working >= most:
             return f'{self.working} are in flight, which is NUAGES["MAX_REQUESTS"]'
-        most = setting("MAX_WAITING")
+        most = setting["MAX_WAITING"]
         if most:
             for pool in open_pools():
                 if pool.has_waiting(most):

@@ -250,9 +250,10 @@ def _leave_block(node: Node, atomic: Atomic, exc_info: Any, outside: Node | None
     scope = node.scope
     wrapper: Any = scope.wrapper
     state = vars(wrapper)
-    outer, state["left_by"] = wrapper.left_by, chain_or_thread()
+    caller = chain_or_thread()
+    outer, state["left_by"] = wrapper.left_by, caller
     try:
-        with scope.ended_by_caller():
+        with scope.ended_by(caller):
             django_exit(atomic, *exc_info)
     except Exception:
         raise

@@ -61,7 +61,7 @@ class AsyncCursor(AsyncOnly):
 
     def _open(self, generators: Generators) -> None:
         wrapper = connections[self._alias]
-        if isinstance(wrapper, LoopWrapper):
+        if isinstance(wrapper, LoopWrapper) and wrapper.scope is not None:
             # First: other holders of the scope may be dropped at any time, which would end it.
             self._holder = keep_shared(wrapper, Kind.PIN, generators)
         try:
@@ -89,7 +89,8 @@ class AsyncCursor(AsyncOnly):
         if not scope.blocks:
             scope.root.adopt()
             try:
-                scope.wait_for_calls()
+                if scope.root.turns.holder is not None:
+                    scope.wait_for_calls()
                 self._cursor.close()
             finally:
                 holder.leave()

@@ -24,7 +24,7 @@ from nuages.bridge import current_bridge
 from nuages.db.backends.base.context_state import follow
 from nuages.db.engines import RoutedStorage, foreign_aliases, is_named_ours
 from nuages.db.scopes import tree as _scope
-from nuages.db.scopes.chain import chain_of, current_chain
+from nuages.db.scopes.chain import CHAIN, current_chain
 from nuages.db.scopes.family import (
     Family,
     family_for,
@@ -54,7 +54,7 @@ def has_none() -> bool:
         return False
     if has_families():
         return False
-    chain = chain_of(bridge)
+    chain: Chain | None = bridge.locals.get(CHAIN)
     if chain is not None and chain.wrappers:
         return False
     for alias in connections.settings:  # noqa: SIM110 - a generator would cost more than this

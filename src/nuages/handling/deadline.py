@@ -47,7 +47,7 @@ class Deadline:
         self.expired = False
         self.over = False
         """Whether the request was given up, here or by a disconnect, so that nothing may begin."""
-        self.set(setting("REQUEST_TIMEOUT"))
+        self.set(setting["REQUEST_TIMEOUT"])
 
     def set(self, seconds: float) -> None:
         """Let the request take `seconds` since its beginning; 0 means no limit."""

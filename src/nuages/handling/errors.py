@@ -87,7 +87,7 @@ def unavailable() -> HttpResponse:
         "503 Service Unavailable: too much work at the moment. Try again.\n",
         status=503,
         content_type="text/plain; charset=utf-8",
-        headers={"Retry-After": str(setting("RETRY_AFTER"))},
+        headers={"Retry-After": str(setting["RETRY_AFTER"])},
     )
 
 

@@ -91,7 +91,7 @@ def _factory(path: str) -> tuple[Any, bool]:
     target = on_loop_target(factory)
     if target is not None:
         return target, True
-    listed = path in setting("LOOP_MIDDLEWARE") or placement.all_on_loop()
+    listed = path in setting["LOOP_MIDDLEWARE"] or placement.all_on_loop()
     return factory, listed or placement.is_known(factory)
 
 

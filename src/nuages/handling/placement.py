@@ -39,7 +39,7 @@ left_threads: ContextVar[list[asyncio.Future[None]] | None] = ContextVar(
 
 def all_on_loop() -> bool:
     """Tell whether the project's sync code runs on the loop too."""
-    return bool(setting("SYNC_VIEWS") == "loop")
+    return bool(setting["SYNC_VIEWS"] == "loop")
 
 
 def is_known(function: Any) -> bool:

@@ -59,7 +59,7 @@ def preload(request: HttpRequest) -> None:
     `NUAGES["PRELOAD_SESSION"]` is off, or both are loaded already. A failing database raises
     here what it would raise in the view.
     """
-    if not setting("PRELOAD_SESSION") or settings.SESSION_COOKIE_NAME not in request.COOKIES:
+    if not setting["PRELOAD_SESSION"] or settings.SESSION_COOKIE_NAME not in request.COOKIES:
         return
     session = getattr(request, "session", None)
     if not isinstance(session, SessionBase) or session.session_key is None:

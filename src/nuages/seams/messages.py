@@ -20,7 +20,7 @@ def _process_request(original: Any) -> Any:
     @functools.wraps(original)
     def process_request(self: Any, request: Any) -> None:
         # A storage of the project's own may do some work when it is made.
-        lazy = setting("SHORTCUTS") and settings.MESSAGE_STORAGE.startswith(_OURS)
+        lazy = setting["SHORTCUTS"] and settings.MESSAGE_STORAGE.startswith(_OURS)
         # The session's storage complains at once where there is no session.
         if lazy and hasattr(request, "session"):
             request._messages = SimpleLazyObject(functools.partial(default_storage, request))

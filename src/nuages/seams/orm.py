@@ -60,7 +60,7 @@ def _put(function: Any) -> Callable[[Any], Any]:
 def _get(original: Any) -> Any:
     @functools.wraps(original)
     def get(self: Any, *args: Any, **kwargs: Any) -> Any:
-        found = compiled.find(self, args, kwargs) if setting("SHORTCUTS") else None
+        found = compiled.find(self, args, kwargs) if setting["SHORTCUTS"] else None
         if found is None:
             return original(self, *args, **kwargs)
         if len(found) == 1:

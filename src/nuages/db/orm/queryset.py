@@ -236,7 +236,7 @@ class _Pin:
         chain = self._chain = current_chain()
         assert chain is not None
         wrapper = connections[self._alias]
-        if isinstance(wrapper, LoopWrapper):
+        if isinstance(wrapper, LoopWrapper) and wrapper.scope is not None:
             # First: other holders of the scope may be dropped at any time, which would end it.
             self._holder = keep_shared(wrapper, Kind.PIN, self._generators)
         result = function()

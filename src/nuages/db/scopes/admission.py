@@ -128,7 +128,8 @@ def _take_turn(wrapper: Lease, scope: Scope, keep: bool) -> Node | None:
         return None
     call = Node(Kind.CALL, scope, node, chain)
     tree.acquire_turn(node, call)
-    tree.note_insider(node)
+    if node.generators or node.parent is not None:
+        tree.note_insider(node)
     if own or chain is None:
         return call
     tree.enter(call)

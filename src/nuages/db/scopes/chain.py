@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from nuages.db.scopes.lease import Lease
 
 
-_KEY = "nuages.db.chain"
+CHAIN = "nuages.db.chain"
+"""The chain of a bridge, among its locals."""
 
 
 thread_task: ContextVar[weakref.ref[asyncio.Task[Any]] | None] = ContextVar(
@@ -59,7 +60,9 @@ class Chain:
         if around:
             if around[-1]() is self:
                 return
-            around = tuple([one for one in around if not _has_ended(one())])
+            around = tuple(
+                [one for one in around if (chain := one()) is not None and not chain.ended]
+            )
         chains_around.set((*around, weakref.ref(self)))
 
     def give_back(self) -> None:
@@ -100,10 +103,6 @@ class ThreadChain(Chain):
     in_thread = True
 
 
-def _has_ended(chain: Chain | None) -> bool:
-    return chain is None or chain.ended
-
-
 def count_held(alias: str, loop: asyncio.AbstractEventLoop) -> int:
     """Return how many connections of the pool of `alias` on `loop` the code around the caller has.
 
@@ -136,20 +135,14 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
-def chain_of(bridge: Bridge) -> Chain | None:
-    """Return the chain of the task whose bridge this is, if it has used one."""
-    chain: Chain | None = bridge.locals.get(_KEY)
-    return chain
-
-
 def current_chain() -> Chain | None:
     """The chain of the calling code; None outside a bridge and `sync_to_async`'s threads."""
     bridge = current_bridge()
     if bridge is None:
         return _thread.chain if asyncio._get_running_loop() is None else None
-    chain: Chain | None = bridge.locals.get(_KEY)
+    chain: Chain | None = bridge.locals.get(CHAIN)
     if chain is None:
-        chain = bridge.locals[_KEY] = Chain(bridge.loop)
+        chain = bridge.locals[CHAIN] = Chain(bridge.loop)
     return chain
 
 
@@ -191,13 +184,13 @@ def forget_thread_chain() -> None:
 
 
 def _suspended(bridge: Bridge) -> None:
-    chain: Chain | None = bridge.locals.get(_KEY)
+    chain: Chain | None = bridge.locals.get(CHAIN)
     if chain is not None and (chain.active or chain.calls):
         chain.give_back()
 
 
 def _ended(bridge: Bridge) -> None:
-    chain: Chain | None = bridge.locals.get(_KEY)
+    chain: Chain | None = bridge.locals.get(CHAIN)
     if chain is None:
         return
     if bridge.outer is None:

@@ -33,7 +33,10 @@ class Holder:
         if generators:
             self._generators = when_dropped(generators, self._drop)
         scope.holders.append(self)
-        self._tell_root()
+        if len(scope.holders) > 1:
+            self._tell_root()
+        else:
+            scope.root.generators = self._generators
 
     @property
     def is_alone(self) -> bool:

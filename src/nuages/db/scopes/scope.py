@@ -102,9 +102,8 @@ class Scope:
         )
 
     @contextmanager
-    def ended_by_caller(self) -> Iterator[None]:
-        """Note that the calling code ends a block inside."""
-        caller = chain_or_thread()
+    def ended_by(self, caller: Chain | Thread) -> Iterator[None]:
+        """Note that `caller`, whose code this is, ends a block inside."""
         outer, self.ending = self.ending, caller
         try:
             yield
@@ -207,7 +206,7 @@ class Scope:
         try:
             if wrapper.connection is not None:
                 wrapper.connection.state_is_meant = True
-                with self.ended_by_caller():
+                with self.ended_by(chain_or_thread()):
                     wrapper.connection.wait_for_statement()
                 if wrapper.transaction_over:
                     left_open = None

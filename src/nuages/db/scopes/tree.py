@@ -298,8 +298,13 @@ def current_node(alias: str) -> Node | None:
     """
     node = above = _nodes.get().get(alias)
     while above is not None:
+        state = above.state
         if (
-            (above.state is not LIVE and above.state is not SUSPENDED)
+            (
+                state is not LIVE
+                and state is not SUSPENDED
+                and (state is not ENDING or above.ender is not running_caller())
+            )
             or above.abandoned
             or above.kind is Kind.PIN
         ):
@@ -396,7 +401,7 @@ def acquire_turn(node: Node, child: Node) -> None:
 
 
 def _acquire(node: Node, child: Node) -> Node:
-    timeout = float(setting("SCOPE_TIMEOUT"))
+    timeout = float(setting["SCOPE_TIMEOUT"])
     while True:
         live = ancestor_with_turn(node)
         seals = live.scope.seals
@@ -481,8 +486,9 @@ def set_node(alias: str, node: Node | None) -> None:
 
 def context_node(alias: str) -> Node | None:
     """Return the node in the calling context as it stands, ended or not."""
-    while _has_left_detachment(alias):
-        pass
+    if detached_aliases.get():
+        while _has_left_detachment(alias):
+            pass
     return _nodes.get().get(alias)
 
 

@@ -45,14 +45,18 @@ class BlockState(_Base):
     def run_commit_hooks_on_set_autocommit_on(self, value: bool) -> None:
         if value:
             vars(self)["_committed_by"] = chain_or_thread()
-        elif self.run_commit_hooks_on_set_autocommit_on:
+        elif self._committed_by is not None and self._committed_by is chain_or_thread():
             vars(self)["_committed_by"] = None
 
     @property
     def needs_rollback(self) -> bool:
         """Tell whether the calling code's innermost block must be rolled back."""
         scope = self.scope
-        if scope is None or (len(scope.blocks) < 2 and scope.root.kind is TRANSACTION):
+        if (
+            scope is None
+            or not scope.blocks
+            or (len(scope.blocks) == 1 and scope.root.kind is TRANSACTION)
+        ):
             return self._needs_rollback
         if scope.is_beside_transaction():
             return False
@@ -62,7 +66,11 @@ class BlockState(_Base):
     @needs_rollback.setter
     def needs_rollback(self, value: bool) -> None:
         scope = self.scope
-        if scope is None or (len(scope.blocks) < 2 and scope.root.kind is TRANSACTION):
+        if (
+            scope is None
+            or not scope.blocks
+            or (len(scope.blocks) == 1 and scope.root.kind is TRANSACTION)
+        ):
             vars(self)["_needs_rollback"] = value
             return
         if scope.is_beside_transaction():

@@ -108,7 +108,7 @@ class CommittedHooks:
         around = None if bridge is None else bridge.grace
         self._is_outermost = around is None
         # Hooks of a hook's own transaction have the time that is left for the outer hook.
-        self._period = around or GracePeriod(float(setting("HOOKS_TIMEOUT")))
+        self._period = around or GracePeriod(float(setting["HOOKS_TIMEOUT"]))
         self.entries: list[Entry] = [self._entry(*entry) for entry in entries]
         """What Django is to run in place of the entries given."""
 

@@ -69,9 +69,11 @@ class OpenCursors(_Base):
         if self.role == "lease":
             if len(self._cursors) >= 16:
                 self._has_cursor()
-            in_scope = self.scope is not None
+            scope = self.scope
+            # Whose it is matters where the scope may be dropped: in a generator.
+            may_be_dropped = scope is not None and scope.root.generators
             self._cursors.append(
-                _opened(cursor, current_chain()) if in_scope else weakref.ref(cursor)
+                _opened(cursor, current_chain()) if may_be_dropped else weakref.ref(cursor)
             )
             if self.lends:
                 made = super()._prepare_cursor(cursor)

@@ -33,7 +33,7 @@ _RECENT = 5
 
 def is_on() -> bool:
     """Tell whether sessions are to be checked."""
-    value = setting("CHECK_SESSIONS")
+    value = setting["CHECK_SESSIONS"]
     return settings.DEBUG if value is None else bool(value)
 
 

@@ -28,7 +28,7 @@ def warn(alias: str, statement: str) -> None:
     """Warn, once for each kind of statement, of a session that had to be made clean."""
     statement = without_values(statement)
     kind = _NUMBER.sub("0", " ".join(statement.split()[:2]))
-    if setting("RESET_WARNING") and kind not in warned:
+    if setting["RESET_WARNING"] and kind not in warned:
         warned.add(kind)
         logger.warning(
             "A connection of %r came back with session state (%s), which was discarded. "

@@ -65,7 +65,7 @@ class WatchedSocket:
 
     def _may_leave(self, loop: asyncio.AbstractEventLoop) -> bool:
         # A process that was forked shares the registrations (of epoll) with its parent.
-        return not (loop.is_closed() or self.is_of_parent)
+        return not (loop.is_closed() or self._process != os.getpid())
 
     def is_in_error(self) -> bool:
         """Tell whether the loop may call no more, though something is left to be read."""

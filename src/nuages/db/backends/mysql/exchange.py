@@ -112,7 +112,7 @@ class Exchange:
     def shield(self) -> None:
         """Let the exchange (of a COMMIT, say) go on after a cancellation, for COMMIT_TIMEOUT."""
         if self._shielded_until is None:
-            self._shielded_until = time.monotonic() + float(setting("COMMIT_TIMEOUT"))
+            self._shielded_until = time.monotonic() + float(setting["COMMIT_TIMEOUT"])
 
     def interrupt(self, interruption: BaseException, *, can_go_on: bool) -> None:
         """Cancel the statement on the server; its answer is read as if nothing had happened.
@@ -130,7 +130,7 @@ class Exchange:
             connection.terminate()
             raise interruption
         self._interruption = interruption
-        self._give_up = time.monotonic() + float(setting("CANCEL_TIMEOUT"))
+        self._give_up = time.monotonic() + float(setting["CANCEL_TIMEOUT"])
         self._killer = Killer(connection, self._give_up)
         self._kill(self._killer)
 

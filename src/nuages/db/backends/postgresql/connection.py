@@ -258,7 +258,7 @@ class Connection(psycopg.Connection[Any]):
             self.wrapper.note_interruption()
         if self.pgconn.status != OK or self.pgconn.transaction_status != ACTIVE:
             return
-        limit = float(setting("CANCEL_TIMEOUT"))
+        limit = float(setting["CANCEL_TIMEOUT"])
         deadline = time.monotonic() + limit
         try:
             pause = CANCEL_AGAIN
@@ -297,7 +297,7 @@ class Connection(psycopg.Connection[Any]):
     ) -> Any:
         """Wait for the end of a statement (a COMMIT) although the task was cancelled."""
         bridge.deferred_cancel = cancelled
-        deadline = time.monotonic() + float(setting("COMMIT_TIMEOUT"))
+        deadline = time.monotonic() + float(setting["COMMIT_TIMEOUT"])
         try:
             while True:
                 try:
