@@ -29,7 +29,7 @@ from nuages.bridge import await_, on_loop
 from nuages.bridge.tasks import ended
 from nuages.bridge.threads import calls_ended, sensitive_calls
 from nuages.conf import setting
-from nuages.db.scopes.family import own_families
+from nuages.db.scopes.family import OwnFamilies
 from nuages.db.transaction import request_connections
 from nuages.handling import placement
 from nuages.handling import request_signals as signals
@@ -69,7 +69,7 @@ class ASGIHandler(DjangoASGIHandler):
         elif kind == "lifespan":
             await self.lifespan(scope, receive, send)
         elif kind == "websocket":
-            with own_families():
+            with OwnFamilies():
                 await (self.websocket or refuse_websocket)(scope, receive, send)
         else:
             raise ValueError(f"Django can only handle ASGI/HTTP connections, not {kind}.")
@@ -91,7 +91,7 @@ class ASGIHandler(DjangoASGIHandler):
         try:
             # For the project's sync code: one thread a request, as in stock Django.
             # And each request has wrappers of its own, with what is set on them.
-            with own_families():
+            with OwnFamilies():
                 async with ThreadSensitiveContext():
                     await self._handle_connected(scope, receive, send)
         finally:

@@ -20,7 +20,7 @@ from nuages.db.atomic import give_to_thread, published_scopes
 from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.engines import foreign_aliases
 from nuages.db.routing import Storage
-from nuages.db.scopes.family import Family, begin_with, own_families
+from nuages.db.scopes.family import Family, OwnFamilies, begin_with
 from nuages.db.scopes.scope import Scope
 from nuages.db.scopes.tree import (
     Kind,
@@ -92,7 +92,7 @@ def published_connections() -> Iterator[None]:
     request_nodes.set(nodes)
     try:
         # Families belong to the coroutines' context, which asgiref brings back.
-        with own_families(), published_scopes():
+        with OwnFamilies(), published_scopes():
             for wrapper in storage.thread_wrappers():
                 if isinstance(wrapper, LoopWrapper):
                     # What was set on the wrapper holds for detached code, too.

@@ -16,8 +16,6 @@ from __future__ import annotations
 import _thread
 import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
@@ -121,15 +119,17 @@ def has_families() -> bool:
     return bool(_families.get())
 
 
-@contextmanager
-def own_families() -> Iterator[None]:
-    """Hide the wrappers and the state of the context around the block, while it lasts."""
-    outer = _families.get()
-    _families.set({})
-    try:
-        yield
-    finally:
-        _families.set(outer)
+class OwnFamilies:
+    """A context manager: its block has no wrapper and no state of the context around it."""
+
+    __slots__ = ("_outer",)
+
+    def __enter__(self) -> None:
+        self._outer = _families.get()
+        _families.set({})
+
+    def __exit__(self, *exc_info: object) -> None:
+        _families.set(self._outer)
 
 
 def serve(wrapper: Lease, chain: Chain) -> None:

@@ -27,7 +27,7 @@ from nuages.bridge import current_bridge
 from nuages.db import engines
 from nuages.db.backends.base import session_check
 from nuages.db.backends.base.block_state import BlockState
-from nuages.db.backends.base.context_state import ContextState, of_caller
+from nuages.db.backends.base.context_state import ContextState, be_lending, of_caller
 from nuages.db.backends.base.driver import GiveBack, may_do_io
 from nuages.db.backends.base.forked import Forked
 from nuages.db.backends.base.leasing import acquire, lend, take_back
@@ -173,6 +173,7 @@ class LoopWrapper(
             chain.has_lease(self)
         if chain.in_thread:
             self.lends = True
+            be_lending(self)
 
     def _open(self, session: Session) -> None:
         self._connect_patiently(session.pool)
@@ -283,7 +284,7 @@ class LoopWrapper(
         """Let others have the connection (in its thread, where a statement or a block ended).
 
         They may until it is used here again, that is until somebody reads `connection`: the
-        attribute is not there meanwhile (`__getattr__`), so nothing can use what has become
+        attribute is not there meanwhile (`Lending`), so nothing can use what has become
         somebody else's. A session with state that a reset would end stays with the thread.
         """
         session = self.session
@@ -306,7 +307,8 @@ class LoopWrapper(
         del self.connection
         lend(session, type(self), self.settings_dict)
 
-    def _take_back_lent(self) -> None:
+    def take_back_lent(self) -> None:
+        """Have the session again that the thread has lent, or none if others have it."""
         session, self._lent = self._lent, None
         if session is not None and session.pool.reclaim_own(session):
             self.session, self.connection = session, session.raw
@@ -314,14 +316,6 @@ class LoopWrapper(
         self.connection = None
         self._cursors = []
         self._forget_transaction()
-
-    if not TYPE_CHECKING:
-
-        def __getattr__(self, name: str) -> Any:
-            if name == "connection" and self._lent is not None:
-                self._take_back_lent()
-                return self.connection
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def release(self) -> None:
         """Give the lease's connection back to the pool, reset or closed where need be."""

@@ -134,19 +134,12 @@ class _Guarded:
         return getattr(self.replaced, name)
 
 
-def _without_setattr(cls: type[Any]) -> type[Any]:
-    """Return a class as `cls`, but for `ContextState.__setattr__`: a call for each attribute."""
-    name = "_nuages_without_setattr"
-    found: type[Any] | None = vars(cls).get(name)
-    if found is None:
-        body = {
-            "_nuages_is_made": True,
-            "__module__": cls.__module__,
-            "__setattr__": object.__setattr__,
-        }
-        found = type(cls.__name__, (cls,), body)
-        setattr(cls, name, found)
-    return found
+class _Unwatched:
+    """Mixin: a wrapper without `ContextState.__setattr__`, which is a call for each attribute."""
+
+    # Both: to CPython they are one slot, which is its own function only where both are object's.
+    __setattr__ = object.__setattr__
+    __delattr__ = object.__delattr__
 
 
 class ContextState(_Base):
@@ -169,7 +162,7 @@ class ContextState(_Base):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         cls = type(self)
         # All that Django sets there is the wrapper's own.
-        object.__setattr__(self, "__class__", _without_setattr(cls))
+        object.__setattr__(self, "__class__", _with(_Unwatched, cls))
         try:
             self._at_work = []
             super().__init__(*args, **kwargs)
@@ -178,7 +171,7 @@ class ContextState(_Base):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        if cls.__module__.startswith(PREFIX) or "_nuages_is_made" in vars(cls):
+        if cls.__module__.startswith(PREFIX):
             return
         cls.is_subclassed = True
         for name in AT_WORK:
@@ -295,6 +288,14 @@ class ContextState(_Base):
         super().set_rollback(rollback)
 
 
+def _take_back(wrapper: Any, name: str) -> Any:
+    """Return the connection of a thread's wrapper, which is not there while it is lent."""
+    if name != "connection" or wrapper._lent is None:
+        raise AttributeError(f"{type(wrapper).__name__!r} object has no attribute {name!r}")
+    wrapper.take_back_lent()
+    return wrapper.connection
+
+
 def _of_session(name: str) -> property:
     """Return a property that reads `name` from the wrapper that serves the caller."""
 
@@ -308,11 +309,7 @@ def _of_session(name: str) -> property:
                 there = self.here()
         if there is not self:
             return getattr(there, name)
-        try:
-            return vars(self)[name]
-        except KeyError:
-            # The connection is lent: `__getattr__` takes it back.
-            raise AttributeError(name) from None
+        return vars(self)[name] if name in vars(self) else _take_back(self, name)
 
     def set_own(self: Any, value: Any) -> None:
         vars(self)[name] = value
@@ -333,16 +330,46 @@ class Followed:
     in_atomic_block = _of_session("in_atomic_block")
 
 
-@functools.cache
-def _followed(cls: Any) -> type:
-    return type(cls.__name__, (Followed, cls), {"__module__": cls.__module__})
+class Lending:
+    """Mixin: a thread's wrapper, whose connection others may have until somebody reads it."""
+
+    @property
+    def connection(self) -> Any:
+        """The connection; reading it takes it back, or finds it taken."""
+        found = vars(self)
+        return found["connection"] if "connection" in found else _take_back(self, "connection")
+
+    @connection.setter
+    def connection(self, value: Any) -> None:
+        vars(self)["connection"] = value
+
+    @connection.deleter
+    def connection(self) -> None:
+        del vars(self)["connection"]
+
+
+_made: dict[tuple[type, type], type] = {}
+
+
+def _with(mixin: type, cls: type) -> type:
+    """Return a class that is `cls` with a mixin, by the name of `cls`; made once."""
+    found = _made.get((mixin, cls))
+    if found is None:
+        found = type(cls.__name__, (mixin, cls), {"__module__": cls.__module__})
+        found = _made.setdefault((mixin, cls), found)
+    return found
+
+
+def be_lending(wrapper: Any) -> None:
+    """Have `wrapper` take its connection back, from now on, when that is read while it is lent."""
+    if not isinstance(wrapper, (Lending, Followed)):
+        object.__setattr__(wrapper, "__class__", _with(Lending, type(wrapper)))
 
 
 def follow(wrapper: Any) -> None:
     """Have `wrapper`, from now on, tell of the caller's session instead of its own."""
     if not isinstance(wrapper, Followed):
-        cls: Any = type(wrapper)
-        object.__setattr__(wrapper, "__class__", _followed(cls))
+        object.__setattr__(wrapper, "__class__", _with(Followed, type(wrapper)))
 
 
 def _overridden(cls: type, name: str) -> Callable[..., Any] | None:

@@ -62,7 +62,7 @@ class OpenCursors(_Base):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._cursors: list[weakref.ref[Any]] = []
-        self._iterations: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._iterations: weakref.WeakSet[Any] | None = None
         super().__init__(*args, **kwargs)
 
     def _prepare_cursor(self, cursor: Any) -> Any:
@@ -94,6 +94,8 @@ class OpenCursors(_Base):
         if self._cursors and self._cursors[-1]() is made.cursor:
             vars(made)["opened"] = self._cursors.pop()  # such a cursor executes once
         if self.role == "lease":
+            if self._iterations is None:
+                self._iterations = weakref.WeakSet()
             self._iterations.add(made)
         return made
 
@@ -101,7 +103,7 @@ class OpenCursors(_Base):
         """Note that `chain`, served so far, has opened what is open: the wrapper gets a scope."""
         if self._cursors:
             self._cursors = [_opened_by(chain, one) for one in self._cursors]
-        for made in tuple(self._iterations):
+        for made in tuple(self._iterations or ()):
             if "opened" in vars(made):
                 vars(made)["opened"] = _opened_by(chain, vars(made)["opened"])
 
@@ -109,7 +111,7 @@ class OpenCursors(_Base):
         """Return a chain on this loop that goes on and has a cursor open here; None for none."""
         self._has_cursor()
         opened = [*self._cursors]
-        for made in tuple(self._iterations):
+        for made in tuple(self._iterations or ()):
             if "opened" in vars(made) and self.has_rows_left(made.cursor):
                 opened.append(vars(made)["opened"])
         for each in opened:
@@ -120,11 +122,11 @@ class OpenCursors(_Base):
 
     def _end_iterations(self) -> None:
         """Have code that goes on with an `iterator()` told why it cannot (at give-back)."""
-        for made in tuple(self._iterations):
+        for made in tuple(self._iterations or ()):
             if self.has_rows_left(made.cursor):
                 made.fetchmany = _refuse_rows
                 self.close_cursor(made.cursor)
-        self._iterations.clear()
+        self._iterations = None
 
     def has_rows_left(self, cursor: Any) -> bool:
         """Tell whether an open cursor has rows that only the connection can give."""
