@@ -707,3 +707,34 @@ def test_hooks_run_where_a_block_goes_on_with_what_was_dropped(
 
     run(main)
     assert "committed" in judge.authors()
+
+
+def test_a_late_task_that_is_cancelled_as_its_savepoint_ends(database: str, run: Run) -> None:
+    """The savepoint's end waits for the task's statement; the block around it is healthy."""
+
+    async def slow() -> None:
+        async with acursor() as cursor:
+            await cursor.execute(SLOW[database])
+
+    async def main() -> None:
+        async with aatomic():
+            await Author.objects.acreate(name="before")
+            scope = connection.scope
+            # PostgreSQL cannot go on in a transaction whose statement was cancelled.
+            with suppress(DatabaseError):
+                async with aatomic():
+                    late = asyncio.create_task(slow())
+                    await until(lambda: scope.wrapper.connection.is_working())
+
+                    async def cancel() -> None:
+                        await until(lambda: scope.blocks[-1].ender is not None)
+                        await asyncio.sleep(0)
+                        late.cancel()
+
+                    cancelling = asyncio.create_task(cancel())
+            await cancelling
+            await asyncio.wait([late])
+            await Author.objects.acreate(name="after")
+
+    run(main)
+    assert judge.authors() == ["after", "before"]

@@ -15,17 +15,25 @@ from unittest import mock
 
 import pytest
 from django.core.exceptions import ImproperlyConfigured
-from django.db import IntegrityError, OperationalError, connection, connections, transaction
+from django.db import (
+    DatabaseError,
+    IntegrityError,
+    OperationalError,
+    connection,
+    connections,
+    transaction,
+)
 from django.db.transaction import TransactionManagementError
 from django.test import override_settings
 from pymysql.cursors import SSCursor  # type: ignore[import-untyped]
 
 from nuages import on_loop
-from nuages.db import aatomic, acursor, hold_connection
+from nuages.db import aatomic, acursor, aon_commit, hold_connection
 from nuages.db.backends.base import session_warning as session_state
 from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.mysql import base, tls
 from nuages.db.backends.mysql.connection import Connection
+from nuages.exceptions import NotCommitted
 from nuages.seams import backends as backend_seams
 from tests.integration.conftest import Run
 from tests.integration.mysql_tools import server
@@ -303,6 +311,50 @@ def test_a_deadlock_ends_the_whole_transaction(mysql: dict[str, Any], run: Run) 
                         await blocked
                     await Author.objects.acreate(name="half")
             observer.rows("COMMIT")
+        assert await names() == ["ax", "bx", "cx", "dx"]
+        assert_whole(the_pool())
+
+    run(main)
+
+
+def test_a_deadlock_of_a_late_task_ends_the_whole_transaction(
+    mysql: dict[str, Any], run: Run
+) -> None:
+    """The block's end waits for the statement; COMMIT would be answered as if it had committed."""
+
+    async def main() -> None:
+        ours, theirs, *more = [
+            (await Author.objects.acreate(name=name)).pk for name in ("a", "b", "c", "d")
+        ]
+        rename = f"UPDATE {TABLE} SET name = CONCAT(name, 'x') WHERE id = %s"
+        ran: list[str] = []
+        late: list[asyncio.Task[Any]] = []
+
+        async def block() -> None:
+            async with aatomic():
+                wrappers.append(connections["default"])
+                await Author.objects.filter(pk=ours).aupdate(name="a!")
+                await aon_commit(lambda: ran.append("hook"))
+                update = Author.objects.filter(pk=theirs).aupdate(name="b!")
+                late.append(asyncio.create_task(update))
+                await observer.until_running("b!")
+
+        wrappers: list[Any] = []
+        with server() as observer:
+            observer.rows("BEGIN")
+            # The one that wrote more is not the victim.
+            for pk in (theirs, *more):
+                observer.rows(rename, pk)
+            task = asyncio.create_task(block())
+            await until(lambda: bool(wrappers) and wrappers[0].scope.ending is not None)
+            await asyncio.sleep(0)
+            observer.rows(rename, ours)
+            with pytest.raises(DatabaseError):
+                await late[0]
+            with pytest.raises(NotCommitted):
+                await task
+            observer.rows("COMMIT")
+        assert ran == []
         assert await names() == ["ax", "bx", "cx", "dx"]
         assert_whole(the_pool())
 

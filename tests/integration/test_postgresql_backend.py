@@ -23,6 +23,7 @@ from django.contrib.postgres.operations import CITextExtension, HStoreExtension
 from django.contrib.postgres.signals import get_citext_oids, get_hstore_oids
 from django.db import (
     DatabaseError,
+    IntegrityError,
     OperationalError,
     connection,
     connections,
@@ -39,7 +40,7 @@ from psycopg.types.range import Range
 
 from nuages import off_loop, on_loop
 from nuages.bridge import await_
-from nuages.db import aatomic, acursor, hold_connection
+from nuages.db import aatomic, acursor, aon_commit, hold_connection
 from nuages.exceptions import NotCommitted
 from tests import judge
 from tests.integration.conftest import Run, close_thread_connection, use
@@ -865,3 +866,31 @@ def test_hooks_do_not_run_where_a_caught_error_has_ended_the_transaction(run: Ru
     run(main)
     assert hooks == []
     assert judge.authors() == ["after"]
+
+
+@pytest.mark.parametrize("hooks", [True, False])
+def test_a_statement_in_flight_that_fails_as_its_block_ends(
+    postgresql: dict[str, Any], run: Run, hooks: bool
+) -> None:
+    """The block's end waits for the statement, and looks at the transaction after that."""
+
+    def violate() -> None:
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO library_author (name) SELECT 'Ursula' FROM pg_sleep(0.2)")
+
+    async def main() -> None:
+        ran: list[str] = []
+        with pytest.raises(NotCommitted):
+            async with aatomic():
+                await Author.objects.acreate(name="Ursula")
+                if hooks:
+                    await aon_commit(lambda: ran.append("hook"))
+                late = asyncio.create_task(sync_to_async(violate, thread_sensitive=False)())
+                async with server() as watching:
+                    await watching.until_running("INSERT")
+        with pytest.raises(IntegrityError):
+            await late
+        assert ran == []
+
+    run(main)
+    assert judge.authors() == []

@@ -74,6 +74,12 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
+FAILED_AT_END = (
+    "The block ended without an error, but a statement of a task or thread in it, which the end "
+    "waited for, failed, and the database rolled back all of the block. Await what you start in a "
+    "transaction before it ends."
+)
+
 
 class LoopWrapper(
     ContextState, OpenCursors, Forked, QueryCapture, BlockState, engines.OwnEngine, _Base
@@ -90,6 +96,8 @@ class LoopWrapper(
     """Whether a thread has found it in a scope, and may go on to use it after the scope's end."""
     transaction_over = False
     """Whether a COMMIT or ROLLBACK was answered since the transaction began."""
+    lost_at_end = False
+    """Whether the database rolled the transaction back while COMMIT waited for a statement."""
     _lent: Session | None = None
     """The session that the thread had for its last statement, and may find again (`lend`)."""
 
@@ -446,9 +454,11 @@ class LoopWrapper(
         if self.connection is None and self.role == "lease":
             # Django would do nothing, and the block would end as if it had been committed.
             raise NotCommitted()
-        vars(self)["transaction_over"] = False
+        vars(self).update(transaction_over=False, lost_at_end=False)
         self._send_commit()
         vars(self)["transaction_over"] = True
+        if self.lost_at_end:
+            raise NotCommitted(FAILED_AT_END)
 
     def _send_commit(self) -> None:
         bridge = current_bridge()
@@ -493,12 +503,20 @@ class LoopWrapper(
             self.closed_in_transaction = True
             self.needs_rollback = True
 
-    def note_interruption(self) -> None:
-        """Note that a statement was interrupted: the work of the caller's block is incomplete."""
+    def note_interruption(self, *, lost: bool = False) -> None:
+        """Note that a statement was interrupted: the work of the caller's block is incomplete.
+
+        `lost`: the database has rolled back the whole transaction. A statement of a task that is
+        late, which the end of the task's block waits for, is the task's own matter otherwise.
+        """
+        scope = self.scope
         if not self.in_atomic_block:
+            vars(self)["lost_at_end"] = lost and scope is not None and scope.ending is not None
+            return
+        blocks = [] if scope is None else scope.blocks
+        if not lost and blocks and blocks[-1].is_closed_to_caller:
             return
         self.needs_rollback = True
-        scope = self.scope
         if scope is not None and scope.blocks and not scope.is_beside_transaction():
             block = scope.block_around_others() or scope.blocks[-1]
             block.interrupted = True

@@ -56,6 +56,7 @@ OWN = frozenset(
             "forked",
             "left_by",
             "lends",
+            "lost_at_end",
             "seen_by_threads",
             "serves",
             "session",

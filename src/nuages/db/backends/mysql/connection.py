@@ -290,7 +290,7 @@ class Connection(connections.Connection):  # type: ignore[misc]
         # The statements that follow would be in a new transaction, and half of the work be lost.
         wrapper = self.wrapper
         if error.args[0] == ROLLED_BACK and wrapper is not None:
-            wrapper.note_interruption()
+            wrapper.note_interruption(lost=True)
 
     def _execute_command(self, command: int, sql: Any) -> None:
         if self._sock is None:

@@ -38,7 +38,7 @@ from django.db.backends.postgresql.psycopg_any import register_tzloader
 
 from nuages.bridge import current_bridge
 from nuages.db.backends.base import session_warning as session_state
-from nuages.db.backends.base.base import LoopWrapper
+from nuages.db.backends.base.base import FAILED_AT_END, LoopWrapper
 from nuages.db.backends.base.commit_outcome import KnownOutcome
 from nuages.db.backends.base.session_check import Snapshot
 from nuages.db.backends.postgresql.connection import Connection
@@ -245,14 +245,11 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     def _commit(self) -> None:
         connection = self.connection
-        if (
-            self.run_on_commit
-            and self.scope is not None
-            and connection is not None
-            and connection.is_failed()
-        ):
-            # The server answers ROLLBACK to COMMIT then; Django takes that for a success and runs
-            # the hooks. Without hooks its silence is relied on, for example by its own tests.
+        is_of_block = self.scope is not None and connection is not None
+        # The server answers ROLLBACK to COMMIT then; Django takes that for a success and runs
+        # the hooks. Without hooks its silence is relied on, for example by its own tests.
+        had_failed = is_of_block and connection.is_failed()
+        if had_failed and self.run_on_commit:
             raise NotCommitted(
                 "The block ended without an error, but a statement in it had failed, and what "
                 "that raised was caught in the block: PostgreSQL rolls back all of it, and the "
@@ -261,6 +258,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
             )
         super()._commit()
         self._transaction_ended()
+        if is_of_block and connection.committed_failed and not had_failed:
+            raise NotCommitted(FAILED_AT_END)
 
     def _rollback(self) -> None:
         super()._rollback()

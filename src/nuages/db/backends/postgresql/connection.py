@@ -80,6 +80,8 @@ class Connection(psycopg.Connection[Any]):
         self.orphaned_cursors: set[str] = set()
         self.held_cursors: set[str] = set()
         """The open cursors that outlive their transaction."""
+        self.committed_failed = False
+        """Whether the last COMMIT found a failed transaction, to which the answer is ROLLBACK."""
         self.savepoint_rollbacks = 0
         """How many savepoints were rolled back, each with the cursors declared in it."""
         self._watched: DuplicatedSocket | None = None
@@ -513,6 +515,11 @@ class Connection(psycopg.Connection[Any]):
     def is_outside_transaction(self) -> bool:
         """Tell whether the session is in no transaction."""
         return self.pgconn.transaction_status == IDLE
+
+    def _commit_gen(self) -> Generator[Any, Any, None]:
+        # In the connection's lock, and so after any statement in flight.
+        self.committed_failed = self.is_failed()
+        yield from super()._commit_gen()
 
     def is_failed(self) -> bool:
         """Tell whether the session is in a transaction that can only be rolled back."""

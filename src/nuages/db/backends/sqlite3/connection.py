@@ -291,7 +291,7 @@ class Connection(NotesState):
             self.terminate()
             raise
         except sqlite3.Error:
-            self._check_transaction()
+            self._check_transaction(failed=True)
             raise
         except asyncio.CancelledError:
             self._check_transaction()
@@ -311,12 +311,15 @@ class Connection(NotesState):
         finally:
             wait("PRAGMA busy_timeout = 0")
 
-    def _check_transaction(self) -> None:
+    def _check_transaction(self, *, failed: bool = False) -> None:
         # An interrupted or failed write may have dropped the whole transaction; the statements
-        # that follow must not run in autocommit unseen.
+        # that follow must not run in autocommit unseen, nor COMMIT seem to commit.
         wrapper = self.wrapper
-        if wrapper is not None and wrapper.in_atomic_block and self.is_outside_transaction():
-            wrapper.note_interruption()
+        if wrapper is None or not self.is_outside_transaction():
+            return
+        scope = wrapper.scope
+        if wrapper.in_atomic_block or (failed and scope is not None and scope.blocks):
+            wrapper.note_interruption(lost=True)
             self._leave_gate()
 
     def execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
