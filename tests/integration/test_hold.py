@@ -566,3 +566,37 @@ def test_a_hold_in_a_hold_ends_nothing_of_the_tasks_of_the_outer_one(
 
     run(main)
     assert judge.authors() == ["by a task", "by it, later"]
+
+
+def test_a_hold_that_ends_while_a_task_connects_in_it(
+    database: str, run: Run, monkeypatch: Any
+) -> None:
+    """The new connection is closed: nobody would have it."""
+
+    async def main() -> None:
+        opened: list[Any] = []
+        over = asyncio.Event()
+
+        def begin(wrapper: Any) -> None:
+            opened.append(wrapper.connection)
+            await_(over.wait())
+            raise Failure
+
+        async with hold_connection() as held:
+            wrapper: Any = held
+            wrapper.connection.terminate()
+            wrapper.connection = None
+            monkeypatch.setattr(type(wrapper), "init_connection_state", begin)
+            # In the hold; its own task is the next to connect.
+            task = asyncio.create_task(Author.objects.acount())
+            await until(lambda: bool(opened))
+            leaving = asyncio.create_task(until(lambda: wrapper.scope is None))
+        await leaving
+        over.set()
+        with pytest.raises((Failure, ScopeEnded)):
+            await task
+        assert not opened[0].is_alive()
+        monkeypatch.undo()
+        await given_back()
+
+    run(main)

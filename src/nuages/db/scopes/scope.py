@@ -211,7 +211,8 @@ class Scope:
                 if wrapper.transaction_over:
                     left_open = None
         finally:
-            if wrapper.in_atomic_block or not wrapper.autocommit:
+            is_opening = wrapper.session is not None and wrapper.session.raw is None
+            if wrapper.in_atomic_block or not wrapper.autocommit or is_opening:
                 wrapper.drop_connection()
             if goes_on:
                 self.root.open_again()

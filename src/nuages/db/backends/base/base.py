@@ -172,9 +172,13 @@ class LoopWrapper(
                     continue
             except BaseException:
                 raw, self.connection = self.connection, None
-                if raw is not None and session.raw is None:
-                    session.opened(raw)
-                self._drop_session()
+                if self.session is session:
+                    if raw is not None and session.raw is None:
+                        session.opened(raw)
+                    self._drop_session()
+                elif raw is not None:
+                    # The hold around it ended meanwhile, and has given the place up already.
+                    raw.terminate()
                 raise
             break
         if self.scope is None and self not in chain.active:
@@ -377,10 +381,13 @@ class LoopWrapper(
 
     def drop_connection(self) -> None:
         """Close the connection without I/O and be as new."""
-        self.connection = None
+        raw, self.connection = self.connection, None
         self.autocommit = True
         self._forget_transaction()
         self._drop_session()
+        if raw is not None and raw.is_alive():
+            # Still being opened, and so not the session's yet.
+            raw.terminate()
 
     def _drop_session(self) -> None:
         session, self.session = self.session, None
