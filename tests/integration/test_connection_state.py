@@ -647,7 +647,7 @@ def test_nothing_of_djangos_or_ours_is_shared(database: str, run: Run) -> None:
 
         def by_hand() -> None:
             with transaction.atomic():
-                sid = transaction.savepoint()
+                sid = connection.savepoint()
                 transaction.savepoint_rollback(sid)
             transaction.set_autocommit(False)
             Author.objects.count()
