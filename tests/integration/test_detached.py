@@ -18,6 +18,7 @@ from tests.integration.scope_tools import (
     names,
     pool_stats,
     rolled_back,
+    turns,
 )
 from tests.library.models import Author
 
@@ -235,8 +236,7 @@ def test_a_dropped_block_around_it_leaves_the_code_in_the_transaction_after_it(
             yield None
 
     async def unwound() -> None:
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await turns()
         await Author.objects.acount()
 
     async def main() -> None:

@@ -23,7 +23,7 @@ from nuages.exceptions import BlockInterrupted, OpenBlock, ScopeEnded
 from tests import judge
 from tests.integration.conftest import Run
 from tests.integration.pool_tools import options
-from tests.integration.scope_tools import Failure, pool_stats, until
+from tests.integration.scope_tools import Failure, pool_stats, turns, until
 from tests.library.models import Author
 
 pytestmark = [pytest.mark.every_database, pytest.mark.every_loop]
@@ -197,9 +197,7 @@ def test_an_iteration_goes_on_when_a_generator_is_dropped_in_its_body(
         async for author in seeded().aiterator(chunk_size=2):
             async for _ in generate():
                 break
-            # The turns in which the loop's task closes the generator.
-            for _ in range(5):
-                await asyncio.sleep(0)
+            await turns(5)
             found.append(author.name)
         assert found == SEEDS
 
@@ -411,9 +409,7 @@ def test_a_reader_goes_on_when_what_it_began_in_is_dropped(
 
         async def turn() -> None:
             holder.clear()
-            # The turns in which the loop's task closes the generator.
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await turns()
             await Author.objects.acount()
 
         assert await read(turn) == SEEDS
@@ -469,8 +465,7 @@ def test_a_hold_keeps_its_connection_when_what_it_began_in_ends(
             if ends == "closed":
                 await holder[0].aclose()
             holder.clear()
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await turns()
             # A task of the hold's is in it.
             assert await asyncio.create_task(ask()) == before
             async with aatomic():
@@ -521,8 +516,7 @@ def test_sync_code_reads_on_when_what_a_coroutine_in_it_opened_ends(
         async for _ in generate():
             if leave == "drop":
                 break
-        for _ in range(10):
-            await asyncio.sleep(0)
+        await turns()
 
     @on_loop
     def read() -> list[str]:
@@ -562,9 +556,8 @@ def test_a_hold_in_an_iteration_ends_as_any_other(
             await anext(opened)
             async for _ in hold():
                 task = asyncio.create_task(late())
-                # Until its statement is on its way.
-                for _ in range(3):
-                    await asyncio.sleep(0)
+                raw = connection.scope.wrapper.connection
+                await until(raw.is_working)
                 if ends == "dropped":
                     break
             if ends == "normally":
@@ -676,7 +669,6 @@ def test_a_hold_in_an_iteration_is_cancelled_as_it_ends(
         ending = asyncio.Event()
         task = asyncio.create_task(work(ending))
         await ending.wait()
-        await asyncio.sleep(0)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -699,8 +691,7 @@ def test_hooks_run_where_a_block_goes_on_with_what_was_dropped(
             await aon_commit(lambda: ran.append("first"))
             await asyncio.create_task(aon_commit(lambda: ran.append("of a task")))
             holder.clear()
-            for _ in range(10):
-                await asyncio.sleep(0)
+            await turns()
             await aon_commit(lambda: ran.append("last"))
         assert ran == ["first", "of a task", "last"]
         await until(lambda: pool_stats()["used"] == 0)
@@ -728,7 +719,6 @@ def test_a_late_task_that_is_cancelled_as_its_savepoint_ends(database: str, run:
 
                     async def cancel() -> None:
                         await until(lambda: scope.blocks[-1].ender is not None)
-                        await asyncio.sleep(0)
                         late.cancel()
 
                     cancelling = asyncio.create_task(cancel())

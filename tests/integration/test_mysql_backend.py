@@ -347,7 +347,6 @@ def test_a_deadlock_of_a_late_task_ends_the_whole_transaction(
                 observer.rows(rename, pk)
             task = asyncio.create_task(block())
             await until(lambda: bool(wrappers) and wrappers[0].scope.ending is not None)
-            await asyncio.sleep(0)
             observer.rows(rename, ours)
             with pytest.raises(DatabaseError):
                 await late[0]

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from django.core.exceptions import ImproperlyConfigured
 from django.db import (
+    DatabaseError,
     IntegrityError,
     OperationalError,
     ProgrammingError,
@@ -30,10 +31,12 @@ from django.test.utils import isolate_apps
 
 from nuages import on_loop
 from nuages.bridge import await_
-from nuages.db import aatomic, acursor, hold_connection
+from nuages.db import aatomic, acursor, aon_commit, hold_connection
 from nuages.db.backends.base.statistics import statistics
 from nuages.db.backends.sqlite3.connection import Connection
 from nuages.db.backends.sqlite3.cursor import PREFETCH
+from nuages.exceptions import NotCommitted
+from tests import judge
 from tests.integration.conftest import Run, use
 from tests.integration.scope_tools import until
 from tests.library.models import Author, Book, Tag
@@ -884,3 +887,34 @@ def test_a_process_does_not_end_while_a_connection_is_being_closed() -> None:
         [sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=30
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
+
+
+def test_a_late_statement_that_rolls_its_transaction_back(
+    sqlite: dict[str, Any], run: Run
+) -> None:
+    """The block's end waits for the statement, and finds no transaction to commit."""
+    slow = (
+        "INSERT OR ROLLBACK INTO library_author (name)"
+        " SELECT 'Ursula' FROM (WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n"
+        " WHERE i < 300000) SELECT max(i) FROM n)"
+    )
+
+    async def violate() -> None:
+        async with acursor() as cursor:
+            await cursor.execute(slow)
+
+    async def main() -> None:
+        ran: list[str] = []
+        with pytest.raises(NotCommitted):
+            async with aatomic():
+                await Author.objects.acreate(name="Ursula")
+                await aon_commit(lambda: ran.append("hook"))
+                late = asyncio.create_task(violate())
+                await until(connection.scope.wrapper.connection.is_working)
+        with pytest.raises(DatabaseError):
+            await late
+        assert ran == []
+        await Author.objects.acreate(name="after")
+
+    run(main)
+    assert judge.authors() == ["after"]

@@ -89,8 +89,7 @@ class AsyncCursor(AsyncOnly):
         if not scope.blocks:
             scope.root.adopt()
             try:
-                if scope.root.turns.holder is not None:
-                    scope.wait_for_calls()
+                scope.wait_for_calls()
                 self._cursor.close()
             finally:
                 holder.leave()

@@ -335,7 +335,7 @@ class _Hold(AsyncOnly):
             return
         by_hand = _is_closed_by_hand(exc_info[0], self._task)
         is_dropped = by_hand or holder.dropped or exc_info[0] is GeneratorExit
-        if holder.is_within_hold or (holder.has_others and is_dropped):
+        if holder.has_others and is_dropped:
             # The hold around it, or the consumer of the generator, goes on with the connection.
             self._holder = None
             holder.leave()

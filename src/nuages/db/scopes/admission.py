@@ -47,11 +47,8 @@ class Admission:
         while it waits for something other than them. Raises TransactionManagementError where the
         block was broken meanwhile.
         """
-        wrapper, scope = self._wrapper, self._scope
-        if wrapper is None or scope is None:
-            return
-        if scope.ending is None or not scope.is_ended_by_caller:
-            self.call = take_turn(wrapper, scope, keep=keep)
+        if self._wrapper is not None and self._scope is not None:
+            self.call = take_turn(self._wrapper, self._scope, keep=keep)
 
     def give_back(self) -> None:
         """Let the next caller of the scope go on."""

@@ -108,6 +108,7 @@ def keep(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
 def keep_shared(wrapper: Lease, kind: Kind, generators: Generators) -> Holder | None:
     """Keep a connection as `keep` does if other holders of the calling task keep it already."""
     scope = wrapper.scope
-    if scope is None or not (scope.holders and scope.root.owned_by_caller):
+    assert scope is not None
+    if not (scope.holders and scope.root.owned_by_caller):
         return None
     return Holder(scope, kind, generators) if scope.own_block() is None else None

@@ -110,7 +110,7 @@ class State(Enum):
     """Ended, and rolled back, by the end of a block around it."""
 
     def __init__(self, value: str) -> None:
-        self.is_over = value in ("ended", "killed")
+        self.ended = value in ("ended", "killed")
         self.has_turn = value in ("live", "ending")
         """Whether it goes on: not one that was given a turn and has not woken up yet."""
 
@@ -183,7 +183,7 @@ class Node:
     @property
     def ended(self) -> bool:
         """Tell whether the node is over."""
-        return self.state.is_over
+        return self.state.ended
 
     @property
     def has_turn(self) -> bool:
@@ -205,8 +205,8 @@ class Node:
     def is_closed_to_caller(self) -> bool:
         """Tell whether it is over, or somebody else is ending it."""
         if self.ender is None:
-            return self.state.is_over
-        return self.state.is_over or self.ender is not running_caller()
+            return self.state.ended
+        return self.state.ended or self.ender is not running_caller()
 
     @property
     def is_dropped_hold(self) -> bool:
@@ -263,7 +263,7 @@ class Node:
 
     def end(self) -> None:
         """End this node. What waits for its turn goes on at the next live node above."""
-        if self.state.is_over:
+        if self.state.ended:
             return
         had_turn = self.state.has_turn
         self.state, self.ender, self.generators = ENDED, None, None
@@ -446,7 +446,7 @@ def ancestor_with_turn(node: Node) -> Node:
     """Return `node`, or the nearest node above it that has its turn."""
     while not node.state.has_turn and node.parent is not None:
         node = node.parent
-    if node.state.is_over:
+    if node.state.ended:
         raise ScopeEnded(task=caller_label())
     return node
 

@@ -52,7 +52,6 @@ OWN = frozenset(
         *("_given_server_data", "_is_pools_doing", "_needs_rollback", "_queries_log", "_shared"),
         *("_iterations", "_lent", "_statement_timeout", "family", "gives_back", "role", "scope"),
         *(
-            "transaction_over",
             "forked",
             "left_by",
             "lends",
@@ -60,6 +59,7 @@ OWN = frozenset(
             "seen_by_threads",
             "serves",
             "session",
+            "transaction_over",
         ),
     }
 )

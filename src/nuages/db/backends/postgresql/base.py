@@ -38,9 +38,10 @@ from django.db.backends.postgresql.psycopg_any import register_tzloader
 
 from nuages.bridge import current_bridge
 from nuages.db.backends.base import session_warning as session_state
-from nuages.db.backends.base.base import FAILED_AT_END, LoopWrapper
+from nuages.db.backends.base.base import LoopWrapper
 from nuages.db.backends.base.commit_outcome import KnownOutcome
 from nuages.db.backends.base.session_check import Snapshot
+from nuages.db.backends.base.transactions import FAILED_AT_END
 from nuages.db.backends.postgresql.connection import Connection
 from nuages.db.backends.postgresql.session_state import Noting
 from nuages.db.backends.postgresql.snapshot import snapshot

@@ -333,7 +333,7 @@ class Connection(NotesState):
             self._enter_gate(use)
         if self.in_test:
             self._write_of_test = _WRITE.match(query) is not None
-        settled = self.is_outside_transaction()
+        was_outside = self.is_outside_transaction()
         try:
             self.note(query)
             self._until(deadline, function, use)
@@ -341,7 +341,7 @@ class Connection(NotesState):
             raise
         except BaseException:
             # Cancelled, but the worker had begun a transaction before it was interrupted.
-            if settled and not self.is_outside_transaction():
+            if was_outside and not self.is_outside_transaction():
                 self._undo()
             raise
         finally:
