@@ -39,6 +39,8 @@ class Ledger:
     """What was written: keys, by the view that writes them."""
 
     acknowledged: dict[str, str] = field(default_factory=dict)
+    committed: dict[str, str] = field(default_factory=dict)
+    """Those of which it was said that they are, and that their hook failed."""
     unknown: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,13 +65,16 @@ class Visitor:
 Kind = Callable[[Visitor, Leaving | None], Awaitable[None]]
 
 _LOST = frozenset(["OperationalError", "InterfaceError", "OutcomeUnknown"])
+HOOK_FAILED = "HookFailed"
+"""What a write gets that was committed, and whose hook met a lost connection."""
 _AFTER = frozenset(["TransactionManagementError", "ScopeEnded"])
 """What later queries, and other tasks, of a transaction get whose connection was lost."""
 
 
 def is_lost(errors: str) -> bool:
     """Whether the classes of errors, with commas between, are those of a lost connection."""
-    return set(errors.split(",")) <= _LOST | _AFTER
+    found = set(errors.split(",")) - {HOOK_FAILED}
+    return bool(found) and found <= _LOST | _AFTER
 
 
 def _expect(answer: Answer, status: int, body: bytes | None = None) -> Answer:
@@ -110,7 +115,12 @@ async def in_a_thread(visitor: Visitor, leaving: Leaving | None) -> None:
 async def _write(visitor: Visitor, leaving: Leaving | None, view: str) -> None:
     key, ledger = visitor.key(), visitor.ledger
     ledger.unknown[key] = view
-    _expect(await visitor.client.ask(f"/{view}/{key}/", leaving=leaving), 201)
+    try:
+        _expect(await visitor.client.ask(f"/{view}/{key}/", leaving=leaving), 201)
+    except Faulty as error:
+        if HOOK_FAILED in str(error).split(","):
+            ledger.committed[key] = ledger.unknown.pop(key)
+        raise
     ledger.acknowledged[key] = ledger.unknown.pop(key)
 
 

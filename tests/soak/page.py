@@ -46,6 +46,7 @@ class Report:
             ("requests", f"{load.requests:,} by {CLIENTS} clients in {self.minutes:.1f} minutes"),
             ("left by their client", f"{load.left:,}"),
             ("writes acknowledged", f"{len(load.ledger.acknowledged):,}, all there, once"),
+            ("writes whose hook failed", f"{len(load.ledger.committed):,}, all there"),
             (
                 "writes not acknowledged",
                 f"{len(load.ledger.unknown):,}, each wholly there or not at all",

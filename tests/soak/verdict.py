@@ -109,17 +109,21 @@ def judge_left(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]
 
 
 def judge_data(there: Mapping[str, int], ledger: Ledger) -> list[str]:
-    """Every acknowledged write is there once and whole, every other one wholly or not at all."""
+    """Every acknowledged write is there once and whole, every other one wholly or not at all.
+
+    One that was committed and whose hook failed is there, but for what the hook was to write.
+    """
     wrong = [f"{name!r} is there {count} times" for name, count in there.items() if count != 1]
     wrong += [f"{name!r} was rolled back" for name in there if name.endswith(" gone")]
     expected = set()
-    for acknowledged, writes in ((True, ledger.acknowledged), (False, ledger.unknown)):
+    for state, writes in vars(ledger).items():
         for key, view in writes.items():
             names = [f"{key}{part}" for part in BELONGING[view]]
             expected.update(names)
-            found = [name in there for name in names if acknowledged or not name.endswith("hook")]
-            if not all(found) and (acknowledged or any(found)):
-                wrong.append(f"of {names} (acknowledged: {acknowledged}) there are {found}")
+            hooked = state == "acknowledged"
+            found = [name in there for name in names if hooked or not name.endswith("hook")]
+            if not all(found) and (state != "unknown" or any(found)):
+                wrong.append(f"of {names} ({state}) there are {found}")
     wrong += [f"{name!r} was written by nobody" for name in there if name not in expected]
     return wrong
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import random
-from typing import Any
+from contextlib import nullcontext
+from typing import Any, cast
 from xml.etree import ElementTree
 
 import pytest
+from django.db import IntegrityError, OperationalError
 
+from nuages.exceptions import HookFailed
 from tests.soak.client import Answer
-from tests.soak.kinds import Faulty, Wrong, _expect, is_lost
+from tests.soak.gauges import classes
+from tests.soak.kinds import Faulty, Ledger, Visitor, Wrong, _expect, is_lost, write
 from tests.soak.picture import draw, step
-from tests.soak.verdict import growth, judge_left, judge_log, judge_memory
+from tests.soak.verdict import growth, judge_data, judge_left, judge_log, judge_memory
 
 
 def samples(leak: float, *, noise: float = 300_000, warm: int = 60) -> list[dict[str, Any]]:
@@ -114,12 +118,62 @@ def test_errors_of_a_lost_connection_are_told_from_others() -> None:
     assert is_lost("OperationalError")
     assert is_lost("InterfaceError,TransactionManagementError")
     assert not is_lost("KeyError,OperationalError")
+    assert is_lost("HookFailed,OperationalError")
+    assert not is_lost("HookFailed")
+    assert not is_lost("HookFailed,IntegrityError")
     with pytest.raises(Faulty):
         _expect(Answer(500, [], b"OperationalError"), 201)
     with pytest.raises(Wrong):
         _expect(Answer(500, [], b"KeyError"), 201)
     with pytest.raises(Wrong):
         _expect(Answer(200, [], b"else"), 200, b"this")
+
+
+def hook_failed(cause: BaseException) -> HookFailed:
+    failed = HookFailed(hook="hook", error=cause, later="There was no hook after it")
+    failed.__cause__ = cause
+    return failed
+
+
+def test_of_a_hook_that_failed_it_is_told_what_it_raised() -> None:
+    lost = hook_failed(OperationalError("terminating connection"))
+    assert classes(lost) == {"HookFailed", "OperationalError"}
+    assert not is_lost(",".join(classes(hook_failed(IntegrityError("twice")))))
+
+
+class Answering:
+    """A server that has the same answer to all."""
+
+    def __init__(self, answer: Answer) -> None:
+        self.answer = answer
+
+    async def ask(self, path: str, **options: Any) -> Answer:
+        return self.answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "state", "least"),
+    [
+        (Answer(201, [], b""), "acknowledged", ["", " kept", " hook"]),
+        (Answer(500, [], b"HookFailed,OperationalError"), "committed", ["", " kept"]),
+        (Answer(500, [], b"OperationalError"), "unknown", []),
+    ],
+)
+async def test_what_was_said_of_a_write_decides_what_must_be_there(
+    answer: Answer, state: str, least: list[str]
+) -> None:
+    ledger = Ledger()
+    visitor = Visitor(cast(Any, Answering(answer)), random.Random(1), ledger, "v")
+    with nullcontext() if answer.status == 201 else pytest.raises(Faulty):
+        await write(visitor, None)
+    assert getattr(ledger, state) == {"v-1": "write"}
+    rows = [f"v-1{part}" for part in ["", " kept", " hook"]]
+    assert judge_data(dict.fromkeys(rows, 1), ledger) == []
+    must = [f"v-1{part}" for part in least]
+    assert judge_data(dict.fromkeys(must, 1), ledger) == []
+    for missing in must:
+        assert judge_data(dict.fromkeys(set(rows) - {missing}, 1), ledger), missing
+    assert judge_data({"v-1": 1}, ledger)  # a part of the transaction
 
 
 def test_the_picture_is_an_svg_with_every_sample() -> None:
