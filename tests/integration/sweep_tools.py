@@ -8,6 +8,7 @@ have been answered, or late, when the answer is there but the task has not seen 
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 from collections.abc import Awaitable, Callable, Container, Coroutine, Generator
 from dataclasses import dataclass, field
@@ -49,28 +50,37 @@ class Cut:
         return await self
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        task = asyncio.current_task()
-        assert task is not None
-        resume: Callable[[], Any] = lambda: self._coroutine.send(None)  # noqa: E731
+        send: Callable[[Any], Any] = self._coroutine.send
+        value: Any = None
         while True:
             try:
-                waited_for = resume()
+                waited_for = send(value)
             except StopIteration as stop:
                 return stop.value
+            finally:
+                value = None  # an error in it would refer to itself by this frame
             self.suspensions += 1
             if self.suspensions in self._at:
                 self.cancelled += 1
+                task = asyncio.current_task()
+                assert task is not None
                 if self._timing == "early" or waited_for is None:
                     task.cancel()
                     self._then()
                 else:
                     # Before the task's own callback: it wakes to an answer and a cancellation.
-                    waited_for.add_done_callback(lambda _: task.cancel())
+                    waited_for.add_done_callback(functools.partial(_cancel, task))
+                del task  # as with `value`
             try:
-                value = yield waited_for
-                resume = lambda value=value: self._coroutine.send(value)  # noqa: E731
+                value, send = (yield waited_for), self._coroutine.send
             except BaseException as error:
-                resume = lambda error=error: self._coroutine.throw(error)  # noqa: E731
+                value, send = error, self._coroutine.throw
+            finally:
+                del waited_for  # as with `value`
+
+
+def _cancel(task: asyncio.Task[Any], _: object) -> None:
+    task.cancel()
 
 
 @dataclass

@@ -11,8 +11,9 @@ import pytest
 from django.db import connection, transaction
 
 from nuages import on_loop
-from nuages.bridge import await_
+from nuages.bridge import await_, tasks
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
+from nuages.db.pool.pool import open_pools
 from nuages.db.scopes.tree import State
 from nuages.db.transaction import TransactionManagementError, request_connections
 from nuages.exceptions import ScopeEnded
@@ -606,5 +607,27 @@ def test_a_hold_that_ends_while_a_task_connects_in_it(
             await task
         assert not opened[0].is_alive()
         await given_back()
+
+    run(main)
+
+
+def test_a_loop_that_shuts_down_waits_for_a_session_that_is_being_reset(
+    database: str, run: Run
+) -> None:
+    """Its tasks are cancelled by then; async generators that it closes may hold one."""
+
+    async def main() -> None:
+        async with hold_connection():
+            await Author.objects.acount()
+            if database == "postgresql":
+                await execute("SET application_name = 'held'")
+            elif database == "mysql":
+                await execute("SET @held = 1")
+            else:
+                await execute("PRAGMA cache_size = 77")
+        assert tasks._spawned
+        await asyncio.get_running_loop().shutdown_asyncgens()
+        assert not tasks._spawned
+        assert open_pools() == []
 
     run(main)

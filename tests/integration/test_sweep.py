@@ -29,6 +29,7 @@ from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 from nuages.db.transaction import request_connections
 from tests.integration import mysql_tools
 from tests.integration.conftest import CACHE_TABLE, Run
+from tests.integration.freed import no_cycles
 from tests.integration.pool_tools import assert_whole, options, server, the_pool
 from tests.integration.scope_tools import Failure
 from tests.integration.sweep_tools import (
@@ -391,9 +392,10 @@ async def sweep(operation: Operation, database: str, counted: Counted) -> None:
                     await settled()
                 where = f"{operation} at {point}, {times} times, {timing}"
                 cut = Cut(operation.run(), range(point, point + times), timing)
-                task = asyncio.create_task(cut.run())
-                await asyncio.wait([task])
-                await settled()
+                with no_cycles(where):
+                    task = asyncio.create_task(cut.run())
+                    await asyncio.wait([task])
+                    await settled()
                 assert_whole(the_pool())
                 await until_idle()
                 left = await on_loop(snapshot)()

@@ -71,4 +71,7 @@ class Cancellable:
     def deliver(self, error: Exception | None = None) -> None:
         """Raise the deferred cancellation that is due, over `error` if there is one."""
         if (cancelled := self.take_cancel()) is not None:
-            raise cancelled from error
+            try:
+                raise cancelled from error
+            finally:
+                del cancelled, error  # which refer to this frame

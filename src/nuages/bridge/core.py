@@ -129,7 +129,9 @@ class Bridge(Cancellable):
             return switch(*args)
         finally:
             self.running = False
-            del switch  # a traceback that somebody keeps must not keep the greenlet
+            # A traceback that somebody keeps must not keep the greenlet, and an error that is
+            # thrown refers to this frame, which would refer to the error.
+            del switch, args
 
     def unwind(self, target: greenlet, closed: GeneratorExit) -> Any:
         """Raise `closed` in the greenlet; code that runs there now finds this bridge closing."""
@@ -158,8 +160,10 @@ class Bridge(Cancellable):
             _bridges[self.task] = self.outer
         for hook in end_hooks:
             hook(self)
-        # Break the cycle between the driver's frame, the bridge and the greenlet.
+        # Break the cycle between the driver's frame, the bridge and the greenlet, and the one
+        # between a task, the error that it ends with and the frames that the error came through.
         self.greenlet = None
+        del self.task
 
     def frames(self) -> list[types.FrameType]:
         """The suspended greenlet's frames, innermost first (`Task.get_stack` cannot see them)."""
@@ -278,6 +282,8 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
         child.gr_context = None
         if len(idle) < _IDLE_LIMIT:
             idle.append(child)
+        bridge.deliver()
+        return cast(T, bridge.result)
     except Exception as error:
         bridge.deliver(error)
         raise
@@ -285,8 +291,7 @@ def _drive(function: Callable[..., T], args: Any, kwargs: Any) -> Generator[Any,
         if not elsewhere:
             bridge.end()
         child = target = request = None  # as in resume()
-    bridge.deliver()
-    return cast(T, bridge.result)
+        del task  # as in end()
 
 
 async def run_on_loop(function: Callable[..., T], args: Any, kwargs: Any) -> T:

@@ -32,7 +32,8 @@ class GracePeriod:
 
     def note(self, cancelled: asyncio.CancelledError) -> None:
         """Take a cancellation in; the first one begins the period."""
-        self.cancelled = cancelled
+        # Without its frames, some of which refer to this.
+        self.cancelled = cancelled.with_traceback(None)
         if self._deadline is None:
             self._deadline = time.monotonic() + self._seconds
 
@@ -59,11 +60,12 @@ class GracePeriod:
                 if not loop.is_closed():
                     loop.call_soon_threadsafe(future.cancel)
             raise
-        result = future.result()
-        if running:
-            return result  # type: ignore[no-any-return]
-        if isinstance(result, _Leaving):
-            raise result.error
+        try:
+            result = future.result()
+            if isinstance(result, _Leaving):
+                raise result.error
+        finally:
+            del future  # an error refers to this frame, which would refer to the error
         return result  # type: ignore[no-any-return]
 
     async def _ended(self, future: asyncio.Future[Any]) -> None:

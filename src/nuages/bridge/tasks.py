@@ -68,12 +68,21 @@ async def uncaught(awaitable: Awaitable[T]) -> T:
     `asyncio.wait_for()`, which libraries use, drops a cancellation that comes as late as the
     result (https://github.com/python/cpython/issues/86296).
     """
-    task = asyncio.current_task()
-    before = 0 if task is None else task.cancelling()
+    before = cancelling()
     result = await awaitable
-    if task is not None and task.cancelling() > before:
+    if cancelling() > before:
         raise asyncio.CancelledError
     return result
+
+
+def cancelling() -> int:
+    """Return how many cancellations of the running task were not withdrawn; 0 outside tasks.
+
+    A frame that an error may come through should not refer to its task: the task refers to the
+    error that it ends with, and such a cycle is freed by the garbage collector only.
+    """
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 async def ended(future: asyncio.Future[Any]) -> asyncio.CancelledError | None:
@@ -91,6 +100,9 @@ async def to_its_end(coroutine: Coroutine[Any, Any, T]) -> T:
     """Await what must not be cancelled, in a task of its own; raise a cancellation afterwards."""
     task = asyncio.ensure_future(coroutine)
     cancelled = await ended(task)
-    if cancelled is not None:
-        raise cancelled from (None if task.cancelled() else task.exception())
-    return task.result()
+    try:
+        if cancelled is not None:
+            raise cancelled from (None if task.cancelled() else task.exception())
+        return task.result()
+    finally:
+        del task, cancelled  # an error refers to this frame, which would refer to the error

@@ -14,7 +14,7 @@ from typing import Any, TypeVar, cast
 
 from asgiref.sync import SyncToAsync
 
-from nuages.bridge.tasks import ended, uncaught
+from nuages.bridge.tasks import cancelling, ended, uncaught
 
 T = TypeVar("T")
 
@@ -66,8 +66,7 @@ async def _in_thread(
     try:
         result: T = await uncaught(placed())
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if call.returned and task is not None and not task.cancelling():
+        if call.returned and not cancelling():
             # Code that the thread awaited took the cancellation and withdrew it, but asgiref
             # raises it all the same where the thread was quick to end.
             return cast(T, call.result)

@@ -113,7 +113,7 @@ class Storage(RoutedStorage):
                 Family().join(wrapper)
             return
         if wrapper.connection is None:
-            wrapper.role = "facade" if chain is None else "lease"
+            vars(wrapper)["role"] = "facade" if chain is None else "lease"
         if chain is None and _blocks_the_loop():
             vars(self._blocking)[alias] = wrapper
             return

@@ -7,6 +7,7 @@ import copy
 import functools
 import inspect
 import types
+import weakref
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -50,13 +51,28 @@ def _running_task() -> asyncio.Task[Any] | None:
     return None if loop is None else asyncio.current_task(loop)
 
 
-def _is_closed_by_hand(exc_type: type[BaseException] | None, task: Any) -> bool:
+def _opener() -> weakref.ref[Any] | None:
+    """Return a reference to the running task.
+
+    Weak: a block is referred to by frames that an error comes through, and a task that ends with
+    an error refers to that.
+    """
+    task = _running_task()
+    return None if task is None else weakref.ref(task)
+
+
+def _is_closed_by_hand(
+    exc_type: type[BaseException] | None, opener: weakref.ref[Any] | None
+) -> bool:
     """Tell whether a block is left because its coroutine is closed: nothing can be awaited.
 
     The coroutine is not run by its task then, but by whoever closes it: the garbage collector,
     say. An async generator that another task closes could await; the two cannot be told apart.
     """
-    return exc_type is GeneratorExit and task is not _running_task()
+    if exc_type is not GeneratorExit:
+        return False
+    task = None if opener is None else opener()
+    return task is None or task is not _running_task()
 
 
 def _must_not_wait(node: Node) -> bool:
@@ -116,10 +132,10 @@ class _AsyncBlock:
     def __init__(self, make: Callable[[], Atomic]) -> None:
         self._make = make
         self._entered: list[Atomic] = []
-        self._task: Any = None
+        self._opener: weakref.ref[Any] | None = None
 
     async def __aenter__(self) -> Any:
-        self._task = _running_task()
+        self._opener = _opener()
         atomic = self._make()
         entered_in(atomic, generators_around())
         value: object = await entered(atomic.__enter__, atomic.__exit__)
@@ -134,7 +150,7 @@ class _AsyncBlock:
     ) -> None:
         atomic = self._innermost()
         self._entered.remove(atomic)
-        if _is_closed_by_hand(exc_type, self._task) and (node := node_of(atomic)) is not None:
+        if _is_closed_by_hand(exc_type, self._opener) and (node := node_of(atomic)) is not None:
             if not is_collecting() and _must_not_wait(node):
                 node.wrapper.abandon()
             atomic.__exit__(exc_type, exc_value, traceback)
@@ -312,7 +328,7 @@ class _Hold(AsyncOnly):
         self._holder: Holder | None = None
 
     async def __aenter__(self) -> BaseDatabaseWrapper:
-        self._task = _running_task()
+        self._opener = _opener()
         generators = generators_around()
         return await entered(
             lambda: self._enter(generators), lambda *_: self._exit(failed=True, elsewhere=False)
@@ -333,7 +349,7 @@ class _Hold(AsyncOnly):
         holder = self._holder
         if holder is None:
             return
-        by_hand = _is_closed_by_hand(exc_info[0], self._task)
+        by_hand = _is_closed_by_hand(exc_info[0], self._opener)
         is_dropped = by_hand or holder.dropped or exc_info[0] is GeneratorExit
         if holder.has_others and is_dropped:
             # The hold around it, or the consumer of the generator, goes on with the connection.

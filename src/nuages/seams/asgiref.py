@@ -36,12 +36,17 @@ def _async_to_sync_call(original: Any) -> Any:
     return __call__
 
 
+def _note_task() -> None:
+    """Note the running task for the thread that it is about to await."""
+    task = asyncio.current_task()
+    # Weakly, because the task has the context that this reference is in.
+    thread_task.set(None if task is None else weakref.ref(task))
+
+
 def _sync_to_async_call(original: Any) -> Any:
     @functools.wraps(original)
     async def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        task = asyncio.current_task()
-        # Weakly, because the task has the context that this reference is in.
-        thread_task.set(None if task is None else weakref.ref(task))
+        _note_task()
         forget_left()
         return await original(self, *args, **kwargs)
 

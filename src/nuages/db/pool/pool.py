@@ -29,7 +29,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from nuages.bridge.tasks import spawn
+from nuages.bridge.tasks import spawn, wait_for_spawned
 from nuages.db.pool.options import PoolOptions
 from nuages.exceptions import PoolClosed, PoolTimeout, TooManyWaiting
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from nuages.db.scopes.scope import Scope
 
 logger = logging.getLogger("nuages.pool")
+_LAST_WAIT = 1.0
+"""Seconds, twice at most, that a loop that shuts down waits for what is being given back."""
 
 
 class Session:
@@ -403,7 +405,7 @@ class Pool:
         # Async generators that the loop closes now may be about to roll back.
         self._no_scopes = asyncio.Event()
         with suppress(TimeoutError):
-            async with asyncio.timeout(1.0):
+            async with asyncio.timeout(_LAST_WAIT):
                 await self._no_scopes.wait()
         for scope in list(self.scopes):
             scope.wrapper.end_forgotten("its event loop ended")
@@ -419,6 +421,8 @@ async def _closing(pool: Pool) -> AsyncGenerator[None, None]:
     finally:
         pool.close()
         await pool.end_scopes()
+        # A session that a generator gave back just before is being reset.
+        await wait_for_spawned(_LAST_WAIT)
 
 
 _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Pool]] = (

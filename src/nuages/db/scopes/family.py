@@ -27,13 +27,17 @@ _OF_SETTINGS = ("timezone", "timezone_name")
 """Cached settings on a wrapper; the settings may change before the wrapper serves again."""
 
 
+_lock = threading.RLock()
+"""Held while the members of a family, or what is set on them, changes: one for all families,
+because each context makes some."""
+
+
 class Family:
     """The wrappers of one context for one alias."""
 
-    __slots__ = ("__weakref__", "_lock", "_members", "facade", "idle", "state")
+    __slots__ = ("__weakref__", "_members", "facade", "idle", "state")
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()
         self._members: list[weakref.ref[Lease]] = []
         self.state: dict[str, Any] = {"_execute_wrappers": []}
         """What was set on the context's connection, by attribute."""
@@ -44,32 +48,34 @@ class Family:
 
     def join(self, wrapper: Lease) -> None:
         """Make a new wrapper a member."""
-        with self._lock:
+        with _lock:
             if len(self._members) >= 16:
                 self._members = [one for one in self._members if one() is not None]
             self._members.append(weakref.ref(wrapper))
-            wrapper.family = self
+            own = vars(wrapper)
+            own["family"] = self
             for name, value in self.state.items():
-                vars(wrapper)[name] = wrapper.as_member(name, value)
+                own[name] = wrapper.as_member(name, value)
 
     def set(self, name: str, value: Any) -> None:
         """Set an attribute of all members."""
-        with self._lock:
+        with _lock:
             self.state[name] = value
             for member in self._living():
                 vars(member)[name] = member.as_member(name, value)
 
     def delete(self, name: str) -> None:
         """Delete an attribute of all members, as far as they have it."""
-        with self._lock:
+        with _lock:
             self.state.pop(name, None)
             for member in self._living():
                 vars(member).pop(name, None)
 
     def begin_in_child(self) -> list[Lease]:
         """Return the members (after a fork). What is set on them stays."""
+        global _lock
         # A thread that does not exist in the child may have held the lock.
-        self._lock = threading.RLock()
+        _lock = threading.RLock()
         return self._living()
 
     def _living(self) -> list[Lease]:

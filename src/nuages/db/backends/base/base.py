@@ -421,7 +421,7 @@ class LoopWrapper(
     def close_if_unusable_or_obsolete(self) -> None:
         """Do as Django does; a lease's age is the pool's business."""
         if self.role == "lease":
-            self.close_at = None
+            vars(self)["close_at"] = None
         super().close_if_unusable_or_obsolete()
 
     @contextmanager

@@ -16,7 +16,7 @@ import asyncio
 import functools
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from django.db import connections
 from django.utils.asyncio import async_unsafe
@@ -160,15 +160,18 @@ class ContextState(_Base):
     """Whether its class is not one of ours: else all of this costs no more than this flag."""
     _at_work: list[object]
 
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Make a wrapper that is not watched until `__init__` is done."""
+        return cast(Self, super().__new__(_with(_Unwatched, cls)))
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        cls = type(self)
-        # All that Django sets there is the wrapper's own.
-        object.__setattr__(self, "__class__", _with(_Unwatched, cls))
+        # All that Django sets here is the wrapper's own.
         try:
             self._at_work = []
             super().__init__(*args, **kwargs)
         finally:
-            object.__setattr__(self, "__class__", cls)
+            _, watched = type(self).__bases__
+            object.__setattr__(self, "__class__", watched)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

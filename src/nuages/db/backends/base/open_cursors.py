@@ -135,7 +135,7 @@ class OpenCursors(_Base):
     def _has_cursor(self) -> bool:
         """Tell whether somebody has a cursor that may execute yet, on this connection."""
         if self._cursors:
-            self._cursors = [
+            self._cursors[:] = [
                 one
                 for one in self._cursors
                 if (cursor := one()) is not None and self.cursor_is_open(cursor)

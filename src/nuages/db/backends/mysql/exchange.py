@@ -88,7 +88,10 @@ class Exchange:
             self._owner, self._depth = None, 0
             connection.lock.__exit__()
         if interruption is not None:
-            raise interruption
+            try:
+                raise interruption
+            finally:
+                del interruption  # which refers to this frame
 
     # While it waits
 

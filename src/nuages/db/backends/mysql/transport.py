@@ -175,7 +175,10 @@ class Transport:
             self._watched.unwatch_writing()
         if self._error is not None:
             error, self._error = self._error, None
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # which refers to this frame
         if self.sock is None:
             raise ConnectionAbortedError("the connection was closed")
         return self._ready

@@ -224,7 +224,7 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
         self.connection.isolation_of_wrapper = self.isolation_level
 
     def _reuse(self, session: Any) -> bool:
-        self.isolation_level = session.raw.isolation_of_wrapper
+        vars(self)["isolation_level"] = session.raw.isolation_of_wrapper
         return super()._reuse(session)
 
     def release(self) -> None:

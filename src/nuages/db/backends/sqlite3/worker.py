@@ -197,5 +197,8 @@ class Worker:
                 raise
         if cancelled is not None:
             job.error = None
-            raise cancelled
+            try:
+                raise cancelled
+            finally:
+                del cancelled  # which refers to this frame
         return job.outcome()
