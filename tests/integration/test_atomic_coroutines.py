@@ -24,9 +24,9 @@ from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
 from nuages.exceptions import AtomicInCoroutine, NeedsAsyncWith
 from nuages.management import AsyncBaseCommand
-from tests.integration.commit_judge import committed
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import Failure, pool_stats, until
+from tests.judge import authors as committed
 from tests.library.models import Author
 
 pytestmark = [pytest.mark.every_database, pytest.mark.every_loop]

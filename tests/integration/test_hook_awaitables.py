@@ -17,10 +17,10 @@ from nuages import on_loop
 from nuages.db import aatomic, aon_commit
 from nuages.db.testing.on_commit import CaptureOnCommit
 from nuages.exceptions import HookFailed, SyncInCoroutine
-from tests.integration.commit_judge import committed
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import Failure, rolled_back
 from tests.integration.test_hook_failures import Hook, no_connection
+from tests.judge import authors as committed
 from tests.library.models import Author
 
 pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]

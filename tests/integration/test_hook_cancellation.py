@@ -16,7 +16,6 @@ from nuages import off_loop, on_loop
 from nuages.bridge import await_
 from nuages.db import aatomic, aon_commit, hold_connection
 from nuages.exceptions import HookFailed
-from tests.integration.commit_judge import committed
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import Failure, pool_stats, until
 from tests.integration.test_hook_failures import (
@@ -28,6 +27,7 @@ from tests.integration.test_hook_failures import (
     save,
     save_by_hand,
 )
+from tests.judge import authors as committed
 from tests.library.models import Author
 
 pytestmark = [pytest.mark.every_database, pytest.mark.every_loop]

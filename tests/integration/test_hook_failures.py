@@ -15,9 +15,9 @@ from nuages import off_loop, on_loop
 from nuages.db import aatomic, aon_commit, hold_connection
 from nuages.db.transaction import request_connections
 from nuages.exceptions import HookFailed, OutcomeUnknown, PoolTimeout
-from tests.integration.commit_judge import committed
 from tests.integration.conftest import Run
 from tests.integration.scope_tools import Failure, pool_stats, until
+from tests.judge import authors as committed
 from tests.library.models import Author
 
 pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]

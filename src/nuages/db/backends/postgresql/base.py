@@ -180,6 +180,8 @@ class DatabaseWrapper(KnownOutcome, LoopWrapper, django_base.DatabaseWrapper):
 
     Database = Database
     creation_class = DatabaseCreation
+    isolation_level: Any
+    """The one of the connection that is in use."""
 
     @property
     def pool(self) -> None:
