@@ -10,6 +10,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -25,6 +26,7 @@ from django.db import (
     connection,
     connections,
     models,
+    transaction,
 )
 from django.db.models.functions import Sqrt, TruncMonth, Upper
 from django.test.utils import isolate_apps
@@ -889,19 +891,21 @@ def test_a_process_does_not_end_while_a_connection_is_being_closed() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "closed\n", "")
 
 
+SLOW_DUPLICATE = (
+    " INTO library_author (name)"
+    " SELECT 'Ursula' FROM (WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n"
+    " WHERE i < 300000) SELECT max(i) FROM n)"
+)
+
+
 def test_a_late_statement_that_rolls_its_transaction_back(
     sqlite: dict[str, Any], run: Run
 ) -> None:
     """The block's end waits for the statement, and finds no transaction to commit."""
-    slow = (
-        "INSERT OR ROLLBACK INTO library_author (name)"
-        " SELECT 'Ursula' FROM (WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n"
-        " WHERE i < 300000) SELECT max(i) FROM n)"
-    )
 
     async def violate() -> None:
         async with acursor() as cursor:
-            await cursor.execute(slow)
+            await cursor.execute("INSERT OR ROLLBACK" + SLOW_DUPLICATE)
 
     async def main() -> None:
         ran: list[str] = []
@@ -918,3 +922,69 @@ def test_a_late_statement_that_rolls_its_transaction_back(
 
     run(main)
     assert judge.authors() == ["after"]
+
+
+@pytest.mark.parametrize("end", ["fails", "cancelled"])
+def test_a_late_statement_that_ends_badly_before_its_block_is_committed(
+    sqlite: dict[str, Any], run: Run, end: str
+) -> None:
+    """The loop hears of both ends at once: after the COMMIT there is no transaction, either."""
+
+    async def violate() -> None:
+        async with acursor() as cursor:
+            await cursor.execute("INSERT" + SLOW_DUPLICATE)
+
+    async def main() -> None:
+        ran: list[str] = []
+        async with aatomic():
+            await Author.objects.acreate(name="Ursula")
+            await aon_commit(lambda: ran.append("hook"))
+            late = asyncio.create_task(violate())
+            raw = connection.scope.wrapper.connection
+            await until(raw.is_working)
+
+            def stand_still() -> None:
+                if end == "cancelled":
+                    late.cancel()
+                give_up = time.monotonic() + 30
+                while raw.in_transaction and time.monotonic() < give_up:
+                    time.sleep(0.001)
+                ran.append("stood still")
+
+            asyncio.get_running_loop().call_soon(stand_still)
+        with pytest.raises(IntegrityError if end == "fails" else asyncio.CancelledError):
+            await late
+        assert ran == ["stood still", "hook"]
+        async with aatomic():
+            await Author.objects.acreate(name="after")
+
+    run(main)
+    assert judge.authors() == ["Ursula", "after"]
+
+
+@pytest.mark.parametrize("how", ["terminate", "close"])
+def test_a_connection_that_is_closed_in_a_transaction_keeps_no_lock(
+    sqlite: dict[str, Any], run: Run, how: str
+) -> None:
+    """Although somebody has a cursor of it, with rows that were not read."""
+
+    async def main() -> None:
+        await Author.objects.abulk_create(Author(name=f"{number}") for number in range(500))
+        kept: list[Any] = []
+
+        def work() -> None:
+            transaction.set_autocommit(False)
+            try:
+                Author.objects.create(name="lost")
+                kept.append(connection.cursor())
+                kept[0].execute("SELECT name FROM library_author")
+                getattr(connection.scope.wrapper.connection, how)()
+            finally:
+                connection.close()
+                transaction.set_autocommit(True)
+
+        await on_loop(work)()
+        await Author.objects.acreate(name="after")
+        assert {"lost", "after"} & set(judge.authors()) == {"after"}
+
+    run(main)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import threading
 from collections.abc import AsyncIterator
@@ -14,9 +15,11 @@ from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 
 from nuages import on_loop
-from nuages.db import aatomic, hold_connection
+from nuages.db import aatomic, acursor, hold_connection
+from tests import judge
 from tests.integration.conftest import Run
-from tests.integration.scope_tools import Failure, names, observer, pool_stats, until
+from tests.integration.scope_tools import Failure, names, observer, pool_stats, turns, until
+from tests.integration.sweep_tools import TIMINGS, Cut, Timing, settled
 from tests.library.models import Author
 
 pytestmark = [pytest.mark.every_database, pytest.mark.both_loops]
@@ -81,6 +84,96 @@ def test_manual_mode_within_one_sync_function(database: str, run: Run) -> None:
         await on_loop(work)()
         assert await names() == ["two"]
         assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("timing", TIMINGS)
+def test_what_is_rolled_back_by_hand_is_not_committed_whenever_it_is_cancelled(
+    database: str, run: Run, timing: Timing, times: int
+) -> None:
+    """With the transaction still open, switching autocommit on would commit it."""
+
+    def work() -> None:
+        transaction.set_autocommit(False)
+        try:
+            Author.objects.create(name="one")
+            Author.objects.create(name="two")
+            transaction.rollback()
+        except BaseException:
+            transaction.rollback()
+            raise
+        finally:
+            transaction.set_autocommit(True)
+
+    async def main() -> None:
+        for point in itertools.count(1):
+            cut = Cut(on_loop(work)(), range(point, point + times), timing)
+            task = asyncio.create_task(cut.run())
+            await asyncio.wait([task])
+            await settled()
+            assert judge.authors() == [], point
+            assert task.cancelled() == bool(cut.cancelled), point
+            await Author.objects.acreate(name="after")
+            assert judge.authors() == ["after"], point
+            await Author.objects.all().adelete()
+            await until(lambda: pool_stats()["used"] == 0)
+            if not cut.cancelled:
+                break
+        assert point > 3
+
+    run(main)
+
+
+SLOW = {
+    "postgresql": "SELECT pg_sleep(2)",
+    "mysql": "SELECT SLEEP(2)",
+    "sqlite": (
+        "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 200000000)"
+        " SELECT max(i) FROM n"
+    ),
+}
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_rollback_by_hand_that_is_cancelled_before_it_is_sent(
+    database: str, run: Run, times: int
+) -> None:
+    """It waits for a task's statement, and the transaction would be open and be committed."""
+
+    async def slow() -> None:
+        async with acursor() as cursor:
+            await cursor.execute(SLOW[database])
+
+    async def main() -> None:
+        others: list[asyncio.Task[None]] = []
+
+        async def work() -> None:
+            await set_autocommit(False)
+            try:
+                await Author.objects.acreate(name="one")
+                others.append(asyncio.create_task(slow()))
+                await until(connection.scope.wrapper.connection.is_working)
+                await rollback()
+            finally:
+                await set_autocommit(True)
+
+        task = asyncio.create_task(work())
+        await until(lambda: bool(others))
+        await turns(20)  # where it waits for the other
+        for _ in range(times):
+            task.cancel()
+            await asyncio.sleep(0)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        others[0].cancel()
+        await asyncio.wait(others)
+        await settled()
+        assert judge.authors() == []
+        await Author.objects.acreate(name="after")
+        assert judge.authors() == ["after"]
+        await until(lambda: pool_stats()["used"] == 0)
 
     run(main)
 

@@ -7,6 +7,7 @@ scope or a hold around it ends meanwhile.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, cast
 
 from django.db import Error
@@ -89,16 +90,48 @@ class Transactions(_Base):
                 raise
             raise
 
+    def rollback(self) -> None:
+        """Do as Django does; by hand, a cancellation meanwhile is raised when it is done."""
+        super().rollback()
+        bridge = current_bridge()
+        if bridge is not None and self._is_by_hand():
+            bridge.deliver()
+
     def _rollback(self) -> None:
-        scope = self.scope
-        if scope is not None and scope.ending is None and self._is_dead():
-            # By hand, on a connection that is gone: the transaction has ended with it, and what
-            # the program is about to raise (a cancellation, say) must not be lost.
-            self.connection = None
-            self._drop_session()
+        if self._is_by_hand():
+            self._roll_back_by_hand()
             return
         super()._rollback()
         self.transaction_over = True
+
+    def _is_by_hand(self) -> bool:
+        """Tell whether no block ends, but a transaction in manual mode."""
+        scope = self.scope
+        return scope is not None and scope.ending is None
+
+    def _roll_back_by_hand(self) -> None:
+        """Roll back, whatever happens: to switch autocommit on would commit what is still open."""
+        bridge = current_bridge()
+        if not self._is_dead():
+            try:
+                with nullcontext() if bridge is None else bridge.shield():
+                    super()._rollback()
+            except Exception:
+                raise
+            except BaseException:
+                # It was not sent yet: cancelled while another task's statement was in flight.
+                self._terminate()
+                self._forget_if_dead()
+                raise
+            self.transaction_over = True
+        # The transaction has ended with a connection that is gone, and what the program is about
+        # to raise (a cancellation, say) must not be lost.
+        self._forget_if_dead()
+
+    def _forget_if_dead(self) -> None:
+        if self._is_dead():
+            self.connection = None
+            self._drop_session()
 
     def note_interruption(self, *, lost: bool = False) -> None:
         """Note that a statement was interrupted: the work of the caller's block is incomplete.

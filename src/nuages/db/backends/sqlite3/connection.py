@@ -23,6 +23,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from django.db.backends.sqlite3.base import SQLiteCursorWrapper
@@ -283,20 +284,35 @@ class Connection(NotesState):
     def _call_worker(self, function: Callable[[], Any]) -> Any:
         assert self.worker is not None
         wrapper = self.wrapper
+        rolled_back: list[bool] = []
         try:
-            return self.worker.call(function, self)
+            return self.worker.call(functools.partial(self._observed, function, rolled_back), self)
         except FileReplaced:
             if self.pool is not None:
                 on_loop_of(self.pool, self.pool.clear)
             self.terminate()
             raise
         except sqlite3.Error:
-            self._check_transaction(failed=True)
+            self._note_rollback(rolled_back)
             raise
         except asyncio.CancelledError:
-            self._check_transaction()
+            self._note_rollback(rolled_back)
             if wrapper is not None:
                 wrapper.note_interruption()
+            raise
+
+    def _observed(self, function: Callable[[], Any], rolled_back: list[bool]) -> Any:
+        """Call `function`; put a mark into `rolled_back` if it fails and the transaction with it.
+
+        This is in the worker, because by the time that the caller looks the worker may have gone
+        on to a COMMIT, and there is no transaction after that either.
+        """
+        was_inside = self.in_transaction
+        try:
+            return function()
+        except sqlite3.Error:
+            if was_inside and self.is_outside_transaction():
+                rolled_back.append(True)
             raise
 
     def patiently(self, function: Callable[[], Any]) -> Any:
@@ -311,16 +327,16 @@ class Connection(NotesState):
         finally:
             wait("PRAGMA busy_timeout = 0")
 
-    def _check_transaction(self, *, failed: bool = False) -> None:
-        # An interrupted or failed write may have dropped the whole transaction; the statements
-        # that follow must not run in autocommit unseen, nor COMMIT seem to commit.
+    def _note_rollback(self, rolled_back: list[bool]) -> None:
+        # An interrupted or failed write has dropped the whole transaction; the statements that
+        # follow must not run in autocommit unseen, nor COMMIT seem to commit.
         wrapper = self.wrapper
-        if wrapper is None or not self.is_outside_transaction():
+        if wrapper is None or not rolled_back:
             return
         scope = wrapper.scope
-        if wrapper.in_atomic_block or (failed and scope is not None and scope.blocks):
+        if wrapper.in_atomic_block or (scope is not None and scope.blocks):
             wrapper.note_interruption(lost=True)
-            self._leave_gate()
+            self.leave_gate_after_transaction()
 
     def execute_in_turn(self, query: str, function: Callable[[], Any]) -> None:
         """Run a statement in the worker, waiting for SQLite's locks where it needs them."""
@@ -382,10 +398,24 @@ class Connection(NotesState):
 
     def interrupt_until_done(self, job: Job) -> None:
         """Interrupt the worker, repeatedly: between two steps there is nothing to interrupt."""
-        if not job.done and not self._broken:
+        if not job.done:
             if not self._write_of_test:
-                self.interrupt()
+                self._interrupt()
             asyncio.get_running_loop().call_later(0.01, self.interrupt_until_done, job)
+
+    def _interrupt(self) -> None:
+        with suppress(sqlite3.ProgrammingError):  # closed meanwhile
+            self.interrupt()
+
+    def _interrupt_all(self, worker: Worker) -> None:
+        """Have what the worker does and is to do end soon, without waiting for it."""
+        jobs = worker.abandon()
+        if not jobs:
+            return
+        self._interrupt()
+        if asyncio._get_running_loop() is not None:
+            for job in jobs:
+                self.interrupt_until_done(job)
 
     def _enter_gate(self, use: Admission) -> None:
         if self.database is None or self._broken:
@@ -530,11 +560,13 @@ class Connection(NotesState):
             return
         worker = self.worker
         closed, self._broken = self._broken, True
-        if worker is None or closed:
+        if worker is None:
             super().close()
             return
+        if closed:
+            return  # the worker does it, or has done it
         self._leave_gate()
-        run = super().close
+        run = self._end
         if worker.is_current():
             run()
         else:
@@ -588,6 +620,26 @@ class Connection(NotesState):
     def detach(self) -> None:
         """Do nothing: a worker serves any thread."""
 
+    def _end(self) -> None:
+        """Roll back and close (in the worker).
+
+        As long as somebody keeps a cursor SQLite does not close a connection, and keeps its locks.
+        An interruption lasts as long as a statement has rows left, and ends a ROLLBACK as well.
+        """
+        for cursor in self._cursors_with_rows():
+            with suppress(sqlite3.Error):
+                sqlite3.Cursor.close(cursor)
+        with suppress(sqlite3.Error):
+            super().rollback()
+        super().close()
+
+    def _cursors_with_rows(self) -> list[Any]:
+        while True:
+            try:
+                return list(self.open_cursors)
+            except RuntimeError:
+                continue  # another thread has let one go meanwhile
+
     def terminate(self) -> None:
         """Interrupt what runs and close, without waiting."""
         worker = self.worker
@@ -595,16 +647,15 @@ class Connection(NotesState):
             return
         if self.kept:
             if self.busy():
-                self.interrupt()
+                self._interrupt_all(worker)
             elif not self.in_transaction:
                 return
             worker.submit(Job(super().rollback, None))
             return
         self._broken = True
-        if self.busy():
-            self.interrupt()
+        self._interrupt_all(worker)
         self._leave_gate()
-        worker.submit(Job(super().close, None))
+        worker.submit(Job(self._end, None))
         worker.stop()
 
 

@@ -46,10 +46,11 @@ class _WorkerCursor(_CursorBase):
     def forget(self) -> None:
         """Close the cursor without I/O: its connection goes to somebody else."""
         self._closed = True
-        if not self._exhausted and not self.connection.runs_here():
+        connection = self.connection
+        if not self._exhausted and not connection.runs_here() and connection.is_alive():
             # The worker lets go of the statement before it runs the next user's.
             self._forget_rows(exhausted=True)
-            self.connection.later(super().close)
+            connection.later(super().close)
 
     def _require_open(self) -> None:
         if self._closed:
@@ -155,9 +156,11 @@ class _WorkerCursor(_CursorBase):
         """Close the cursor."""
         connection = self.connection
         exhausted, self._closed = self._exhausted, True
-        self._forget_rows(exhausted=True)
         if not connection.is_alive():
-            return  # closed with the connection; sqlite3 would raise, and hide an earlier error
+            # Closed with the connection; sqlite3 would raise, and hide an earlier error.
+            self._rows.clear()
+            return
+        self._forget_rows(exhausted=True)
         if exhausted or connection.runs_here():
             super().close()
         elif not may_close(connection.wrapper, busy=connection.busy()):

@@ -132,6 +132,14 @@ class Worker:
         """Tell whether a job is queued or running."""
         return bool(self._jobs)
 
+    def abandon(self) -> list[Job]:
+        """Let no job begin any more that has not begun; return those whose end is awaited."""
+        with self._mutex:
+            jobs = list(self._jobs)
+        for job in jobs:
+            job.abandoned = True
+        return jobs
+
     def is_current(self) -> bool:
         """Tell whether the calling thread is this worker."""
         return threading.get_ident() == self._thread.ident
