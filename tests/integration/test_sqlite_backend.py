@@ -898,16 +898,24 @@ SLOW_DUPLICATE = (
 )
 
 
+@pytest.mark.parametrize("hold", [False, True])
 def test_a_late_statement_that_rolls_its_transaction_back(
-    sqlite: dict[str, Any], run: Run
+    sqlite: dict[str, Any], run: Run, hold: bool
 ) -> None:
-    """The block's end waits for the statement, and finds no transaction to commit."""
+    """The block's end waits for the statement, and finds no transaction to commit.
+
+    The next block on the same connection has nothing to do with it.
+    """
 
     async def violate() -> None:
         async with acursor() as cursor:
             await cursor.execute("INSERT OR ROLLBACK" + SLOW_DUPLICATE)
 
-    async def main() -> None:
+    async def in_hold() -> None:
+        async with hold_connection():
+            await blocks()
+
+    async def blocks() -> None:
         ran: list[str] = []
         with pytest.raises(NotCommitted):
             async with aatomic():
@@ -918,9 +926,12 @@ def test_a_late_statement_that_rolls_its_transaction_back(
         with pytest.raises(DatabaseError):
             await late
         assert ran == []
-        await Author.objects.acreate(name="after")
+        async with aatomic():
+            await Author.objects.acreate(name="after")
+            await aon_commit(lambda: ran.append("hook"))
+        assert ran == ["hook"]
 
-    run(main)
+    run(in_hold if hold else blocks)
     assert judge.authors() == ["after"]
 
 
