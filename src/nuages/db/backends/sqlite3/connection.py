@@ -307,11 +307,11 @@ class Connection(NotesState):
         This is in the worker, because by the time that the caller looks the worker may have gone
         on to a COMMIT, and there is no transaction after that either.
         """
-        was_inside = self.in_transaction
+        was_outside = self.is_outside_transaction()
         try:
             return function()
         except sqlite3.Error:
-            if was_inside and self.is_outside_transaction():
+            if not was_outside and self.is_outside_transaction():
                 rolled_back.append(True)
             raise
 
@@ -647,7 +647,7 @@ class Connection(NotesState):
             return
         if self.kept:
             if self.busy():
-                self._interrupt_all(worker)
+                self._interrupt()  # what is queued may be others'
             elif not self.in_transaction:
                 return
             worker.submit(Job(super().rollback, None))
