@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from tests.bank.verdict import ACCOUNTS, Asked, Ledger
 from tests.soak.client import Answer, Client, Leaving, Left
-from tests.soak.kinds import is_lost
+from tests.soak.errors import HOOK_FAILED, is_lost
 
 CLIENTS = 16
 LEAVE = 0.08
@@ -89,5 +89,7 @@ class Load:
             self.refused += 1
         elif self.may_fail and answer.status == 500 and is_lost(answer.body.decode()):
             self.failed[f"{answer.body.decode()} of {asked.style}"] += 1
+            if HOOK_FAILED in answer.body.decode().split(","):
+                self.ledger.committed.add(key)
         else:
             self.wrong.append(f"{asked.style} {key}: {answer.status} {answer.body[:300]!r}")

@@ -26,6 +26,8 @@ class Ledger:
 
     asked: dict[str, Asked] = field(default_factory=dict)
     acknowledged: set[str] = field(default_factory=set)
+    committed: set[str] = field(default_factory=set)
+    """Those of which it was said that they are, and that their hook failed."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,9 @@ def judge(
     for key, asked in ledger.asked.items():
         acknowledged = key in ledger.acknowledged
         count = there[key]
-        if count > 1 or (acknowledged and count != 1):
-            how = "acknowledged" if acknowledged else "not acknowledged"
+        said = acknowledged or key in ledger.committed
+        if count > 1 or (said and count != 1):
+            how = "acknowledged" if said else "not acknowledged"
             wrong.append(f"{asked.style} {key}: {how}, and there {count} times")
         wrong += _judge_rows("hook", key, asked.style in hooked, found.told, count, acknowledged)
         if acknowledged and asked.style in detached and found.tried.get(key, 0) != 1:

@@ -22,7 +22,7 @@ from nuages.bridge import core as bridge
 from nuages.bridge import tasks
 from nuages.cache.loops import open_clients
 from nuages.db.pool.pool import open_pools
-from nuages.exceptions import HookFailed
+from tests.soak.errors import classes
 from tests.soak.kinds import ON_PURPOSE, SQLITE_FILE
 
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -62,18 +62,6 @@ class JsonLines(logging.Formatter):
         if record.exc_info and errors != ON_PURPOSE:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line)
-
-
-def classes(error: BaseException | None) -> set[str]:
-    """The names of an exception's class, or of the classes of a group's exceptions.
-
-    With a `HookFailed` goes what the hook raised.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        return set().union(*map(classes, error.exceptions))
-    if isinstance(error, HookFailed):
-        return {type(error).__name__} | classes(error.__cause__)
-    return {type(error).__name__}
 
 
 def resident() -> int:

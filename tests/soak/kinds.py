@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.soak.client import Answer, Client, Leaving
+from tests.soak.errors import HOOK_FAILED, is_lost
 
 SQLITE_FILE = "soak.sqlite3"
 AUTHORS = 30
@@ -63,18 +64,6 @@ class Visitor:
 
 
 Kind = Callable[[Visitor, Leaving | None], Awaitable[None]]
-
-_LOST = frozenset(["OperationalError", "InterfaceError", "OutcomeUnknown"])
-HOOK_FAILED = "HookFailed"
-"""What a write gets that was committed, and whose hook met a lost connection."""
-_AFTER = frozenset(["TransactionManagementError", "ScopeEnded"])
-"""What later queries, and other tasks, of a transaction get whose connection was lost."""
-
-
-def is_lost(errors: str) -> bool:
-    """Whether the classes of errors, with commas between, are those of a lost connection."""
-    found = set(errors.split(",")) - {HOOK_FAILED}
-    return bool(found) and found <= _LOST | _AFTER
 
 
 def _expect(answer: Answer, status: int, body: bytes | None = None) -> Answer:

@@ -26,7 +26,8 @@ from nuages import on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached
 from nuages.http import EventStream, request_timeout
 from tests.library.models import Author, Book, Tag
-from tests.soak.gauges import classes, gauges
+from tests.soak.errors import classes
+from tests.soak.gauges import gauges
 from tests.soak.kinds import EVENTS
 
 DEADLINE = 0.15

@@ -17,7 +17,8 @@ from itertools import combinations
 from statistics import median
 from typing import Any
 
-from tests.soak.kinds import ON_PURPOSE, Ledger, is_lost
+from tests.soak.errors import is_lost
+from tests.soak.kinds import ON_PURPOSE, Ledger
 
 MOST_GROWTH = 0.01
 LEFT = (

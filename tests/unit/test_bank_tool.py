@@ -93,6 +93,18 @@ def test_an_error_is_only_well_where_connections_are_lost() -> None:
     assert told(404, b"", may_fail=True).wrong
 
 
+def test_where_only_the_hook_met_a_lost_connection_the_transfer_is_there() -> None:
+    load = told(500, b"HookFailed,OperationalError", may_fail=True, style="hook")
+    assert load.wrong == []
+    assert load.ledger.acknowledged == set()
+    load.ledger.asked["k"] = Asked("hook", 0, 1, 5)
+    _, found = one("hook")
+    assert wrong(load.ledger, found) == []
+    assert wrong(load.ledger, found, told={}) == []
+    assert wrong(load.ledger, NOTHING)
+    assert told(500, b"HookFailed", may_fail=True).wrong
+
+
 def test_only_a_whole_answer_acknowledges() -> None:
     assert told(201, b"", may_fail=True).ledger.acknowledged == {"k"}
     assert told(409, b"", may_fail=True).ledger.acknowledged == set()

@@ -13,8 +13,8 @@ from django.db import IntegrityError, OperationalError
 
 from nuages.exceptions import HookFailed
 from tests.soak.client import Answer
-from tests.soak.gauges import classes
-from tests.soak.kinds import Faulty, Ledger, Visitor, Wrong, _expect, is_lost, write
+from tests.soak.errors import classes, is_lost
+from tests.soak.kinds import Faulty, Ledger, Visitor, Wrong, _expect, write
 from tests.soak.picture import draw, step
 from tests.soak.verdict import growth, judge_data, judge_left, judge_log, judge_memory
 
