@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from asgiref.sync import async_to_sync, sync_to_async
 from django.db import DatabaseError, IntegrityError, connection, transaction
+from django.test import override_settings
 
 from nuages import off_loop, on_loop
 from nuages.db import aatomic, acursor, aon_commit, detached, hold_connection
@@ -728,3 +729,51 @@ def test_a_late_task_that_is_cancelled_as_its_savepoint_ends(database: str, run:
 
     run(main)
     assert judge.authors() == ["after", "before"]
+
+
+def test_code_goes_on_with_another_connection_where_its_own_was_closed(
+    database: str, run: Run
+) -> None:
+    """A second cancellation closes one; what awaits something else has let it go by then."""
+
+    async def body() -> None:
+        for _ in range(3):
+            assert Author.objects.count() == 0
+            connection.connection.terminate()
+            await asyncio.sleep(0)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+            connection.connection.terminate()
+        await asyncio.sleep(0)
+        assert Author.objects.count() == 0
+
+    async def main() -> None:
+        await on_loop(body)()
+        assert pool_stats()["used"] == 0
+
+    run(main)
+
+
+def test_a_call_goes_on_where_its_hold_is_dropped_between_two_statements(
+    database: str, run: Run
+) -> None:
+    """It has the turn; asking for one as if from outside, it would wait for itself."""
+
+    def work() -> list[Any]:
+        with connection.cursor() as cursor:
+            cursor.execute(SLOW[database])
+            cursor.execute("SELECT 7")
+            return list(cursor.fetchall())
+
+    async def main() -> None:
+        generator = with_hold()
+        await anext(generator)
+        raw = connection.scope.wrapper.connection
+        task = asyncio.create_task(on_loop(work)())
+        await until(raw.is_working)
+        del generator
+        assert [row[0] for row in await task] == [7]
+        await until(lambda: pool_stats()["used"] == 0)
+
+    with override_settings(NUAGES={"SCOPE_TIMEOUT": 20}):
+        run(main)

@@ -103,16 +103,17 @@ def take_turn(wrapper: Lease, scope: Scope, *, keep: bool = False) -> Node | Non
 
 def _take_turn(wrapper: Lease, scope: Scope, keep: bool) -> Node | None:
     node = current_node(wrapper.alias)
+    chain = current_chain()
     if node is None or node.scope is not scope:
         node = scope.root
         if node.is_dropped_hold:
-            # The caller found the connection just before the generator around it was dropped.
-            pass
+            # The caller found the connection just before the generator around it was dropped. Its
+            # call may have begun before that, and has the turn.
+            node = _call_of(chain, scope) or node
         elif tree.has_left(scope):
             raise ScopeEnded(task=caller_label())
         else:
             raise ForeignConnection(owner=node.label, caller=caller_label())
-    chain = current_chain()
     own = node.chain is chain and (chain is not None or node.owned_by_caller)
     if own:
         if node.state is SUSPENDED:
@@ -132,6 +133,12 @@ def _take_turn(wrapper: Lease, scope: Scope, keep: bool) -> Node | None:
     tree.enter(call)
     chain.calls.append(call)
     return None
+
+
+def _call_of(chain: Chain | None, scope: Scope) -> Node | None:
+    """Return the call in `scope` that `chain` has begun and not ended."""
+    calls = [] if chain is None else chain.calls
+    return next((call for call in calls if call.scope is scope and not call.ended), None)
 
 
 def _is_in_statement(node: Node, chain: Chain | None) -> bool:

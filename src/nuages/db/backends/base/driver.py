@@ -26,7 +26,10 @@ class RawConnection(Protocol):
         """Tell, without a round trip, whether it may be used."""
 
     def is_idle(self) -> bool:
-        """Tell whether nothing is under way on it: no statement, transaction or open cursor."""
+        """Tell whether nothing is under way on it: no statement, transaction or open cursor.
+
+        True if closed, because the pool must hear of it, and the next query gets another one.
+        """
 
     def is_working(self) -> bool:
         """Tell whether a statement is in flight."""

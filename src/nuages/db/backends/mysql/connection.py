@@ -499,7 +499,11 @@ class Connection(connections.Connection):  # type: ignore[misc]
 
     def is_idle(self) -> bool:
         """Tell whether nothing is under way: no statement, transaction or unbuffered result."""
-        if self.in_transaction() or self.lock.locked():
+        if self.lock.locked():
+            return False
+        if self._sock is None:
+            return True
+        if self.in_transaction():
             return False
         # A result that a finaliser has left keeps nobody waiting: the connection is closed then.
         return not self.has_more() or self.abandoned is self._result

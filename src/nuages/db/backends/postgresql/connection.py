@@ -501,9 +501,11 @@ class Connection(psycopg.Connection[Any]):
 
     def is_idle(self) -> bool:
         """Tell whether nothing is under way: no statement, transaction or open cursor."""
+        if self.pgconn.transaction_status != IDLE:
+            is_closed = self._closed or self.pgconn.status != OK
+            return is_closed and not self.lock.locked()
         return (
-            self.pgconn.transaction_status == IDLE
-            and not self.lock.locked()
+            not self.lock.locked()
             and self.open_cursors <= self.orphaned_cursors
             and self._pipeline is None
         )
