@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import tempfile
 from abc import ABC, abstractmethod
@@ -136,6 +137,10 @@ class PostgreSQL(Judge):
         return [text for (text,) in found]
 
 
+_ACTIVE = re.compile(r"^---TRANSACTION \d+, ACTIVE (?:.*\n(?!---))*?M\w+ thread id (\d+)", re.M)
+"""Transactions that have begun, in InnoDB's status, with the number of their session."""
+
+
 class MySQL(Judge):
     def connect(self) -> Any:
         given = self.entry
@@ -145,13 +150,18 @@ class MySQL(Judge):
         return server.connect(given["NAME"])
 
     def open_transactions(self) -> list[str]:
-        """InnoDB's list is a copy, made anew where nobody has asked for a tenth of a second."""
-        found = self.rows(
-            "SELECT concat(trx_state, ': ', coalesce(trx_query, ''))"
-            " FROM information_schema.innodb_trx JOIN information_schema.processlist"
-            " ON id = trx_mysql_thread_id WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+        """Ask for InnoDB's status: the list in `information_schema` is a copy, made anew only
+        where nobody has asked for a tenth of a second.
+        """
+        sessions = dict(
+            self.rows(
+                "SELECT id, coalesce(info, '') FROM information_schema.processlist"
+                " WHERE db = DATABASE() AND id <> CONNECTION_ID()"
+            )
         )
-        return [text for (text,) in found]
+        ((*_, status),) = self.rows("SHOW ENGINE INNODB STATUS")
+        active = [int(number) for number in _ACTIVE.findall(status)]
+        return [f"{number}: {sessions[number]}" for number in active if number in sessions]
 
 
 class SQLite(Judge):

@@ -11,8 +11,8 @@ from nuages.bridge.core import _bridges
 from nuages.db.pool.pool import open_pools
 from tests.integration.sweep_tools import settled
 
-PAUSE = 0.11
-"""Seconds between two looks, longer than MariaDB's copy of its transactions lives."""
+PAUSE = 0.1
+"""Seconds between two looks."""
 
 
 async def look(seconds: float) -> list[str]:
